@@ -1,0 +1,1 @@
+"""Experiments: one small file each; see lumos_jax/config.py for every key."""

@@ -1,0 +1,142 @@
+"""The default config: every key there is, with its meaning.
+
+An experiment (configs/*.py) starts from `default()` and changes values; the
+result is locked, so a misspelt key is an error that names the nearest one.
+"""
+
+from typing import Any
+
+import ml_collections
+
+# d_model, d_ff, heads, encoder layers, decoder layers, activity, calendar,
+# profile and day widths. "paper": 14.7 M parameters as in LUMOS' public port.
+SIZES: dict[str, dict[str, int]] = {
+  "tiny": dict(
+    d_model=32, d_ff=64, n_heads=2, n_encoder_layers=1, n_decoder_layers=1,
+    activity_width=16, calendar_width=16, profile_width=8, day_width=16,
+    head_width=16, summary_width=8,
+  ),
+  "base": dict(
+    d_model=128, d_ff=256, n_heads=4, n_encoder_layers=2, n_decoder_layers=1,
+    activity_width=64, calendar_width=32, profile_width=32, day_width=64,
+    head_width=64, summary_width=32,
+  ),
+  "paper": dict(
+    d_model=512, d_ff=1024, n_heads=8, n_encoder_layers=4, n_decoder_layers=2,
+    activity_width=128, calendar_width=128, profile_width=64, day_width=128,
+    head_width=128, summary_width=64,
+  ),
+  "large": dict(
+    d_model=1024, d_ff=4096, n_heads=16, n_encoder_layers=12,
+    n_decoder_layers=4, activity_width=256, calendar_width=256,
+    profile_width=128, day_width=256, head_width=256, summary_width=128,
+  ),
+}  # fmt: skip
+
+
+def default() -> ml_collections.ConfigDict:
+  """All keys with their default values; not locked."""
+  c = ml_collections.ConfigDict()
+  c.name = "lumos"  # Of the experiment: the default workdir is runs/<name>.
+  c.recipe = "lumos"
+  c.seed = 0
+  c.tasks = ml_collections.ConfigDict()  # {name: fields of data.tasks.Task}.
+  c.evals = ml_collections.ConfigDict()  # {name: dict(type=..., every_steps=...)}.
+
+  c.data = d = ml_collections.ConfigDict()
+  d.source = "complete_journey"  # A source of data_prep.
+  d.root = "data"  # Where prepared data sets live; prepared when missing.
+  d.options = ml_collections.ConfigDict()  # Options of the source.
+  d.train_split = d.validation_split = d.test_split = "train"
+  d.train_origin_first = 0  # First and last day that serve as training origin.
+  d.train_origin_last = 0
+  d.validation_origin = 0
+  d.test_origin = 0
+  d.history_days = 364  # T, rows of history in training; events if rows=event.
+  d.eval_history_days = 364
+  d.origins_per_example = 1  # O; more than one needs a causal encoder.
+  d.origin_stride_days = 7
+  d.origin_jitter_days = 6  # The last origin is drawn this far before the last.
+  d.daily_labels = False  # Targets of the sequence head.
+  d.workers = 0  # Processes that read; 0 reads in threads of this one.
+  d.read_threads = 2
+
+  c.model = m = ml_collections.ConfigDict()
+  m.update(SIZES["base"])
+  m.causal = True
+  m.patch_days = 1  # Days that make one token.
+  m.positions = "rotary"  # learned, sinusoidal or rotary (real time stamps).
+  m.norm = "pre"  # pre, or the paper's post.
+  m.activation = "relu"
+  m.dropout = 0.1
+  m.head = "aggregated"  # or sequence.
+  m.summary_days = ()  # Window means beside the decoder's output; 0 = all.
+  m.regression_loss = "l1"  # mse_nonzero (the paper's), hurdle, tweedie, l1.
+  m.weighting = "uncertainty"  # or sum, learned.
+  m.ablate = ()  # no_future, no_past, no_context: trained without.
+  m.dtype = "float32"  # Of computation; bfloat16 on TPU and GPU.
+
+  c.optimizer = o = ml_collections.ConfigDict()
+  o.name = "adamw"  # or muon.
+  o.learning_rate = 1e-3
+  o.schedule = "cosine"  # or linear, constant.
+  o.warmup_steps = 100
+  o.final_fraction = 0.0  # Of the learning rate, at the last step.
+  o.weight_decay = 1e-2
+  o.b1, o.b2 = 0.9, 0.99
+  o.clip_norm = 1.0  # 0 for none.
+
+  c.train = t = ml_collections.ConfigDict()
+  t.steps = 1000
+  t.batch_size = 128  # B, users a step over all hosts.
+  t.accumulate = 1  # Parts that a batch is cut into, one after another.
+  t.ema_decay = 0.0  # 0 for none; evaluations use the average.
+  t.log_every = 10
+  t.checkpoint_every = 200
+  t.keep = 3
+  t.keep_every = 0
+
+  c.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+  c.eval_batch_size = 256
+  c.report = True
+  return c
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
+  """Reads "size=base,steps=1000,smoke": `file.py:` arguments of a config.
+
+  Args:
+    arg: What stands behind the colon.
+    **defaults: Every known name with its default, which also gives its type.
+
+  Raises:
+    ValueError: Unknown name or a value of another type.
+  """
+  out = ml_collections.ConfigDict(defaults)
+  for part in filter(None, (arg or "").split(",")):
+    name, given, text = part.partition("=")
+    if name not in defaults:
+      raise ValueError(
+        f"config argument {name!r} is unknown; there are {sorted(defaults)}"
+      )
+    kind = type(defaults[name])
+    try:
+      if kind is bool:
+        value = {"": True, "true": True, "false": False}[text.lower()]
+      else:
+        value = kind(text)
+    except (ValueError, KeyError) as e:
+      raise ValueError(
+        f"config argument {part!r}: not of type {kind.__name__}"
+      ) from e
+    if kind is not bool and not given:
+      raise ValueError(f"config argument {name!r} needs a value, {name}=...")
+    out[name] = value
+  return out
+
+
+def set_size(config: ml_collections.ConfigDict, size: str) -> None:
+  """Sets the model's widths and depths to a named size."""
+  if size not in SIZES:
+    raise ValueError(f"size={size!r}; there are {list(SIZES)}")
+  config.model.update(SIZES[size])

@@ -1,0 +1,312 @@
+"""Grain pipeline: records -> choose origins -> dense history -> batch -> device.
+
+Dimensions: B batch, T history rows, O origins, H horizon days, K calendar
+columns, N numeric columns, C categorical columns, M tasks.
+"""
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from lumos_jax.data import calendar as calendar_lib
+from lumos_jax.data import schema as schema_lib
+from lumos_jax.data import tasks as tasks_lib
+
+Batch = dict[str, Any]
+_DAY_SECONDS = 86400
+
+
+def horizon_days(tasks: Sequence[tasks_lib.Task]) -> int:
+  """H: the longest label window, and so the future that the model is shown."""
+  return max(t.horizon_days for t in tasks)
+
+
+class Example:
+  """Turns one user's record into arrays for given origins (no batch axis)."""
+
+  def __init__(
+    self,
+    schema: schema_lib.Schema,
+    calendar: calendar_lib.Calendar,
+    tasks: Sequence[tasks_lib.Task],
+    history_days: int,
+    daily_labels: bool = False,
+  ):
+    """Keeps what every user shares; `history_days` is T, rows of history."""
+    tasks_lib.check(tasks, schema)
+    self.schema, self.calendar, self.tasks = schema, calendar, tuple(tasks)
+    self.history_days = history_days
+    self.horizon = horizon_days(tasks)
+    self.daily_labels = daily_labels
+
+  def __call__(self, record: Batch, origins: np.ndarray) -> Batch:
+    """Arrays of one user; `origins` ascending int [O]; history ends at the last.
+
+    No row at or after the last origin is read, but for the labels.
+    """
+    origins = np.asarray(origins, np.int64)
+    end, horizon = int(origins[-1]), self.horizon
+    if self.schema.rows == "day":
+      out = self._days(record, end)
+      out["origin"] = (origins - (end - self.history_days)).astype(np.int32)
+    else:
+      out = self._events(record, end)
+      out["origin"] = np.searchsorted(out["history_day"], origins).astype(
+        np.int32
+      )
+    groups = record["groups"].tolist()
+    first = int(origins[0])
+    if self.calendar.late:
+      future = np.stack(
+        [
+          self.calendar.rows(o, o + horizon, groups, known_at=o)
+          for o in origins.tolist()
+        ]
+      )
+    else:
+      grid = self.calendar.rows(first, end + horizon, groups)
+      at = (origins - first)[:, None] + np.arange(horizon)
+      future = grid[at]
+    labels, mask = tasks_lib.labels(self.tasks, self.schema, record, origins)
+    out |= {
+      "origin_day": origins.astype(np.int32),
+      "future_calendar": future,
+      "profile_categorical": record["profile_categorical"],
+      "profile_numeric": record["profile_numeric"],
+      "labels": labels,
+      "label_mask": mask,
+    }
+    if self.daily_labels:
+      out["daily_labels"] = self._daily_labels(record, origins)
+    return out
+
+  def _days(self, record: Batch, end: int) -> Batch:
+    """Dense days [end - T, end): days without activity are rows of zeros."""
+    rows, first = self.history_days, end - self.history_days
+    day = np.arange(first, end, dtype=np.int32)
+    inside = (record["time"] >= first) & (record["time"] < end)
+    at = record["time"][inside] - first
+    shape = record["numeric"].shape[1], record["categorical"].shape[1]
+    numeric = np.zeros((rows, shape[0]), np.float32)
+    categorical = np.zeros((rows, shape[1]), np.int32)
+    numeric[at] = record["numeric"][inside]
+    categorical[at] = record["categorical"][inside]
+    return {
+      "history_numeric": numeric,
+      "history_categorical": categorical,
+      "history_calendar": self.calendar.rows(
+        first, end, record["groups"].tolist()
+      ),
+      "history_day": day,
+      "history_mask": day >= self.schema.first_day,
+    }
+
+  def _events(self, record: Batch, end: int) -> Batch:
+    """The last T events before `end`, left-padded with masked rows."""
+    rows = self.history_days
+    stop = int(np.searchsorted(record["time"], end * _DAY_SECONDS))
+    start = max(0, stop - rows)
+    pad = rows - (stop - start)
+    day = record["time"][start:stop] // _DAY_SECONDS
+    first = int(day[0]) if len(day) else end
+    day = np.concatenate([np.full(pad, first), day]).astype(np.int32)
+    widen = lambda x: np.pad(x[start:stop], ((pad, 0), (0, 0)))
+    calendar = self.calendar.rows(first, end, record["groups"].tolist())
+    if not len(calendar):
+      calendar = np.zeros((1, self.calendar.width), np.float32)
+    return {
+      "history_numeric": widen(record["numeric"]),
+      "history_categorical": widen(record["categorical"]),
+      "history_calendar": calendar[np.minimum(day - first, len(calendar) - 1)],
+      "history_day": day,
+      "history_mask": np.arange(rows) >= pad,
+    }
+
+  def _daily_labels(self, record: Batch, origins: np.ndarray) -> np.ndarray:
+    """Each future day's own value per task: float32 [O, H, M]."""
+    first, horizon = int(origins[0]), self.horizon
+    last = int(origins[-1]) + horizon
+    at = (origins - first)[:, None] + np.arange(horizon)
+    out = np.zeros((len(origins), horizon, len(self.tasks)), np.float32)
+    for m, task in enumerate(self.tasks):
+      if task.reduce == "static":
+        continue
+      values = tasks_lib.daily_values(task, self.schema, record, first, last)
+      if task.kind == "binary":
+        values = values != 0
+      out[:, :, m] = values[at]
+    return out
+
+
+class _SampleOrigins(grain.transforms.RandomMap):
+  """Draws the last origin; the others lie `stride` days before each other."""
+
+  def __init__(self, example: Example, cfg):
+    self._example = example
+    self._first, self._last = cfg.train_origin_first, cfg.train_origin_last
+    self._count, self._stride = cfg.origins_per_example, cfg.origin_stride_days
+    self._jitter = cfg.origin_jitter_days
+
+  def random_map(self, record: Batch, rng: np.random.Generator) -> Batch:
+    low = max(self._first, self._last - self._jitter)
+    last = int(rng.integers(low, self._last + 1))
+    steps = np.arange(self._count - 1, -1, -1)
+    origins = last - self._stride * steps
+    out = self._example(record, origins)
+    # An origin before the first allowed one keeps its place, without a loss.
+    out["label_mask"] &= (origins >= self._first)[:, None]
+    return out
+
+
+def check_config(cfg, tasks: Sequence[tasks_lib.Task]) -> None:
+  """Raises ValueError where label windows of training meet evaluation's."""
+  span = cfg.origin_stride_days * (cfg.origins_per_example - 1)
+  if span > cfg.history_days:
+    raise ValueError(
+      f"data.origins_per_example x origin_stride_days spans {span} days, more "
+      f"than data.history_days = {cfg.history_days}: lower one of them"
+    )
+  end = cfg.train_origin_last + horizon_days(tasks)
+  for name in ("validation", "test"):
+    origin = cfg[f"{name}_origin"]
+    same_users = cfg[f"{name}_split"] == cfg.train_split
+    if same_users and origin < end:
+      raise ValueError(
+        f"data.{name}_origin = {origin} lies inside the label window of the "
+        f"last training origin, which ends on day {end}: move either"
+      )
+
+
+def train_iterator(
+  records, cfg, tasks: Sequence[tasks_lib.Task], batch_size: int, seed: int
+) -> grain.DatasetIterator:
+  """Endless shuffled batches of this host's users; its state can be saved.
+
+  Args:
+    records: An open `Records`.
+    cfg: `config.data`.
+    tasks: Declared tasks.
+    batch_size: B over all hosts.
+    seed: Of shuffling and of drawn origins.
+
+  Raises:
+    ValueError: B does not divide by the hosts, or a host has no user.
+  """
+  check_config(cfg, tasks)
+  hosts, host = jax.process_count(), jax.process_index()
+  if batch_size % hosts:
+    raise ValueError(f"batch size {batch_size} does not divide by {hosts} hosts")
+  source = records.source(cfg.train_split)
+  if len(source) < hosts:
+    raise ValueError(f"{len(source)} users are too few for {hosts} hosts")
+  example = Example(
+    records.schema,
+    records.calendar,
+    tasks,
+    cfg.history_days,
+    cfg.daily_labels,
+  )
+  dataset = (
+    grain.MapDataset.source(source)
+    .slice(slice(host, None, hosts))
+    .seed(seed)
+    .shuffle()
+    .repeat()
+    .random_map(_SampleOrigins(example, cfg))
+    .batch(batch_size // hosts)
+    .to_iter_dataset(
+      grain.ReadOptions(
+        num_threads=cfg.read_threads, prefetch_buffer_size=2 * batch_size
+      )
+    )
+  )
+  if cfg.workers:
+    dataset = dataset.mp_prefetch(
+      grain.multiprocessing.MultiprocessingOptions(num_workers=cfg.workers)
+    )
+  return iter(dataset)
+
+
+def eval_batches(
+  records,
+  cfg,
+  tasks: Sequence[tasks_lib.Task],
+  split: str,
+  origin: int,
+  batch_size: int,
+  calendar: calendar_lib.Calendar | None = None,
+) -> Iterator[Batch]:
+  """Each user of this host's slice once, at one origin; O = 1.
+
+  The last batch is padded with copies, `user_mask` False. `key` holds the user
+  ids as a host array. A host with fewer users than others yields padding-only
+  batches, so that all hosts take the same number of steps.
+
+  Args:
+    records: An open `Records`.
+    cfg: `config.data`.
+    tasks: Declared tasks.
+    split: Users to take.
+    origin: Day of the forecast.
+    batch_size: B on this host.
+    calendar: Another calendar than the data's (a what-if).
+  """
+  example = Example(
+    records.schema,
+    calendar or records.calendar,
+    tasks,
+    cfg.eval_history_days,
+    cfg.daily_labels,
+  )
+  source = records.source(split)
+  hosts, host = jax.process_count(), jax.process_index()
+  mine = range(host, len(source), hosts)
+  steps = -(-(-(-len(source) // hosts)) // batch_size)
+  origins = np.asarray([origin])
+  for step in range(steps):
+    rows = mine[step * batch_size : (step + 1) * batch_size]
+    found = [source[i] for i in rows] or [source[0]]
+    parts = [example(r, origins) for r in found]
+    parts += parts[-1:] * (batch_size - len(parts))
+    batch = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
+    batch["user_mask"] = np.arange(batch_size) < len(rows)
+    keys = [str(r["key"]) for r in found]
+    batch["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
+    yield batch
+
+
+class DevicePrefetch:
+  """Keeps `depth` batches on their way to the devices.
+
+  `state()` is the input position after the last batch handed out, not after
+  the last one read ahead: this is what a checkpoint has to keep.
+  """
+
+  def __init__(
+    self,
+    iterator: grain.DatasetIterator,
+    put: Callable[[Batch], Batch],
+    depth: int = 2,
+  ):
+    self._iterator, self._put = iterator, put
+    self._queue = collections.deque()
+    self._depth = depth
+    self._state = iterator.get_state()
+
+  def __iter__(self):
+    return self
+
+  def __next__(self) -> Batch:
+    while len(self._queue) < self._depth:
+      batch = self._put(next(self._iterator))
+      self._queue.append((batch, self._iterator.get_state()))
+    batch, self._state = self._queue.popleft()
+    return batch
+
+  def state(self) -> Any:
+    """Position to resume from."""
+    return self._state

@@ -1,0 +1,162 @@
+"""Declared tasks: labels are computed from the records, not engineered.
+
+The label window of an origin o is the days [o, o + horizon_days).
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lumos_jax.data import schema as schema_lib
+
+NO_TIME = np.iinfo(np.int32).min
+_KINDS = ("binary", "regression")
+_REDUCE = ("any", "none", "sum", "static")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A quantity to forecast.
+
+  Attributes:
+    name: Of the task, as in metrics.
+    kind: "binary" or "regression".
+    horizon_days: Length of the label window.
+    field: Numeric activity field the label is made of; or
+    label: Name of a schema `Label`.
+    reduce: "any" (non-zero on any day), "none" (zero on every day), "sum",
+      or "static" (the label's value for the user, whatever the origin).
+    equals: For a static label with values: 1 where the value is this one.
+    weight: Of its loss; auxiliary tasks may weigh less.
+  """
+
+  name: str
+  kind: str
+  horizon_days: int = 28
+  field: str = ""
+  label: str = ""
+  reduce: str = "sum"
+  equals: str = ""
+  weight: float = 1.0
+
+  def __post_init__(self):
+    if self.kind not in _KINDS or self.reduce not in _REDUCE:
+      raise ValueError(
+        f"task {self.name!r}: kind {self.kind!r} must be one of {_KINDS}, "
+        f"reduce {self.reduce!r} one of {_REDUCE}"
+      )
+    if bool(self.field) == bool(self.label):
+      raise ValueError(f"task {self.name!r}: give either field or label")
+    if self.kind == "binary" and self.reduce == "sum":
+      raise ValueError(f"task {self.name!r}: a binary task needs any or none")
+    if self.horizon_days < 1:
+      raise ValueError(f"task {self.name!r}: horizon_days must be positive")
+
+
+def from_config(tasks: Mapping[str, Mapping]) -> tuple[Task, ...]:
+  """Tasks of `config.tasks`: {name: dict(kind=..., field=..., ...)}."""
+  return tuple(Task(name=n, **dict(kw)) for n, kw in tasks.items())
+
+
+def check(tasks: Sequence[Task], schema: schema_lib.Schema) -> None:
+  """Raises SchemaError where a task names what the schema does not have."""
+  for t in tasks:
+    if t.field:
+      schema.numeric_column("activity", t.field)
+    elif t.label not in [x.name for x in schema.labels]:
+      raise schema_lib.SchemaError(
+        f"task {t.name!r}: no label {t.label!r} in {schema.name!r}; it has "
+        f"{[x.name for x in schema.labels]}"
+      )
+    else:
+      label = next(x for x in schema.labels if x.name == t.label)
+      if t.equals and t.equals not in (label.values or ()):
+        raise schema_lib.SchemaError(
+          f"task {t.name!r}: label {t.label!r} has no value {t.equals!r}; it "
+          f"has {label.values}"
+        )
+
+
+def daily_values(
+  task: Task,
+  schema: schema_lib.Schema,
+  record: Mapping[str, np.ndarray],
+  first_day: int,
+  last_day: int,
+) -> np.ndarray:
+  """The task's raw quantity on each day: float64 [last_day - first_day]."""
+  out = np.zeros(max(last_day - first_day, 0))
+  if task.field:
+    days = record["time"]
+    if schema.rows == "event":
+      days = days // 86400
+    column = schema.numeric_column("activity", task.field)
+    values = np.nan_to_num(record["numeric"][:, column].astype(np.float64))
+  else:
+    index = [x.name for x in schema.labels].index(task.label)
+    mine = record["label_id"] == index
+    days = record["label_time"][mine]
+    values = record["label_value"][mine].astype(np.float64)
+  inside = (days >= first_day) & (days < last_day)
+  np.add.at(out, days[inside] - first_day, values[inside])
+  return out
+
+
+def _static(task, schema, record):
+  index = [x.name for x in schema.labels].index(task.label)
+  mine = record["label_id"] == index
+  if not mine.any():
+    return 0.0, False
+  value = float(record["label_value"][mine][0])
+  if task.equals:
+    values = schema.labels[index].values or ()
+    value = float(value == values.index(task.equals))
+  return value, True
+
+
+def labels(
+  tasks: Sequence[Task],
+  schema: schema_lib.Schema,
+  record: Mapping[str, np.ndarray],
+  origins: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Labels of one user at some origins.
+
+  Args:
+    tasks: M tasks.
+    schema: Of the data set.
+    record: One user's record.
+    origins: int [O] days.
+
+  Returns:
+    labels float32 [O, M] and mask bool [O, M]: whether the user was at risk at
+    the origin and the whole window was observed.
+  """
+  origins = np.asarray(origins, np.int64)
+  y = np.zeros((len(origins), len(tasks)), np.float32)
+  mask = np.zeros((len(origins), len(tasks)), bool)
+  enter, leave, observed_until = (int(x) for x in record["span"])
+  at_risk = (origins >= enter) & (origins < leave)
+  first = int(origins.min())
+  for m, task in enumerate(tasks):
+    if task.reduce == "static":
+      value, known = _static(task, schema, record)
+      y[:, m], mask[:, m] = value, known & at_risk
+      continue
+    last = int(origins.max()) + task.horizon_days
+    values = daily_values(task, schema, record, first, last)
+    if task.reduce in ("any", "none"):
+      values = (values != 0).astype(np.float64)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    at = origins - first
+    window = total[at + task.horizon_days] - total[at]
+    if task.reduce == "any":
+      window = window > 0
+    elif task.reduce == "none":
+      window = window == 0
+    y[:, m] = window
+    mask[:, m] = at_risk
+    if task.field:  # Labels given as data say themselves until when.
+      mask[:, m] &= origins + task.horizon_days <= observed_until
+  return y, mask

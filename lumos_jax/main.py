@@ -1,0 +1,142 @@
+r"""Prepares the data if need be, trains, evaluates, writes the report.
+
+  python -m lumos_jax.main --config=configs/pretrain.py [--workdir=DIR]
+  python -m lumos_jax.main --config=configs/pretrain.py:smoke \
+    --config.train.steps=50
+
+The same command goes on where an interrupted run stopped.
+"""
+
+import json
+import sys
+
+import jax
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import config_flags
+
+from lumos_jax import checkpoint, evaluate, train
+from lumos_jax import recipes as recipes_lib
+from lumos_jax.data import pipeline, records, schema
+from lumos_jax.data import tasks as tasks_lib
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<config.name>.")
+_MULTIHOST = flags.DEFINE_bool(
+  "multihost", False, "One process of several: a TPU slice's workers."
+)
+
+# May change when a run goes on; anything else makes it another run.
+_MAY_CHANGE = ("evals", "report", "eval_batch_size", "name")
+_MAY_CHANGE_TRAIN = ("log_every", "checkpoint_every", "keep", "keep_every")
+# What a user can mend: printed as one line, without a traceback.
+ERRORS = (
+  ValueError,
+  OSError,
+  schema.SchemaError,
+  records.DataError,
+  checkpoint.CheckpointError,
+  train.NotFinite,
+)
+
+
+def open_data(config) -> records.Records:
+  """Opens the config's data set, preparing it first where it is absent.
+
+  Only preparation imports data_prep: with shards in place, a machine needs the
+  training stack alone.
+  """
+  options = config.data.options.to_dict()
+  root = epath.Path(config.data.root)
+  path = root / records.directory_name(config.data.source, options)
+  if not path.exists():
+    if jax.process_index() == 0:
+      logging.info("%s is absent: preparing it", path)
+      import data_prep
+
+      data_prep.prepare(config.data.source, root, **options)
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      multihost_utils.sync_global_devices("data prepared")
+  return records.Records.open(path)
+
+
+def claim_workdir(workdir: epath.Path, config) -> None:
+  """Writes config.json, or checks that the one there is this run's.
+
+  Raises:
+    ValueError: The workdir holds another run; names the keys that differ.
+  """
+  path = workdir / "config.json"
+  mine = json.loads(config.to_json_best_effort())
+  if path.exists():
+    theirs = json.loads(path.read_text())
+    differ = _differences(_identity(mine), _identity(theirs))
+    if differ:
+      raise ValueError(
+        f"{workdir} holds another run; these keys differ (this against that): "
+        f"{'; '.join(differ)}. Choose another --workdir, or remove that one"
+      )
+  if jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(mine, indent=1, sort_keys=True))
+
+
+def _identity(doc):
+  doc = {k: v for k, v in doc.items() if k not in _MAY_CHANGE}
+  doc["train"] = {
+    k: v for k, v in doc["train"].items() if k not in _MAY_CHANGE_TRAIN
+  }
+  return doc
+
+
+def _differences(a, b, prefix=""):
+  out = []
+  for k in sorted(a.keys() | b.keys()):
+    x, y = a.get(k), b.get(k)
+    if isinstance(x, dict) and isinstance(y, dict):
+      out += _differences(x, y, f"{prefix}{k}.")
+    elif x != y:
+      out.append(f"{prefix}{k}: {x!r} against {y!r}")
+  return out
+
+
+def run(config, workdir: epath.PathLike) -> None:
+  """Data, training, evaluation, report: all of a run."""
+  workdir = epath.Path(workdir)
+  claim_workdir(workdir, config)
+  tasks = tasks_lib.from_config(config.tasks)
+  data = open_data(config)
+  pipeline.check_config(config.data, tasks)
+  recipe = recipes_lib.build(config, data, tasks)
+  session = evaluate.Session(config, workdir, data, recipe, tasks)
+  train.train(config, workdir, data, recipe, tasks, session.evaluate)
+  if config.report and jax.process_index() == 0:
+    from lumos_jax import report
+
+    logging.info("report: %s", report.build(workdir))
+
+
+def main(argv):
+  """Entry point."""
+  if len(argv) > 1:
+    raise app.UsageError(f"unknown arguments: {argv[1:]}")
+  if _MULTIHOST.value:
+    jax.distributed.initialize()
+  config = _CONFIG.value
+  workdir = _WORKDIR.value or f"runs/{config.name}"
+  try:
+    run(config, workdir)
+  except train.Stopped as e:
+    print(f"stopped: {e}", file=sys.stderr)
+    sys.exit(143)
+  except ERRORS as e:
+    logging.debug("", exc_info=True)
+    print(f"error: {e}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  flags.mark_flag_as_required("config")
+  app.run(main)

@@ -1,0 +1,262 @@
+"""LUMOS (arXiv 2512.08957): history encoder, decoder over the known future.
+
+Paper's form: a token is a user-day; bidirectional encoder over T past days;
+the queries of the decoder are the H future days' calendar rows, which look at
+the encoder's output by cross-attention.
+
+Beyond the paper: a causal encoder serves many origins in one pass (each
+origin's queries look only at days before it); `patch_days` consecutive days
+may make one token; window means of the history may join the decoder's output.
+
+B batch, T history rows, O origins, H horizon days, p patch days, P = T / p
+tokens, Q = H / p queries an origin, D model width.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lumos_jax.data import ablation
+from lumos_jax.data import calendar as calendar_lib
+from lumos_jax.data import schema as schema_lib
+from lumos_jax.models import attention, blocks, fields, heads, layers
+
+_POSITIONS = ("learned", "sinusoidal", "rotary")
+
+
+def check_config(cfg, data_cfg, horizon: int) -> None:
+  """Raises ValueError, naming the keys, where settings exclude each other."""
+  p = cfg.patch_days
+  for name, days in (
+    ("data.history_days", data_cfg.history_days),
+    ("data.eval_history_days", data_cfg.eval_history_days),
+    ("data.origin_stride_days", data_cfg.origin_stride_days),
+    ("the longest horizon_days", horizon),
+  ):
+    if days % p:
+      raise ValueError(f"{name} = {days} is not a multiple of model.patch_days = {p}")
+  if not cfg.causal and data_cfg.origins_per_example != 1:
+    raise ValueError(
+      "model.causal = False needs data.origins_per_example = 1: a bidirectional "
+      "encoder would show one origin what lies after it"
+    )
+  if cfg.head == "sequence" and cfg.summary_days:
+    raise ValueError(
+      "model.head = 'sequence' reads no summaries: set model.summary_days = ()"
+    )
+  if cfg.positions not in _POSITIONS:
+    raise ValueError(f"model.positions = {cfg.positions!r}; use {_POSITIONS}")
+  if (
+    cfg.positions == "learned"
+    and data_cfg.history_days != data_cfg.eval_history_days
+  ):
+    raise ValueError(
+      "model.positions = 'learned' needs data.eval_history_days equal to "
+      "data.history_days; use 'rotary' or 'sinusoidal' to vary it"
+    )
+
+
+class Lumos(nnx.Module):
+  """Encoder-decoder over activity, calendar and profile."""
+
+  def __init__(
+    self,
+    cfg,
+    schema: schema_lib.Schema,
+    calendar: calendar_lib.Calendar,
+    outputs: tuple[int, int],
+    horizon: int,
+    history_days: int,
+    *,
+    rngs: nnx.Rngs,
+  ):
+    """Builds the parameters.
+
+    Args:
+      cfg: config.model.
+      schema: Fields of the three tables.
+      calendar: For its width and date columns.
+      outputs: (M, Z): tasks and raw outputs of each.
+      horizon: H, in days.
+      history_days: T, the length of the learned positions.
+      rngs: Stream "params".
+    """
+    self.cfg = cfg
+    self.dtype = jnp.dtype(cfg.dtype)
+    self.date_columns = calendar.date_columns
+    self.horizon = horizon
+    kw = dict(dtype=self.dtype, rngs=rngs)
+    act = cfg.activation
+    self.activity = fields.RowEncoder(
+      schema, "activity", cfg.activity_width, activation=act, **kw
+    )
+    self.calendar = layers.MLP(
+      (calendar.width, cfg.calendar_width, cfg.calendar_width),
+      activation=act,
+      **kw,
+    )
+    self.profile = fields.RowEncoder(
+      schema, "profile", cfg.profile_width, activation=act, **kw
+    )
+    context = cfg.calendar_width + cfg.profile_width
+    past, p, width = cfg.activity_width + context, cfg.patch_days, cfg.d_model
+    day = cfg.day_width if p > 1 else width
+    self.past_day = layers.MLP((past, day), activation=act, **kw)
+    self.future_day = layers.MLP((context, day), activation=act, **kw)
+    if p > 1:
+      self.past_patch, self.future_patch = (
+        layers.linear(p * day, width, (None, "embed"), **kw) for _ in range(2)
+      )
+    self.start = layers.linear(
+      cfg.profile_width, width, (None, "embed"), **kw
+    )
+    if cfg.positions == "learned":
+      count = 1 + (history_days + horizon) // p
+      self.positions = layers.embedding(
+        count, width, (None, "embed"), rngs=rngs
+      )
+    use_rotary = cfg.positions == "rotary"
+    block = lambda: blocks.Block(cfg, use_rotary=use_rotary, **kw)
+    self.encoder = nnx.List([block() for _ in range(cfg.n_encoder_layers)])
+    self.decoder = nnx.List([block() for _ in range(cfg.n_decoder_layers)])
+    if cfg.norm == "pre":
+      self.encoder_norm = layers.layer_norm(width, **kw)
+      self.decoder_norm = layers.layer_norm(width, **kw)
+    summary = 0
+    if cfg.summary_days:
+      self.summary = layers.linear(
+        p * day, cfg.summary_width, (None, "embed"), **kw
+      )
+      summary = cfg.summary_width * len(cfg.summary_days) + width
+      self.summary_norm = layers.layer_norm(summary - width, **kw)
+    self.head = heads.make(cfg, horizon // p, p, summary, outputs, **kw)
+
+  def __call__(
+    self, batch: dict[str, Any], rngs: nnx.Rngs | None = None
+  ) -> jax.Array:
+    """Raw task outputs.
+
+    Args:
+      batch: Of `data.pipeline`; only its inputs are read.
+      rngs: Stream "dropout" in training; None to predict.
+
+    Returns:
+      float32 [B, O, M, Z], or [B, O, H, M, Z] from the sequence head; Z as the
+      regression loss needs (objectives/multitask.py).
+    """
+    for name in self.cfg.ablate:
+      batch = ablation.apply(batch, name, self.date_columns)
+    profile = self.profile(
+      batch["profile_categorical"], batch["profile_numeric"]
+    )
+    patches, states, seen, time = self.encode(batch, profile, rngs)
+    queries = self.decode(batch, profile, states, seen, time, rngs)
+    extra = None
+    if self.cfg.summary_days:
+      extra = self._summaries(batch, patches, states, rngs)
+    return self.head(queries, extra, rngs).astype(jnp.float32)
+
+  def _time(self, batch):
+    """Days of history [B, T] and origins [B, O] from the end of history.
+
+    Small numbers: float32 (and bfloat16 phases) stay exact.
+    """
+    end = batch["origin_day"][:, -1:]
+    history = (batch["history_day"] - end).astype(jnp.float32)
+    return history, (batch["origin_day"] - end).astype(jnp.float32)
+
+  def encode(self, batch, profile, rngs):
+    """Encodes the history.
+
+    Returns:
+      patches [B, P, p * day], the rows before the encoder; states [B, 1 + P, D],
+      a start token first; seen bool [B, 1 + P]; time float32 [B, 1 + P] days.
+    """
+    p = self.cfg.patch_days
+    activity = self.activity(
+      batch["history_categorical"], batch["history_numeric"]
+    )
+    context = self.calendar(batch["history_calendar"].astype(self.dtype))
+    b, t = activity.shape[:2]
+    wide = jnp.broadcast_to(profile[:, None], (b, t, profile.shape[-1]))
+    rows = self.past_day(jnp.concatenate([activity, context, wide], -1))
+    mask = batch["history_mask"]
+    rows = jnp.where(mask[..., None], rows, 0)
+    patches = rows.reshape(b, t // p, -1)
+    x = self.past_patch(patches) if p > 1 else patches
+    # The start token keeps attention defined for a user without history.
+    x = jnp.concatenate([self.start(profile)[:, None], x], 1)
+    seen = mask.reshape(b, -1, p).any(-1)
+    seen = jnp.concatenate([jnp.ones((b, 1), bool), seen], 1)
+    time = self._time(batch)[0].reshape(b, -1, p)[..., -1]
+    time = jnp.concatenate([time[:, :1] - p, time], 1)
+    x = self._positions(x, jnp.arange(x.shape[1])[None])
+    x = layers.dropout(self.cfg.dropout, rngs, x)
+    look = seen[:, None, :]
+    if self.cfg.causal:
+      step = jnp.arange(x.shape[1])
+      look = look & (step[:, None] >= step[None])[None]
+    else:
+      look = jnp.broadcast_to(look, (b, x.shape[1], x.shape[1]))
+    for block in self.encoder:
+      x = block(x, None, look, time, time, rngs)
+    if self.cfg.norm == "pre":
+      x = self.encoder_norm(x)
+    return patches, x, seen, time
+
+  def _positions(self, x, index):
+    """Adds positions; index int [1 or B, L]; the future continues the past."""
+    if self.cfg.positions == "learned":
+      return x + self.positions[...][index].astype(x.dtype)
+    if self.cfg.positions == "sinusoidal":
+      return x + attention.sinusoidal(index, x.shape[-1]).astype(x.dtype)
+    return x
+
+  def decode(self, batch, profile, states, seen, time, rngs):
+    """Future queries [B, O, Q, D]; origin o looks at tokens before it only."""
+    p, width = self.cfg.patch_days, self.cfg.d_model
+    future = self.calendar(batch["future_calendar"].astype(self.dtype))
+    b, o, h = future.shape[:3]
+    wide = jnp.broadcast_to(
+      profile[:, None, None], (b, o, h, profile.shape[-1])
+    )
+    rows = self.future_day(jnp.concatenate([future, wide], -1))
+    x = rows.reshape(b, o, h // p, -1)
+    x = self.future_patch(x) if p > 1 else x
+    x = x.reshape(b, -1, width)
+    before = 1 + batch["origin"] // p  # Tokens an origin may see, start included.
+    index = before[..., None] + jnp.arange(h // p)[None, None]
+    x = self._positions(x, index.reshape(b, -1))
+    ahead = self._time(batch)[1][..., None] + p * jnp.arange(h // p)[None, None]
+    ahead = (ahead + p - 1).reshape(b, -1)
+    step = jnp.arange(states.shape[1])
+    look = (step[None, None] < before[..., None]) & seen[:, None]
+    look = jnp.repeat(look, h // p, 1)
+    for block in self.decoder:
+      x = block(x, states, look, ahead, time, rngs)
+    if self.cfg.norm == "pre":
+      x = self.decoder_norm(x)
+    return x.reshape(b, o, h // p, width)
+
+  def _summaries(self, batch, patches, states, rngs):
+    """Window means before each origin and the last state: [B, O, S].
+
+    Softmax attention averages; what a window summed up to is easier read from
+    means of the rows themselves.
+    """
+    p = self.cfg.patch_days
+    x = jax.nn.relu(self.summary(patches)).astype(jnp.float32)
+    total = jnp.pad(jnp.cumsum(x, 1), ((0, 0), (1, 0), (0, 0)))
+    at = batch["origin"] // p
+    take = lambda a, i: jnp.take_along_axis(a, i[..., None], 1)
+    parts = []
+    for days in self.cfg.summary_days:
+      length = days // p if days else patches.shape[1]
+      low = jnp.maximum(at - length, 0)
+      mean = (take(total, at) - take(total, low)) / length
+      parts.append(jnp.log1p(4.0 * jnp.maximum(mean, 0.0)))
+    y = self.summary_norm(jnp.concatenate(parts, -1).astype(self.dtype))
+    y = jnp.concatenate([y, take(states, at)], -1)
+    return layers.dropout(self.cfg.dropout, rngs, y)

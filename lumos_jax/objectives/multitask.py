@@ -1,0 +1,149 @@
+"""Several tasks in one loss, and forecasts from raw outputs.
+
+B batch, O origins, H horizon days, M tasks, Z outputs of the regression loss.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.objectives import regression
+
+WEIGHTINGS = ("uncertainty", "sum", "learned")
+
+
+def _targets(batch, tasks, m, sequence):
+  """Targets and mask of a task, [B, O] or [B, O, H] for daily outputs."""
+  mask = batch["label_mask"][..., m]
+  if not sequence:
+    return batch["labels"][..., m], mask
+  y = batch["daily_labels"][..., m]
+  day = jnp.arange(y.shape[-1])[None, None]
+  return y, mask[..., None] & (day < tasks[m].horizon_days)
+
+
+def totals(
+  batch: dict[str, jax.Array],
+  tasks: Sequence[tasks_lib.Task],
+  sequence: bool,
+) -> dict[str, jax.Array]:
+  """Number and mean of each task's targets in a whole batch: {count, mean} [M].
+
+  Losses of parts of a batch are divided by these, so that accumulated
+  gradients equal the whole batch's.
+  """
+  count, non_zero, mean = [], [], []
+  for m in range(len(tasks)):
+    y, mask = _targets(batch, tasks, m, sequence)
+    count.append(mask.sum())
+    non_zero.append((mask & (y > 0)).sum())
+    mean.append(jnp.where(mask, y, 0.0).sum() / jnp.maximum(mask.sum(), 1))
+  return {
+    "count": jnp.stack(count),
+    "non_zero": jnp.stack(non_zero),
+    "mean": jnp.stack(mean),
+  }
+
+
+def task_losses(
+  z: jax.Array,
+  batch: dict[str, jax.Array],
+  tasks: Sequence[tasks_lib.Task],
+  regression_loss: str,
+  totals: dict[str, jax.Array],
+) -> jax.Array:
+  """Mean loss of each task over its unmasked labels.
+
+  Args:
+    z: float32 [B, O, M, Z], or [B, O, H, M, Z] from the sequence head, whose
+      targets are the days' own values, `daily_labels` [B, O, H, M].
+    batch: With labels and label_mask [B, O, M].
+    tasks: M tasks.
+    regression_loss: A name of objectives/regression.py.
+    totals: Of the whole batch, from the function of that name.
+
+  Returns:
+    losses [M]; a task without labels has loss 0.
+  """
+  losses = []
+  for m, task in enumerate(tasks):
+    y, mask = _targets(batch, tasks, m, z.ndim == 5)
+    raw, count = z[..., m, :], totals["count"][m]
+    if task.kind == "binary":
+      logits = raw[..., 0]
+      loss = jax.nn.softplus(logits) - y * logits
+    else:
+      loss = regression.LOSSES[regression_loss](raw, y, totals["mean"][m])
+      if regression_loss in regression.NON_ZERO_ONLY:
+        mask, count = mask & (y > 0), totals["non_zero"][m]
+    losses.append(jnp.where(mask, loss, 0.0).sum() / jnp.maximum(count, 1))
+  return jnp.stack(losses)
+
+
+def combine(
+  losses: jax.Array,
+  counts: jax.Array,
+  tasks: Sequence[tasks_lib.Task],
+  weighting: str,
+  balance: jax.Array | None,
+  share: float = 1.0,
+) -> jax.Array:
+  """One number from M losses.
+
+  - sum: weights of the tasks as declared.
+  - learned: declared weights times M softmax(balance).
+  - uncertainty: balance is a log-variance s a task; L exp(-s) + s / 2 (binary)
+    or L exp(-s) / 2 + s / 2 (regression) (Kendall et al. 2018, eq. 7 and 10).
+
+  Args:
+    losses, counts: [M]; a task without labels in the batch does not count.
+    tasks: M tasks with weights.
+    weighting: One of WEIGHTINGS.
+    balance: Parameters [M], or None for "sum".
+    share: Part of the batch that the losses are of.
+  """
+  weights = jnp.asarray([t.weight for t in tasks], losses.dtype)
+  weights = weights * (counts > 0)
+  if weighting == "sum":
+    return (weights * losses).sum()
+  if weighting == "learned":
+    return (weights * len(tasks) * jax.nn.softmax(balance) * losses).sum()
+  half = [0.5 if t.kind == "regression" else 1.0 for t in tasks]
+  scaled = jnp.asarray(half, losses.dtype) * losses * jnp.exp(-balance)
+  return (weights * (scaled + 0.5 * share * balance)).sum()
+
+
+def forecasts(
+  z: jax.Array, tasks: Sequence[tasks_lib.Task], regression_loss: str
+) -> dict[str, jax.Array]:
+  """Forecasts of the label window.
+
+  Args:
+    z: As in `task_losses`.
+    tasks: M tasks.
+    regression_loss: A name of objectives/regression.py.
+
+  Returns:
+    {task: [B, O]}: probability for binary tasks; for regression the point
+    forecast (median, where the loss has one) and, as "task/mean", the mean. A
+    daily forecast is summed up: 1 - prod(1 - p) for "any", the sum of means.
+  """
+  out, sequence = {}, z.ndim == 5
+  for m, task in enumerate(tasks):
+    raw = z[..., m, :]
+    if sequence:
+      raw = raw[:, :, : task.horizon_days]
+    if task.kind == "binary":
+      p = jax.nn.sigmoid(raw[..., 0])
+      if sequence:
+        none = jnp.exp(-jax.nn.softplus(raw[..., 0]).sum(-1))
+        p = none if task.reduce == "none" else 1.0 - none
+      out[task.name] = p
+      continue
+    median, mean = regression.FORECASTS[regression_loss](raw)
+    if sequence:
+      median = mean = mean.sum(-1)
+    out[task.name], out[f"{task.name}/mean"] = median, mean
+  return out

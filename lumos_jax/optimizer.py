@@ -1,0 +1,70 @@
+"""Optimizers and learning-rate schedules, from Optax."""
+
+from collections.abc import Mapping
+
+import optax
+import optax.contrib
+
+_SCHEDULES = ("cosine", "linear", "constant")
+
+
+def schedule(cfg, steps: int) -> optax.Schedule:
+  """Linear warm-up, then the decay that optimizer.schedule names."""
+  if cfg.schedule not in _SCHEDULES:
+    raise ValueError(f"optimizer.schedule = {cfg.schedule!r}; use {_SCHEDULES}")
+  warmup = min(cfg.warmup_steps, max(steps - 1, 0))
+  rest = max(steps - warmup, 1)
+  end = cfg.learning_rate * cfg.final_fraction
+  decay = {
+    "cosine": optax.cosine_decay_schedule(
+      cfg.learning_rate, rest, cfg.final_fraction
+    ),
+    "linear": optax.linear_schedule(cfg.learning_rate, end, rest),
+    "constant": optax.constant_schedule(cfg.learning_rate),
+  }[cfg.schedule]
+  up = optax.linear_schedule(0.0, cfg.learning_rate, max(warmup, 1))
+  return optax.join_schedules([up, decay], [warmup]) if warmup else decay
+
+
+def make(
+  cfg, steps: int, axes: Mapping[str, tuple[str | None, ...]]
+) -> optax.GradientTransformation:
+  """The optimizer of config.optimizer.
+
+  Args:
+    cfg: config.optimizer.
+    steps: Length of the schedule.
+    axes: {path: logical axes}: matrices decay, biases, scales and embedding
+      tables do not; Muon takes the hidden layers' matrices, Adam the rest.
+  """
+  matrix = {k: k.endswith("/kernel") for k in axes}
+  decayed = lambda params: {k: matrix[k] for k in params}
+  rate = schedule(cfg, steps)
+  if cfg.name == "adamw":
+    core = optax.adamw(
+      rate, cfg.b1, cfg.b2, weight_decay=cfg.weight_decay, mask=decayed
+    )
+  elif cfg.name == "muon":
+    hidden = {"embed", "mlp", "heads"}
+    dims = {
+      k: optax.contrib.MuonDimensionNumbers()
+      if matrix[k] and set(a) <= hidden
+      else None
+      for k, a in axes.items()
+    }
+    core = optax.contrib.muon(
+      rate,
+      adam_b1=cfg.b1,
+      adam_b2=cfg.b2,
+      weight_decay=cfg.weight_decay,
+      weight_decay_mask=decayed,
+      adam_weight_decay=cfg.weight_decay,
+      # Updates of root-mean-square 0.2 let AdamW's learning rates carry over.
+      consistent_rms=0.2,
+      muon_weight_dimension_numbers=dims,
+    )
+  else:
+    raise ValueError(f"optimizer.name = {cfg.name!r}; use 'adamw' or 'muon'")
+  if not cfg.clip_norm:
+    return core
+  return optax.chain(optax.clip_by_global_norm(cfg.clip_norm), core)

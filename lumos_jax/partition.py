@@ -1,0 +1,102 @@
+"""The mesh, and the one table from logical axes to mesh axes."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+
+# Logical axis of a parameter -> mesh axis. An axis that does not divide stays
+# whole: a small table is cheaper replicated than padded.
+RULES: dict[str, str] = {
+  "embed": "fsdp",
+  "mlp": "tensor",
+  "heads": "tensor",
+  "vocab": "tensor",
+}
+
+
+def make_mesh(cfg: Mapping[str, int], devices=None) -> Mesh:
+  """The mesh of config.mesh; one axis may be -1, "all that are left".
+
+  Raises:
+    ValueError: The sizes do not divide the devices; says what would.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [int(cfg[a]) for a in MESH_AXES]
+  fixed = math.prod(s for s in sizes if s != -1)
+  if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
+    raise ValueError(f"mesh {dict(cfg)}: at most one axis may be -1")
+  left = len(devices) // fixed if len(devices) % fixed == 0 else 0
+  if left < 1 or (-1 not in sizes and fixed != len(devices)):
+    raise ValueError(
+      f"mesh {dict(zip(MESH_AXES, sizes))} does not divide {len(devices)} "
+      f"devices; for example data=-1, fsdp=1, tensor=1 gives "
+      f"data={len(devices)}"
+    )
+  sizes = [left if s == -1 else s for s in sizes]
+  return jax.make_mesh(
+    sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+  )
+
+
+def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
+  """PartitionSpec of a parameter from its logical axes."""
+  names = []
+  for axis, size in zip(axes, shape, strict=True):
+    name = RULES.get(axis) if axis else None
+    fits = name and mesh.shape[name] > 1 and size % mesh.shape[name] == 0
+    names.append(name if fits and name not in names else None)
+  return P(*names)
+
+
+def state_shardings(
+  state: Mapping[str, Any], axes: Mapping[str, tuple[str | None, ...]], mesh: Mesh
+) -> Any:
+  """Shardings of a train state.
+
+  Args:
+    state: Abstract state: {"params": {path: array}, "opt": ..., ...}.
+    axes: {path: logical axes} of the parameters.
+    mesh: The mesh.
+
+  Returns:
+    NamedShardings in the state's form: an optimizer's or average's array that
+    belongs to a parameter (same path, same shape) lies as the parameter does;
+    everything else is replicated.
+  """
+
+  def place(path, leaf):
+    for key in reversed(path):
+      name = getattr(key, "key", None)
+      if name in axes and len(axes[name]) == len(leaf.shape):
+        return NamedSharding(mesh, spec(axes[name], leaf.shape, mesh))
+    return NamedSharding(mesh, P())
+
+  return jax.tree_util.tree_map_with_path(place, state)
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """Host arrays -> global arrays, split over data and fsdp along axis 0."""
+  sharding = NamedSharding(mesh, P(BATCH))
+  return {
+    k: jax.make_array_from_process_local_data(sharding, np.asarray(v))
+    for k, v in batch.items()
+  }
+
+
+def check_batch_size(batch_size: int, parts: int, mesh: Mesh) -> None:
+  """Raises ValueError where the batch does not divide by mesh and parts."""
+  ways = mesh.shape["data"] * mesh.shape["fsdp"] * parts
+  if batch_size % ways:
+    up = -(-batch_size // ways) * ways
+    raise ValueError(
+      f"train.batch_size = {batch_size} does not divide by data x fsdp x "
+      f"train.accumulate = {ways}; the nearest that does is {up}"
+    )

@@ -1,0 +1,109 @@
+"""The LUMOS recipe: forecasts of declared tasks that know the future calendar."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lumos_jax.data import pipeline
+from lumos_jax.models import lumos as model_lib
+from lumos_jax.objectives import multitask, regression
+
+
+class _Trained(nnx.Module):
+  """The model and the balance of its tasks, both of which learn."""
+
+  def __init__(self, model: nnx.Module, n_tasks: int, weighting: str):
+    self.model = model
+    if weighting != "sum":
+      self.balance = nnx.Param(jnp.zeros(n_tasks), axes=(None,))
+
+
+class Lumos:
+  """Model + loss + predict of LUMOS, as train.py and evaluators call them."""
+
+  def __init__(self, config, records, tasks):
+    """Checks config.model against config.data; see ValueError's text."""
+    self.cfg, self.tasks = config.model, tuple(tasks)
+    self.schema, self.calendar = records.schema, records.calendar
+    self.horizon = pipeline.horizon_days(tasks)
+    self.history_days = config.data.history_days
+    model_lib.check_config(config.model, config.data, self.horizon)
+    if self.cfg.weighting not in multitask.WEIGHTINGS:
+      raise ValueError(
+        f"model.weighting = {self.cfg.weighting!r}; "
+        f"use one of {multitask.WEIGHTINGS}"
+      )
+    if self.cfg.regression_loss not in regression.LOSSES:
+      raise ValueError(
+        f"model.regression_loss = {self.cfg.regression_loss!r}; "
+        f"use one of {list(regression.LOSSES)}"
+      )
+    daily = self.cfg.head == "sequence"
+    if daily != config.data.daily_labels:
+      raise ValueError(
+        f"model.head = {self.cfg.head!r} needs data.daily_labels = {daily}"
+      )
+    if daily and self.cfg.regression_loss == "l1":
+      raise ValueError(
+        "model.head = 'sequence' adds up daily means, and model.regression_loss "
+        "= 'l1' gives medians: use 'hurdle' or 'tweedie'"
+      )
+
+  def init(self, rngs: nnx.Rngs) -> nnx.Module:
+    """A model with fresh parameters."""
+    model = model_lib.Lumos(
+      self.cfg,
+      self.schema,
+      self.calendar,
+      (len(self.tasks), regression.OUTPUTS[self.cfg.regression_loss]),
+      self.horizon,
+      self.history_days,
+      rngs=rngs,
+    )
+    return _Trained(model, len(self.tasks), self.cfg.weighting)
+
+  def tokens(self, batch) -> int:
+    """History rows that a batch reads, for tokens/s."""
+    return batch["history_day"].size
+
+  def totals(self, batch) -> dict[str, jax.Array]:
+    """What a loss is divided by, of the whole batch before it is cut up."""
+    daily = self.cfg.head == "sequence"
+    return multitask.totals(batch, self.tasks, daily)
+
+  def loss(
+    self,
+    module: nnx.Module,
+    batch,
+    rngs: nnx.Rngs | None,
+    totals: dict[str, jax.Array],
+    share: float = 1.0,
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Loss of a part of a batch; the parts' losses add up to the batch's.
+
+    Args:
+      module: Of `init`.
+      batch: The part.
+      rngs: Stream "dropout".
+      totals: Of the whole batch.
+      share: The part's share of the batch, for terms without data.
+
+    Returns:
+      The loss and the numbers to log: {"loss/<task>": value}.
+    """
+    z = module.model(batch, rngs)
+    losses = multitask.task_losses(
+      z, batch, self.tasks, self.cfg.regression_loss, totals
+    )
+    weighting = self.cfg.weighting
+    balance = None if weighting == "sum" else module.balance[...]
+    total = multitask.combine(
+      losses, totals["count"], self.tasks, weighting, balance, share
+    )
+    logs = {f"loss/{t.name}": losses[m] for m, t in enumerate(self.tasks)}
+    return total, logs
+
+  def predict(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
+    """Forecasts {task: float32 [B, O]}; see multitask.forecasts."""
+    z = module.model(batch)
+    return multitask.forecasts(z, self.tasks, self.cfg.regression_loss)

@@ -1,0 +1,261 @@
+"""The training loop: the only one; what differs between systems is a recipe."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from absl import logging
+from etils import epath
+from flax import nnx
+
+from lumos_jax import checkpoint as checkpoint_lib
+from lumos_jax import metric_writer, optimizer, partition, progress
+from lumos_jax import state as state_lib
+from lumos_jax.data import pipeline
+
+Evaluate = Callable[[int, dict[str, jax.Array], bool], dict[str, float]]
+
+
+class NotFinite(RuntimeError):
+  """The loss or its gradient became NaN or infinite."""
+
+
+class Stopped(RuntimeError):
+  """A signal asked to stop; the state was saved."""
+
+
+def make_step(config, recipe, graph, tx: optax.GradientTransformation):
+  """The train step (state, batch) -> (state, metrics), to be jitted.
+
+  A batch is cut into `train.accumulate` parts whose gradients add up to the
+  whole batch's.
+  """
+  parts, decay = config.train.accumulate, config.train.ema_decay
+  rate = optimizer.schedule(config.optimizer, config.train.steps)
+
+  def loss(params, batch, key, totals):
+    module = state_lib.merge(graph, params)
+    rngs = nnx.Rngs(dropout=key)
+    return recipe.loss(module, batch, rngs, totals, 1.0 / parts)
+
+  gradient = jax.value_and_grad(loss, has_aux=True)
+
+  def all_gradients(params, batch, key):
+    totals = recipe.totals(batch)
+    if parts == 1:
+      return gradient(params, batch, key, totals)
+    # Every parts-th row, so that no row leaves its device.
+    cut = lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+
+    def body(total, item):
+      i, part = item
+      new = gradient(params, part, jax.random.fold_in(key, i), totals)
+      return jax.tree.map(jnp.add, total, new), None
+
+    pieces = (jnp.arange(parts), jax.tree.map(cut, batch))
+    first = jax.tree.map(lambda x: x[0], pieces[1])
+    shapes = jax.eval_shape(gradient, params, first, key, totals)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    return jax.lax.scan(body, zeros, pieces)[0]
+
+  def step(state, batch):
+    key = jax.random.fold_in(jax.random.key(config.seed + 1), state["step"])
+    (value, logs), grads = all_gradients(state["params"], batch, key)
+    updates, opt = tx.update(grads, state["opt"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    new = {"params": params, "opt": opt, "step": state["step"] + 1}
+    if decay:
+      # Early steps average over few values only.
+      count = new["step"].astype(jnp.float32)
+      d = jnp.minimum(decay, count / (count + 10.0))
+      new["ema"] = jax.tree.map(
+        lambda a, p: d * a + (1.0 - d) * p, state["ema"], params
+      )
+    metrics = {
+      "loss": value,
+      "gradient_norm": optax.global_norm(grads),
+      "learning_rate": jnp.asarray(rate(state["step"])),
+      **logs,
+    }
+    return new, metrics
+
+  return step
+
+
+class Trainer:
+  """Mesh, compiled step and abstract state of a config; no data yet."""
+
+  def __init__(self, config, recipe, devices=None):
+    """Builds what can be built without data; ValueErrors name config keys."""
+    self.config, self.recipe = config, recipe
+    self.mesh = partition.make_mesh(config.mesh, devices)
+    partition.check_batch_size(
+      config.train.batch_size, config.train.accumulate, self.mesh
+    )
+    self.graph, self.axes = state_lib.structure(recipe)
+    self.tx = optimizer.make(config.optimizer, config.train.steps, self.axes)
+
+    def init():
+      ema = bool(config.train.ema_decay)
+      return state_lib.init(recipe, self.tx, config.seed, ema)
+
+    shapes = jax.eval_shape(init)
+    self.shardings = partition.state_shardings(shapes, self.axes, self.mesh)
+    self.abstract = jax.tree.map(
+      lambda s, x: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=x),
+      shapes,
+      self.shardings,
+    )
+    self._init = jax.jit(init, out_shardings=self.shardings)
+    self.step = jax.jit(
+      make_step(config, recipe, self.graph, self.tx),
+      donate_argnums=0,
+      out_shardings=(self.shardings, None),
+    )
+
+  def init(self) -> state_lib.State:
+    """A fresh state on the mesh."""
+    return self._init()
+
+  def put(self, batch: pipeline.Batch) -> pipeline.Batch:
+    """A host batch onto the mesh."""
+    return partition.put_batch(batch, self.mesh)
+
+
+class _StopSignal:
+  """Notes SIGTERM and SIGINT, so that the loop saves before it stops."""
+
+  def __enter__(self):
+    self.name = ""
+    self._old = {}
+    for s in (signal.SIGTERM, signal.SIGINT):
+      try:
+        self._old[s] = signal.signal(s, self._note)
+      except ValueError:  # Not the main thread (a notebook's worker, a test).
+        pass
+    return self
+
+  def _note(self, number, frame):
+    del frame
+    if self.name:  # A second signal does not wait.
+      raise KeyboardInterrupt
+    self.name = signal.Signals(number).name
+
+  def __exit__(self, *exc):
+    for s, old in self._old.items():
+      signal.signal(s, old)
+
+
+def check_finite(step: int, metrics: dict[str, float], saved: int | None):
+  """Raises NotFinite, saying which numbers and from where to go on."""
+  bad = [k for k, v in metrics.items() if not math.isfinite(v)]
+  if bad:
+    raise NotFinite(
+      f"step {step}: {', '.join(bad)} not finite. Lower "
+      "--config.optimizer.learning_rate or set optimizer.clip_norm; the newest "
+      f"checkpoint is step {saved}, written before this"
+    )
+
+
+def train(
+  config,
+  workdir: epath.PathLike,
+  records,
+  recipe,
+  tasks,
+  evaluate: Evaluate | None = None,
+) -> state_lib.State:
+  """Trains to config.train.steps, from the newest checkpoint if there is one.
+
+  Args:
+    config: The whole config.
+    workdir: Checkpoints, metrics.jsonl and TensorBoard files go here.
+    records: The open data set.
+    recipe: Of config.recipe.
+    tasks: Declared tasks.
+    evaluate: (step, parameters, is last) -> metrics to log; called with the old
+      state before a step is taken.
+
+  Returns:
+    The final state.
+
+  Raises:
+    NotFinite, Stopped, CheckpointError: See there.
+  """
+  cfg, trainer = config.train, Trainer(config, recipe)
+  meta = checkpoint_lib.make_meta(
+    config, records.schema, records.calendar.columns
+  )
+  checkpoints = checkpoint_lib.Checkpoints(workdir, cfg.keep, cfg.keep_every)
+  iterator = pipeline.train_iterator(
+    records, config.data, tasks, cfg.batch_size, config.seed
+  )
+  start = checkpoints.latest
+  if start is None:
+    start, state = 0, trainer.init()
+  else:
+    checkpoint_lib.check_meta(
+      checkpoints.meta(), config, records.schema, records.calendar.columns, True
+    )
+    state, position = checkpoints.restore(trainer.abstract)
+    iterator.set_state(position)
+    logging.info("resumed from step %d", start)
+  batches = pipeline.DevicePrefetch(iterator, trainer.put)
+  logging.info(
+    "%s parameters, mesh %s",
+    f"{state_lib.count(trainer.abstract['params']):,}",
+    dict(trainer.mesh.shape),
+  )
+  save = lambda n: checkpoints.save(n, state, batches.state(), meta)
+  late = None  # The last step's metrics, still on the device.
+  with (
+    metric_writer.MetricWriter(workdir, start) as writer,
+    progress.Progress(cfg.steps, start) as bar,
+    _StopSignal() as stop,
+  ):
+    for n in range(start, cfg.steps + 1):
+      last = n == cfg.steps
+      if last or stop.name:
+        late = _read(late, checkpoints, writer, bar, cfg.log_every)
+      if n % cfg.checkpoint_every == 0 and n > start or last:
+        save(n)
+      if evaluate:
+        values = evaluate(n, state_lib.eval_params(state), last)
+        if values:
+          writer.write(n, values)
+      if last:
+        break
+      if stop.name or checkpoints.reached_preemption(n):
+        save(n)
+        checkpoints.close()
+        raise Stopped(
+          f"{stop.name or 'preemption'}: saved step {n} of {cfg.steps}; the "
+          "same command goes on from there"
+        )
+      begin = time.perf_counter()
+      batch = next(batches)
+      wait = time.perf_counter() - begin
+      state, metrics = trainer.step(state, batch)
+      # Read one step late: the device never waits for the host.
+      _read(late, checkpoints, writer, bar, cfg.log_every)
+      late = (n + 1, metrics, wait, recipe.tokens(batch))
+  checkpoints.close()
+  return state
+
+
+def _read(
+  late: tuple[int, Any, float, int] | None, checkpoints, writer, bar, every
+) -> None:
+  if late is None:
+    return
+  step, metrics, wait, tokens = late
+  values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+  check_finite(step, values, checkpoints.latest)
+  speed = bar.update(step, values["loss"], tokens, wait)
+  if step % every == 0:
+    writer.write(step, values | speed)
