@@ -16,6 +16,11 @@ class CheckpointError(RuntimeError):
   """A checkpoint is absent, is another run's, or could not be written."""
 
 
+def _restore_args(abstract, **kw) -> ocp.args.PyTreeRestore:
+  args = ocp.checkpoint_utils.construct_restore_args(abstract)
+  return ocp.args.PyTreeRestore(item=abstract, restore_args=args, **kw)
+
+
 class Checkpoints:
   """The checkpoints of one workdir.
 
@@ -49,6 +54,11 @@ class Checkpoints:
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
       ),
+      item_handlers={
+        "state": ocp.PyTreeCheckpointHandler(),
+        "position": ocp.JsonCheckpointHandler(),
+        "meta": ocp.JsonCheckpointHandler(),
+      },
     )
 
   @property
@@ -83,7 +93,7 @@ class Checkpoints:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(state),
+          state=ocp.args.PyTreeSave(state),
           position=ocp.args.JsonSave({"position": position}),
           meta=ocp.args.JsonSave(dict(meta)),
         ),
@@ -114,7 +124,7 @@ class Checkpoints:
       out = self._manager.restore(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(abstract),
+          state=_restore_args(abstract),
           position=ocp.args.JsonRestore(),
         ),
       )
@@ -125,24 +135,19 @@ class Checkpoints:
     return out["state"], out["position"]["position"]
 
   def restore_params(
-    self, axes_and_shapes: Mapping[str, jax.ShapeDtypeStruct], step: int | None
+    self, abstract: Mapping[str, jax.ShapeDtypeStruct], step: int | None = None
   ) -> dict[str, jax.Array]:
-    """Parameters to evaluate (the moving average where one was kept)."""
+    """Parameters to evaluate: the moving average where one was kept.
+
+    Args:
+      abstract: {path: ShapeDtypeStruct with sharding}.
+      step: Which; default the newest.
+    """
     step = self._pick(step)
-    tree = self._manager.item_metadata(step)["state"]
-    name = "ema" if "ema" in tree else "params"
-    out = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-          {name: dict(axes_and_shapes)},
-          restore_args=ocp.checkpoint_utils.construct_restore_args(
-            {name: dict(axes_and_shapes)}
-          ),
-          partial_restore=True,
-        )
-      ),
-    )
+    averaged = self.meta(step)["config"]["train"]["ema_decay"] > 0
+    name = "ema" if averaged else "params"
+    state = _restore_args({name: dict(abstract)}, partial_restore=True)
+    out = self._manager.restore(step, args=ocp.args.Composite(state=state))
     return out["state"][name]
 
   def meta(self, step: int | None = None) -> dict[str, Any]:

@@ -24,12 +24,12 @@ SIZES: dict[str, dict[str, int]] = {
   "paper": dict(
     d_model=512, d_ff=1024, n_heads=8, n_encoder_layers=4, n_decoder_layers=2,
     activity_width=128, calendar_width=128, profile_width=64, day_width=128,
-    head_width=128, summary_width=64,
+    head_width=96, summary_width=64,
   ),
   "large": dict(
     d_model=1024, d_ff=4096, n_heads=16, n_encoder_layers=12,
     n_decoder_layers=4, activity_width=256, calendar_width=256,
-    profile_width=128, day_width=256, head_width=256, summary_width=128,
+    profile_width=128, day_width=256, head_width=64, summary_width=64,
   ),
 }  # fmt: skip
 

@@ -1,5 +1,6 @@
 """The training loop: the only one; what differs between systems is a recipe."""
 
+import functools
 import math
 import signal
 import time
@@ -78,7 +79,7 @@ def make_step(config, recipe, graph, tx: optax.GradientTransformation):
       )
     metrics = {
       "loss": value,
-      "gradient_norm": optax.global_norm(grads),
+      "gradient_norm": optax.tree.norm(grads),
       "learning_rate": jnp.asarray(rate(state["step"])),
       **logs,
     }
@@ -169,6 +170,7 @@ def train(
   recipe,
   tasks,
   evaluate: Evaluate | None = None,
+  devices=None,
 ) -> state_lib.State:
   """Trains to config.train.steps, from the newest checkpoint if there is one.
 
@@ -180,6 +182,7 @@ def train(
     tasks: Declared tasks.
     evaluate: (step, parameters, is last) -> metrics to log; called with the old
       state before a step is taken.
+    devices: Default: all.
 
   Returns:
     The final state.
@@ -187,7 +190,7 @@ def train(
   Raises:
     NotFinite, Stopped, CheckpointError: See there.
   """
-  cfg, trainer = config.train, Trainer(config, recipe)
+  cfg, trainer = config.train, Trainer(config, recipe, devices)
   meta = checkpoint_lib.make_meta(
     config, records.schema, records.calendar.columns
   )
@@ -218,11 +221,13 @@ def train(
     progress.Progress(cfg.steps, start) as bar,
     _StopSignal() as stop,
   ):
+    read = functools.partial(
+      _read, checkpoints=checkpoints, writer=writer, bar=bar, every=cfg.log_every
+    )
     for n in range(start, cfg.steps + 1):
       last = n == cfg.steps
-      if last or stop.name:
-        late = _read(late, checkpoints, writer, bar, cfg.log_every)
-      if n % cfg.checkpoint_every == 0 and n > start or last:
+      if last or (n % cfg.checkpoint_every == 0 and n > start):
+        late = read(late)  # A state that is not finite is never saved.
         save(n)
       if evaluate:
         values = evaluate(n, state_lib.eval_params(state), last)
@@ -231,6 +236,7 @@ def train(
       if last:
         break
       if stop.name or checkpoints.reached_preemption(n):
+        read(late)
         save(n)
         checkpoints.close()
         raise Stopped(
@@ -242,15 +248,16 @@ def train(
       wait = time.perf_counter() - begin
       state, metrics = trainer.step(state, batch)
       # Read one step late: the device never waits for the host.
-      _read(late, checkpoints, writer, bar, cfg.log_every)
+      read(late)
       late = (n + 1, metrics, wait, recipe.tokens(batch))
   checkpoints.close()
   return state
 
 
 def _read(
-  late: tuple[int, Any, float, int] | None, checkpoints, writer, bar, every
+  late: tuple[int, Any, float, int] | None, *, checkpoints, writer, bar, every
 ) -> None:
+  """Checks, shows and logs a step's metrics, once."""
   if late is None:
     return
   step, metrics, wait, tokens = late

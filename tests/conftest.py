@@ -1,6 +1,8 @@
 """Eight virtual CPU devices, strict ranks; set before jax starts."""
 
 import os
+import pathlib
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
@@ -10,4 +12,8 @@ os.environ["XLA_FLAGS"] = (
 
 import jax  # noqa: E402
 
+# Tests compile the same tiny steps again and again, in several processes.
+_CACHE = pathlib.Path(tempfile.gettempdir()) / "lumos_jax_test_compilations"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,5 +1,7 @@
 """Properties of the LUMOS model: no leakage, masks, forms that must agree."""
 
+import types
+
 import fake
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,9 @@ from flax import nnx
 from lumos_jax import config as config_lib
 from lumos_jax import recipes
 from lumos_jax import state as state_lib
+from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import pipeline
+from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 
 PAPER = dict(
@@ -178,15 +182,39 @@ def test_user_without_activity_gets_finite_forecasts():
       assert np.all(np.isfinite(v))
 
 
+def _paper_records():
+  """The paper's widths: 13 activity, 32 calendar, 9 static numbers."""
+  numbers = lambda n: tuple(schema_lib.Numeric(f"x{i}") for i in range(n))
+  s = schema_lib.Schema(
+    name="paper",
+    activity=numbers(13),
+    calendar=numbers(31),  # And the relative day.
+    profile=numbers(9),
+    last_day=400,
+  )
+  empty = np.zeros((0, 1))
+  calendar = calendar_lib.Calendar(s, ("",), *[empty[:, 0]] * 4, empty, empty)
+  return types.SimpleNamespace(schema=s, calendar=calendar)
+
+
 @pytest.mark.parametrize(
   "size,parameters",
-  [("tiny", 33_718), ("base", 0), ("paper", 0), ("large", 0)],
+  [
+    ("tiny", 50_802),
+    ("base", 769_514),
+    ("paper", 14_866_698),  # 14.7 M in the public port, without start token.
+    ("large", 205_554_954),
+  ],
 )
 def test_golden_parameter_counts(size, parameters):
-  c = fake.config()
+  """The paper's form: 360 days, 7 days ahead, 5 targets."""
+  c = fake.config(**PAPER)
   c.model.update(config_lib.SIZES[size])
-  records = fake.Records(users=1)
-  recipe = recipes.build(c, records, tasks_lib.from_config(c.tasks))
+  c.data.update(history_days=360, eval_history_days=360)
+  tasks = [
+    tasks_lib.Task(f"t{i}", "regression", 7, field=f"x{i}") for i in range(5)
+  ]
+  recipe = recipes.build(c, _paper_records(), tasks)
   module = nnx.eval_shape(lambda: recipe.init(nnx.Rngs(params=0)))
   _, state = nnx.split(module)
   count = sum(np.prod(v.shape) for _, v in nnx.to_flat_state(state))

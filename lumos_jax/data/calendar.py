@@ -22,6 +22,11 @@ ALWAYS_KNOWN = np.iinfo(np.int32).min
 _PHASE_SCALE = 4.0
 
 
+def _table(values, dtype, rows: int) -> np.ndarray:
+  values = np.asarray(values, dtype)
+  return values if values.ndim == 2 else values.reshape(rows, -1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Edit:
   """One change of a calendar.
@@ -81,8 +86,8 @@ class Calendar:
     self.group, self.start, self.end, self.announced = (
       np.asarray(x, np.int32) for x in (group, start, end, announced)
     )
-    self.categorical = np.asarray(categorical, np.int32).reshape(entries, -1)
-    self.numeric = np.asarray(numeric, np.float32).reshape(entries, -1)
+    self.categorical = _table(categorical, np.int32, entries)
+    self.numeric = _table(numeric, np.float32, entries)
     if np.any(self.end <= self.start):
       bad = int(np.argmax(self.end <= self.start))
       raise schema_lib.SchemaError(

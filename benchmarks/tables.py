@@ -1,0 +1,204 @@
+"""Writes the tables of README.md and docs/*.md from benchmarks/results/*.json.
+
+  python benchmarks/tables.py            # rewrites what stands between markers
+  python benchmarks/tables.py --check    # fails where a table is stale
+
+A table stands between two markers; NAME is a file of benchmarks/results:
+
+  <!-- table:NAME metrics=mean_auc,redeem/auc dataset=complete_journey -->
+  <!-- /table -->
+
+Options: metrics= (which, in order; default all), models= (which, in order),
+layout=metrics (a row a metric, for many metrics and few models), digits=4,
+seeds=no (no column of run counts), and any field of a result row (dataset=,
+split=, protocol=, config=, steps=) to keep rows that have that value. Fields
+that differ among the kept rows become columns. A cell is the mean over seeds
++- their standard deviation (n - 1).
+"""
+
+import argparse
+import json
+import pathlib
+import re
+import shlex
+import statistics
+import sys
+
+ROOT = pathlib.Path(__file__).parents[1]
+_MARKER = re.compile(
+  r"^(<!-- table:(?P<name>[\w.-]+)(?P<options>[^>]*?) *-->\n)"
+  r"(?P<body>.*?)"
+  r"(<!-- /table -->)",
+  re.DOTALL | re.MULTILINE,
+)
+# An opening marker at the start of a line that finds no end is a mistake.
+_OPENING = re.compile(r"^<!-- table:", re.MULTILINE)
+_FIELDS = ("dataset", "split", "protocol", "model", "config", "steps")
+_OPTIONS = ("metrics", "models", "layout", "digits", "seeds", *_FIELDS)
+_SHORT = {
+  "auc": "AUC",
+  "average_precision": "AP",
+  "wape": "WAPE",
+  "mae": "MAE",
+  "mape_nonzero": "MAPE on non-zero",
+}
+
+
+class TableError(ValueError):
+  """A marker that cannot be filled; says where and why."""
+
+
+def _label(metric: str) -> str:
+  """ "redeem/auc" -> "redeem AUC", "mean_auc" -> "mean AUC"."""
+  words = metric.replace("/", " ").replace("_nonzero", "#").replace("_", " ")
+  words = words.replace("#", "_nonzero").split()
+  return " ".join(_SHORT.get(w, w) for w in words)
+
+
+def _options(text: str) -> dict[str, str]:
+  """Reads "a=1 b='2 3'"."""
+  out = {}
+  for part in shlex.split(text):
+    key, given, value = part.partition("=")
+    if not given or key not in _OPTIONS:
+      raise TableError(
+        f"option {part!r} is none of {', '.join(k + '=' for k in _OPTIONS)}"
+      )
+    out[key] = value
+  return out
+
+
+def _cell(values: list[float], digits: int) -> str:
+  """Mean and spread of one metric over the runs that have it."""
+  if not values:
+    return "–"
+  text = f"{statistics.fmean(values):,.{digits}f}"
+  if len(values) > 1:
+    text += f" ± {statistics.stdev(values):.{digits}f}"
+  return text
+
+
+def _markdown(head: list[str], body: list[list[str]], left: int) -> str:
+  """A table whose first `left` columns are text."""
+  rule = ["---"] * left + ["---:"] * (len(head) - left)
+  escape = lambda row: [str(x).replace("|", "\\|") for x in row]
+  rows = [escape(head), rule, *map(escape, body)]
+  return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def render(result: dict, options: dict[str, str] | None = None) -> str:
+  """The markdown of a result file's content.
+
+  Args:
+    result: What benchmarks/results/NAME.json holds.
+    options: As the module's docstring says.
+
+  Raises:
+    TableError: No row is left, or an asked-for model or metric is absent.
+  """
+  options = options or {}
+  rows = [
+    r
+    for r in result["rows"]
+    if all(str(r.get(f)) == options[f] for f in _FIELDS if f in options)
+  ]
+  if not rows:
+    raise TableError(f"no row of {result['name']!r} has {options}")
+  models = list(dict.fromkeys(r["model"] for r in rows))
+  metrics = list(dict.fromkeys(m for r in rows for m in r["metrics"]))
+  for what, have in (("models", models), ("metrics", metrics)):
+    if what in options:
+      asked = options[what].split(",")
+      absent = [x for x in asked if x not in have]
+      if absent:
+        raise TableError(f"{what}: no {absent} in {result['name']!r}: {have}")
+      have[:] = asked
+  rows = [r for r in rows if r["model"] in models]
+  digits = int(options.get("digits", "4"))
+  differ = [f for f in _FIELDS if len({str(r.get(f)) for r in rows}) > 1]
+  # Steps may differ from seed to seed (early stopping): not another model.
+  keys = [f for f in differ if f not in ("model", "steps")]
+  keys.append("model")
+  groups: dict[tuple, list[dict]] = {}
+  for r in sorted(rows, key=lambda r: models.index(r["model"])):
+    groups.setdefault(tuple(str(r.get(k, "")) for k in keys), []).append(r)
+
+  def cell(runs, metric):
+    values = [r["metrics"].get(metric) for r in runs]
+    return _cell([v for v in values if v is not None], digits)
+
+  if options.get("layout") == "metrics":
+    head = ["", *(", ".join(k) for k in groups)]
+    body = [
+      [_label(m), *(cell(runs, m) for runs in groups.values())] for m in metrics
+    ]
+    text = _markdown(head, body, 1)
+  else:
+    seeds = options.get("seeds") != "no"
+    head = keys + ["runs"] * seeds + [_label(m) for m in metrics]
+    body = [
+      [*key, *[len(runs)] * seeds, *(cell(runs, m) for m in metrics)]
+      for key, runs in groups.items()
+    ]
+    text = _markdown(head, body, len(keys))
+  machine = result.get("machine", {})
+  where = machine.get("accelerator") or machine.get("cpu", "")
+  if machine.get("cores") and not machine.get("accelerator"):
+    where += f", {machine['cores']} cores"
+  parts = [f"`{result['command']}`", where, str(result.get("date", ""))[:10]]
+  return f"{text}\nFrom {'; '.join(p for p in parts if p)}.\n"
+
+
+def fill(text: str, results: pathlib.Path, where: str) -> str:
+  """A page's text with all its tables rendered.
+
+  Raises:
+    TableError: Names the page, the table and what is wrong.
+  """
+
+  def one(match: re.Match) -> str:
+    name = match["name"]
+    path = results / f"{name}.json"
+    try:
+      if not path.exists():
+        raise TableError(f"there is no {path.name} in {path.parent}")
+      table = render(json.loads(path.read_text()), _options(match["options"]))
+    except (TableError, KeyError, ValueError) as e:
+      raise TableError(f"{where}, table:{name}: {e}") from e
+    return f"{match[1]}\n{table}\n{match[5]}"
+
+  if len(_OPENING.findall(text)) != len(_MARKER.findall(text)):
+    raise TableError(f"{where}: a table's marker is malformed or never closed")
+  return _MARKER.sub(one, text)
+
+
+def main(argv: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
+  """Rewrites or checks the pages; returns the exit status."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--check", action="store_true", help="change nothing")
+  args = parser.parse_args(argv)
+  stale = []
+  for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+    if not page.exists():
+      continue
+    name = str(page.relative_to(root))
+    old = page.read_text(encoding="utf-8")
+    try:
+      new = fill(old, root / "benchmarks/results", name)
+    except TableError as e:
+      print(f"error: {e}", file=sys.stderr)
+      return 2
+    if new != old:
+      stale.append(name)
+      if not args.check:
+        page.write_text(new, encoding="utf-8")
+  if args.check and stale:
+    names = ", ".join(stale)
+    print(f"stale: {names}; run python benchmarks/tables.py", file=sys.stderr)
+    return 1
+  print(f"{'stale' if args.check else 'rewritten'}: {stale or 'none'}")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

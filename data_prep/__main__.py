@@ -1,0 +1,79 @@
+"""Command line of data_prep.
+
+python -m data_prep --source=complete_journey --out=data
+python -m data_prep --source=complete_journey --out=data --rows=event
+python -m data_prep --source=tables --out=data --set schema=my_schema.py
+python -m data_prep --list
+"""
+
+import argparse
+import json
+import sys
+
+from data_prep import run, sources
+
+
+def _value(text: str):
+  """true, 3, 0.5 and ["a"] as JSON; anything else as text."""
+  try:
+    return json.loads(text)
+  except ValueError:
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m data_prep",
+    description="Prepares a data set for lumos_jax.",
+  )
+  parser.add_argument("--source", help="Name of a source; --list shows them.")
+  parser.add_argument("--out", default="data", help="Root of data sets.")
+  parser.add_argument("--rows", choices=("day", "event"), help="Row of activity.")
+  parser.add_argument(
+    "--set",
+    nargs="+",
+    action="extend",
+    default=[],
+    metavar="KEY=VALUE",
+    help="Options of the source.",
+  )
+  parser.add_argument("--num_shards", type=int, help="Files of each split.")
+  parser.add_argument("--overwrite", action="store_true")
+  parser.add_argument("--list", action="store_true", help="Lists the sources.")
+  return parser
+
+
+def main(argv=None) -> int:
+  """Returns the exit status."""
+  parser = _parser()
+  args = parser.parse_args(argv)
+  if args.list:
+    print(sources.describe())
+    return 0
+  if not args.source:
+    parser.error("--source is needed; --list shows the sources")
+  options = {}
+  for item in args.set:
+    key, equals, value = item.partition("=")
+    if not equals:
+      parser.error(f"--set {item}: write KEY=VALUE")
+    options[key] = _value(value)
+  if args.rows:
+    options["rows"] = args.rows
+  try:
+    path = run.prepare(
+      args.source,
+      args.out,
+      overwrite=args.overwrite,
+      num_shards=args.num_shards,
+      **options,
+    )
+  except (ValueError, OSError) as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 1
+  print(path)
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

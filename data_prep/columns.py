@@ -1,0 +1,153 @@
+"""Polars columns -> numpy columns, the form that fit and encode read."""
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+
+from data_prep import encode, rejects
+from data_prep.inputs import InputError
+from lumos_jax.data import schema as schema_lib
+
+# Integers in a narrower range than this are coded by offset, not by sorting.
+_MAX_OFFSET = 1 << 24
+
+
+def coded(series: pl.Series, where: str = "") -> encode.Coded:
+  """Dictionary codes of a column of text, integers or truth values."""
+  if series.dtype == pl.Null:
+    return encode.Coded(np.full(len(series), -1, np.int32), [])
+  if series.dtype.is_float():
+    series = whole(series, where)
+  if series.dtype == pl.Boolean:
+    series = series.cast(pl.String)
+  if series.dtype == pl.String:
+    series = series.cast(pl.Categorical)
+  missing = series.is_null().to_numpy()
+  seen = series.drop_nulls().unique().sort()
+  values = seen.cast(pl.String).to_list()
+  if not values:
+    return encode.Coded(np.full(len(series), -1, np.int32), [])
+  if not series.dtype.is_integer():
+    series, seen = series.to_physical(), seen.to_physical()
+  fill = seen[0]
+  raw = series.fill_null(fill).to_numpy().astype(np.int64, copy=False)
+  known = seen.to_numpy().astype(np.int64, copy=False)
+  low, high = int(known.min()), int(known.max())
+  if high - low < _MAX_OFFSET:
+    table = np.zeros(high - low + 1, np.int32)
+    table[known - low] = np.arange(len(known), dtype=np.int32)
+    codes = table[raw - low]
+  else:
+    order = np.argsort(known, kind="stable")
+    codes = order[np.searchsorted(known[order], raw)].astype(np.int32)
+  codes[missing] = -1
+  return encode.Coded(codes, values)
+
+
+def whole(series: pl.Series, where: str) -> pl.Series:
+  """Floats that are whole numbers, as pandas makes of integers with gaps."""
+  series = series.fill_nan(None)
+  whole = series.cast(pl.Int64, strict=False)
+  bad = (whole.cast(series.dtype) != series) | (
+    whole.is_null() & series.is_not_null()
+  )
+  if bad.any():
+    row = int(bad.arg_true()[0])
+    raise InputError(
+      f"{where}: column {series.name!r} is {series.dtype}, used as a category "
+      f"or a key, and row {row} holds {series[row]!r}: cast it to text or to an "
+      "integer, or declare it as Numeric"
+    )
+  return whole
+
+
+def column(
+  series: pl.Series, field: schema_lib.Field, where: str = ""
+) -> encode.Column:
+  """One column in numpy form; see `encode.Column`."""
+  if isinstance(field, schema_lib.Categorical):
+    return coded(series, where)
+  if isinstance(field, schema_lib.Timestamp):
+    if series.dtype == pl.Null:
+      return np.full(len(series), "NaT", "datetime64[s]")
+    return series.to_numpy().astype("datetime64[s]")
+  if isinstance(field, schema_lib.Vector):
+    return _vectors(series, field, where)
+  return series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+
+
+def _vectors(series, field, where) -> np.ndarray:
+  out = np.full((len(series), field.size), np.nan, np.float32)
+  present = series.is_not_null().to_numpy()
+  rows = series.drop_nulls()
+  lengths = (
+    rows.list.len() if isinstance(rows.dtype, pl.List) else rows.arr.len()
+  ).to_numpy()
+  if np.any(lengths != field.size):
+    row = int(np.flatnonzero(present)[np.argmax(lengths != field.size)])
+    raise InputError(
+      f"{where}: column {field.name!r} holds {lengths[lengths != field.size][0]}"
+      f" numbers in row {row}, the schema says {field.size}"
+    )
+  if len(rows):
+    out[present] = rows.explode().to_numpy().reshape(-1, field.size)
+  return out
+
+
+def columns(
+  frame: pl.DataFrame, fields: tuple[schema_lib.Field, ...], where: str = ""
+) -> dict[str, encode.Column]:
+  """Numpy columns of all fields of a table."""
+  return {f.name: column(frame[f.name], f, where) for f in fields}
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+  """Label rows in numpy form.
+
+  Attributes:
+    labels: The schema's labels, with fitted values.
+    ids: int32 [L] position in `labels`.
+    values: float32 [L].
+    reason: Text expression over the rows: why one cannot be used, or null.
+  """
+
+  labels: tuple[schema_lib.Label, ...]
+  ids: np.ndarray
+  values: np.ndarray
+  reason: pl.Expr
+
+
+def labels(
+  frame: pl.DataFrame, declared: tuple[schema_lib.Label, ...], where: str
+) -> Labels:
+  """Encodes columns name and value of the labels table.
+
+  A label whose values are text gets their sorted list as its values.
+  """
+  name = coded(frame["name"], where)
+  at = {x.name: i for i, x in enumerate(declared)}
+  lookup = [at.get(v, -1) for v in name.values]
+  ids = np.asarray([*lookup, -1], np.int32)[name.codes]
+  text = frame["value"].cast(pl.String)
+  number = text.cast(pl.Float64, strict=False).fill_null(float("nan"))
+  values = number.to_numpy().copy()
+  fitted = []
+  for i, label in enumerate(declared):
+    mine = ids == i
+    found = text.filter(pl.Series(mine)).drop_nulls()
+    if label.values is None and found.len():
+      if found.cast(pl.Float64, strict=False).null_count():
+        kinds = tuple(found.unique().sort().to_list())
+        label = dataclasses.replace(label, values=kinds)
+    if label.values is not None:
+      order = {v: float(k) for k, v in enumerate(label.values)}
+      chosen = [order.get(v, np.nan) for v in text.filter(pl.Series(mine))]
+      values[mine] = chosen
+    fitted.append(label)
+  reason = rejects.first(
+    (pl.lit(pl.Series(ids < 0)), "label not in the schema"),
+    (pl.lit(pl.Series(~np.isfinite(values))), "label value not usable"),
+  )
+  return Labels(tuple(fitted), ids, values.astype(np.float32), reason)

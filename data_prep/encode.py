@@ -1,0 +1,151 @@
+"""Columns + fitted schema -> encoded rows -> user records: pure numpy.
+
+Every engine (Polars here, Beam) brings its columns into the form of `Column`
+and calls these functions, so that records are equal whoever prepared them.
+Letters: R rows, C categorical columns, N numeric columns, U users.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Union
+
+import numpy as np
+
+from lumos_jax.data import schema as schema_lib
+
+NO_TIME = np.iinfo(np.int32).min
+
+
+@dataclasses.dataclass(frozen=True)
+class Coded:
+  """A categorical column as a dictionary and codes into it.
+
+  Attributes:
+    codes: int [R], position in `values`; -1 where null.
+    values: Distinct values as text.
+  """
+
+  codes: np.ndarray
+  values: Sequence[str]
+
+
+# Coded for Categorical, float64 [R] with NaN for Numeric, datetime64[s] [R]
+# with NaT for Timestamp, float32 [R, size] for Vector.
+Column = Union[Coded, np.ndarray]
+
+
+def category_ids(field: schema_lib.Categorical, column: Coded) -> np.ndarray:
+  """int32 [R] ids of the fitted field's vocabulary."""
+  at = {v: i + schema_lib.FIRST_VALUE for i, v in enumerate(field.values or ())}
+  ids = [at.get(v, schema_lib.UNKNOWN) for v in column.values]
+  # Code -1 is the last element of the table.
+  table = np.asarray([*ids, schema_lib.MISSING], np.int32)
+  return table[column.codes]
+
+
+_PERIOD_SECONDS = {"hour": 86_400.0, "weekday": 7 * 86_400.0}
+
+
+def cyclic(field: schema_lib.Timestamp, times: np.ndarray) -> np.ndarray:
+  """Sine and cosine of each part: float32 [R, 2 * parts]; NaT gives NaN."""
+  shape = len(times), 2 * len(field.parts)
+  out = np.full(shape, np.nan, np.float32)
+  known = ~np.isnat(times)
+  seconds = times[known].astype(np.int64)
+  for i, part in enumerate(field.parts):
+    if part in _PERIOD_SECONDS:
+      # 1970-01-01 was a Thursday; weeks start on Monday.
+      shift = 3 * 86_400 if part == "weekday" else 0
+      phase = np.mod(seconds + shift, _PERIOD_SECONDS[part])
+      phase = phase / _PERIOD_SECONDS[part]
+    elif part in ("monthday", "yearday"):
+      unit, days = ("M", 31.0) if part == "monthday" else ("Y", 366.0)
+      start = times[known].astype(f"datetime64[{unit}]").astype("datetime64[s]")
+      phase = (seconds - start.astype(np.int64)) / 86_400.0 / days
+    else:
+      raise schema_lib.SchemaError(
+        f"field {field.name!r}: part {part!r}; use hour, weekday, monthday or "
+        "yearday"
+      )
+    out[known, 2 * i] = np.sin(2 * np.pi * phase)
+    out[known, 2 * i + 1] = np.cos(2 * np.pi * phase)
+  return out
+
+
+def matrices(
+  fields: Sequence[schema_lib.Field], columns: Mapping[str, Column], rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Encodes rows of a table.
+
+  Args:
+    fields: Of the table, fitted.
+    columns: Column of each field.
+    rows: R.
+
+  Returns:
+    categorical int32 [R, C], numeric float32 [R, N] (raw, unscaled).
+  """
+  categorical, numeric = [], []
+  for f in fields:
+    column = columns[f.name]
+    if isinstance(f, schema_lib.Categorical):
+      categorical.append(category_ids(f, column))
+    elif isinstance(f, schema_lib.Timestamp):
+      numeric.extend(cyclic(f, column).T)
+    elif isinstance(f, schema_lib.Vector):
+      numeric.extend(column.T)
+    else:
+      numeric.append(column)
+  return _stack(categorical, rows, np.int32), _stack(numeric, rows)
+
+
+def _stack(columns, rows: int, dtype=np.float32) -> np.ndarray:
+  out = np.empty((rows, len(columns)), dtype)
+  for i, column in enumerate(columns):
+    out[:, i] = column
+  return out
+
+
+@dataclasses.dataclass
+class Users:
+  """Encoded users as a few long arrays, rows sorted by user, then time.
+
+  Attributes:
+    keys: str [U].
+    rows: time [R], categorical [R, C], numeric [R, N], and user [R].
+    profile: categorical [U, Cp], numeric [U, Np].
+    span: int32 [U, 3].
+    groups: user [G], group [G], sorted by user.
+    labels: user [L], id, time, value, sorted by user.
+  """
+
+  keys: Sequence[str]
+  rows: Mapping[str, np.ndarray]
+  profile: tuple[np.ndarray, np.ndarray]
+  span: np.ndarray
+  groups: Mapping[str, np.ndarray]
+  labels: Mapping[str, np.ndarray]
+
+
+def records(users: Users, chosen: Sequence[int]) -> Iterator[dict[str, Any]]:
+  """Records of the chosen users (positions in `keys`), in the disk's form."""
+  count = len(users.keys)
+  bounds = [
+    np.searchsorted(t["user"], np.arange(count + 1)).tolist()
+    for t in (users.rows, users.groups, users.labels)
+  ]
+  for u in chosen:
+    row, group, label = (slice(b[u], b[u + 1]) for b in bounds)
+    yield {
+      "key": users.keys[u],
+      "time": users.rows["time"][row],
+      "categorical": users.rows["categorical"][row],
+      "numeric": users.rows["numeric"][row],
+      "profile_categorical": users.profile[0][u],
+      "profile_numeric": users.profile[1][u],
+      "groups": users.groups["group"][group],
+      "span": users.span[u],
+      "label_id": users.labels["id"][label],
+      "label_time": users.labels["time"][label],
+      "label_value": users.labels["value"][label],
+    }

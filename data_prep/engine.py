@@ -1,0 +1,280 @@
+"""The embedded engine: Polars tables -> fitted schema, calendar, user records.
+
+Cleans, fits on training rows, encodes. What is stored is decided by fit, encode
+and days, which every engine shares.
+"""
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+
+from data_prep import clean, encode, fit, people, times
+from data_prep import columns as columns_lib
+from data_prep import days as days_lib
+from data_prep import inputs as inputs_lib
+from data_prep import rejects as rejects_lib
+from data_prep.inputs import InputError, Inputs
+from lumos_jax.data import calendar as calendar_lib
+from lumos_jax.data import schema as schema_lib
+
+
+@dataclasses.dataclass
+class Prepared:
+  """What the builder writes.
+
+  Attributes:
+    schema: Fitted.
+    calendar: Of the data set.
+    users: Encoded users.
+    splits: {split: positions in users.keys}.
+    rejects: Rows that could not be used.
+    stats: Counts, for stats.json.
+  """
+
+  schema: schema_lib.Schema
+  calendar: calendar_lib.Calendar
+  users: encode.Users
+  splits: dict[str, np.ndarray]
+  rejects: rejects_lib.Rejects
+  stats: dict
+
+
+class Engine:
+  """One preparation."""
+
+  def __init__(self, raw: Inputs):
+    """Checks the tables' columns and collects the usable activity rows."""
+    inputs_lib.check(raw)
+    clean.check_zones(raw)
+    self.rejects = rejects_lib.Rejects()
+    self.activity, schema = clean.activity(raw, self.rejects)
+    self.activity_read = len(self.activity) + self.rejects.total
+    self.raw = dataclasses.replace(raw, schema=schema)
+    self.schema = schema
+    self.profile = clean.profile(self.raw, self.rejects)
+    self.people = people.People(self.raw, self.activity, self.profile)
+    self.unknown = {}
+
+  def run(self) -> Prepared:
+    """Fits and encodes all tables."""
+    rows = self._activity()
+    profile = self._profile()
+    calendar, groups = self._calendar()
+    labels = self._labels()
+    users = encode.Users(
+      self.people.keys, rows, profile, self._span(), groups, labels
+    )
+    stats = {
+      "users": len(users.keys),
+      "users_without_activity": len(users.keys) - len(np.unique(rows["user"])),
+      "users_without_split": self.people.outside,
+      "activity_rows_read": self.activity_read,
+      "rows": len(rows["time"]),
+      "calendar_entries": len(calendar.group),
+      "labels": len(labels["id"]),
+      "first_day": self.schema.first_day,
+      "last_day": self.schema.last_day,
+      "rejected": self.rejects.to_json(),
+      "unknown_categories": self.unknown,
+      "notes": dict(self.raw.notes),
+    }
+    return Prepared(
+      self.schema, calendar, users, self.people.splits(), self.rejects, stats
+    )
+
+  def _fit_vocabularies(self, table, columns, train):
+    fields = fit.vocabularies(getattr(self.schema, table), columns, train)
+    self.unknown[table] = {
+      f.name: fit.unknown(f, columns[f.name], train)
+      for f in fields
+      if isinstance(f, schema_lib.Categorical)
+    }
+    return fields
+
+  def _known(self, table, frame, keys="key"):
+    """Rows of users that are in the data set, and the users' positions."""
+    frame = clean.text_keys(self.raw, table, frame)
+    user = self.people.positions(table, frame["key"])
+    if (user < 0).any():
+      known = pl.lit(pl.Series(user < 0))
+      reason = rejects_lib.first(
+        (pl.col("key").is_null(), "null key"), (known, "user not in the data")
+      )
+      frame, keep = self.rejects.split(table, frame, reason)
+      user = user[keep.to_numpy()]
+    return frame, user
+
+  def _activity(self):
+    frame, user = self._known("activity", self.activity)
+    self.activity = None  # Large; what follows has its own copy.
+    time = frame["_time"].to_numpy()
+    order = sort_order(user, time)
+    if order is not None:
+      user, time, frame = user[order], time[order], frame[order]
+    daily = self.schema.rows == "day"
+    day = time if daily else time // times.DAY_SECONDS
+    until = self.schema.train_until
+    train = self.people.train[user] & (day < until)
+    if not train.any():
+      raise InputError(
+        f"no activity row of a training user before train_until = day {until}; "
+        f"the data span days {self.schema.first_day} to "
+        f"{self.schema.last_day - 1}"
+      )
+    where = self.raw.where("activity")
+    columns = columns_lib.columns(frame, self.schema.activity, where)
+    fields = self._fit_vocabularies("activity", columns, train)
+    categorical, numeric = encode.matrices(fields, columns, len(frame))
+    rows = {"user": user, "time": time, "day": day}
+    rows |= {"categorical": categorical, "numeric": numeric}
+    if daily:
+      rows = days_lib.day_rows(fields, rows)
+      fields = days_lib.day_fields(fields)
+      train = self.people.train[rows["user"]] & (rows["time"] < until)
+    fields = fit.scalers(fields, rows["numeric"], train)
+    self.schema = dataclasses.replace(self.schema, activity=fields)
+    return rows
+
+  def _profile(self):
+    count, fields = len(self.people.keys), self.schema.profile
+    if not fields:
+      return np.zeros((count, 0), np.int32), np.zeros((count, 0), np.float32)
+    frame, user = self._known("profile", self.profile)
+    columns = columns_lib.columns(frame, fields, self.raw.where("profile"))
+    train = self.people.train[user]
+    fields = self._fit_vocabularies("profile", columns, train)
+    found = encode.matrices(fields, columns, len(frame))
+    fields = fit.scalers(fields, found[1], train)
+    if len(user) < count:  # Who has no row has no numbers.
+      fields = fit.nullable(fields)
+    categorical = np.full((count, found[0].shape[1]), schema_lib.MISSING, np.int32)
+    numeric = np.full((count, found[1].shape[1]), np.nan, np.float32)
+    categorical[user], numeric[user] = found
+    self.schema = dataclasses.replace(self.schema, profile=fields)
+    return categorical, numeric
+
+  def _calendar(self):
+    frame, names = self.raw.calendar, [""]
+    if frame is None:
+      frame = pl.DataFrame({"group": [], "start": [], "end": []}, strict=False)
+      frame = frame.cast({"group": pl.String, "start": pl.Int32, "end": pl.Int32})
+    raw = dataclasses.replace(self.raw, calendar=frame)
+    day = lambda c: frame.select(clean.time_expr(raw, "calendar", c, "days"))
+    start, end = (day(c).to_series() for c in ("start", "end"))
+    bad = (start.is_null() | end.is_null() | (end <= start)).fill_null(True)
+    if bad.any():
+      row = int(bad.arg_true()[0])
+      raise InputError(
+        f"{raw.where('calendar')}: row {row} lasts from {frame['start'][row]} to "
+        f"{frame['end'][row]}: both days are needed, and the end is exclusive"
+      )
+    announced = np.full(len(frame), calendar_lib.ALWAYS_KNOWN, np.int32)
+    if "announced" in frame.columns:
+      always = calendar_lib.ALWAYS_KNOWN
+      announced = day("announced").to_series().fill_null(always).to_numpy()
+    group = np.zeros(len(frame), np.int32)
+    if "group" in frame.columns:
+      coded = columns_lib.coded(frame["group"], raw.where("calendar"))
+      names += list(coded.values)
+      group = (coded.codes + 1).astype(np.int32)
+    groups = self._membership(names)
+    # Only what concerns training users before the fit's end may be learned.
+    mine = np.zeros(len(names), bool)
+    mine[groups["group"][self.people.train[groups["user"]]]] = True
+    mine[calendar_lib.EVERYONE] = True
+    start, end = start.to_numpy(), end.to_numpy()
+    train = mine[group] & (start < self.schema.train_until)
+    for f in self.schema.calendar:
+      if isinstance(f, schema_lib.Numeric):
+        clean.finite(raw, "calendar", frame, f)
+    columns = columns_lib.columns(
+      frame, self.schema.calendar, raw.where("calendar")
+    )
+    fields = self._fit_vocabularies("calendar", columns, train)
+    categorical, numeric = encode.matrices(fields, columns, len(frame))
+    fields = fit.scalers(fields, numeric, train)
+    self.schema = dataclasses.replace(self.schema, calendar=fields)
+    calendar = calendar_lib.Calendar(
+      self.schema, names, group, start, end, announced, categorical, numeric
+    )
+    return calendar, groups
+
+  def _membership(self, names):
+    empty = np.zeros(0, np.int32)
+    if self.raw.membership is None:
+      return {"user": empty, "group": empty}
+    frame, user = self._known("membership", self.raw.membership)
+    coded = columns_lib.coded(frame["group"], self.raw.where("membership"))
+    at = {n: i for i, n in enumerate(names)}
+    lookup = np.asarray([at.get(v, -1) for v in coded.values] + [-1], np.int32)
+    group = lookup[coded.codes]
+    frame, keep = self.rejects.split(
+      "membership",
+      frame,
+      rejects_lib.first(
+        (pl.lit(pl.Series(group < 0)), "no calendar entry of this group")
+      ),
+    )
+    keep = keep.to_numpy()
+    pairs = np.unique(np.stack([user[keep], group[keep]], 1), axis=0)
+    return {"user": pairs[:, 0], "group": pairs[:, 1]}
+
+  def _labels(self):
+    empty = {"user": np.int32, "id": np.int32, "time": np.int32, "value": np.float32}
+    if self.raw.labels is None or not self.schema.labels:
+      return {k: np.zeros(0, d) for k, d in empty.items()}
+    frame, user = self._known("labels", self.raw.labels)
+    time = np.full(len(frame), encode.NO_TIME, np.int32)
+    if "time" in frame.columns:
+      raw = dataclasses.replace(self.raw, labels=frame)
+      day = frame.select(clean.time_expr(raw, "labels", "time", "days"))
+      time = day.to_series().fill_null(encode.NO_TIME).to_numpy().astype(np.int32)
+    where = self.raw.where("labels")
+    table = columns_lib.labels(frame, self.schema.labels, where)
+    self.schema = dataclasses.replace(self.schema, labels=table.labels)
+    frame, keep = self.rejects.split("labels", frame, table.reason)
+    keep = keep.to_numpy()
+    out = {
+      "user": user[keep],
+      "id": table.ids[keep],
+      "time": time[keep],
+      "value": table.values[keep],
+    }
+    order = np.lexsort((out["time"], out["id"], out["user"]))
+    return {k: v[order] for k, v in out.items()}
+
+  def _span(self):
+    s = self.schema
+    out = np.empty((len(self.people.keys), 3), np.int32)
+    out[:] = (s.first_day, s.last_day, s.last_day)
+    if self.raw.span is not None:
+      frame, user = self._known("span", self.raw.span)
+      clean.no_duplicates(self.raw, "span", frame)
+      for i, name in enumerate(("enter", "exit", "observed_until")):
+        column = frame[name].fill_null(int(out[0, i])) if len(out) else frame[name]
+        out[user, i] = column.to_numpy()
+    return out
+
+
+def sort_order(user: np.ndarray, time: np.ndarray) -> np.ndarray | None:
+  """Stable order by user, then time; None where the rows are in order."""
+  if len(user) < 2:
+    return None
+  # One 64-bit key sorts several times faster than two columns.
+  key = (user.astype(np.int64) << 32) + (time.astype(np.int64) + (1 << 31))
+  if np.all(key[1:] >= key[:-1]):
+    return None
+  if np.all(time[1:] >= time[:-1]) and user.max() < 1 << 16:
+    # In time order already: a radix sort by user is enough.
+    return np.argsort(user.astype(np.uint16), kind="stable")
+  return np.argsort(key, kind="stable")
+
+
+def prepare(raw: Inputs) -> Prepared:
+  """All of the preparation but the writing.
+
+  Raises:
+    InputError: Something is wrong with the raw tables; says what and where.
+  """
+  return Engine(raw).run()

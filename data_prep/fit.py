@@ -1,0 +1,124 @@
+"""Vocabularies and scales, from training rows only; pure numpy.
+
+The caller hands over training rows; nothing here knows of days or splits.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from data_prep import encode
+from lumos_jax.data import schema as schema_lib
+
+
+def vocabulary(
+  field: schema_lib.Categorical, column: encode.Coded, train: np.ndarray
+) -> schema_lib.Categorical:
+  """The field with its most frequent training values, ties by name.
+
+  Args:
+    field: As declared; a declared vocabulary is kept.
+    column: Of the whole table.
+    train: bool [R], rows to fit on.
+  """
+  if field.values is not None:
+    return field
+  counts = np.bincount(
+    column.codes[train & (column.codes >= 0)], minlength=len(column.values)
+  )
+  found = [(-n, v) for n, v in zip(counts.tolist(), column.values) if n]
+  values = [v for _, v in sorted(found)[: field.max_values]]
+  return dataclasses.replace(field, values=tuple(values))
+
+
+def unknown(
+  field: schema_lib.Categorical, column: encode.Coded, train: np.ndarray
+) -> dict[str, int]:
+  """Rows that become UNKNOWN: {"unseen": ..., "rare": ...}.
+
+  Unseen values are in no training row, rare ones lost their place in the
+  vocabulary to `max_values` more frequent ones.
+  """
+  codes = column.codes[column.codes >= 0]
+  rows = np.bincount(codes, minlength=len(column.values))
+  fitted = np.bincount(
+    column.codes[train & (column.codes >= 0)], minlength=len(column.values)
+  )
+  inside = np.isin(np.asarray(column.values, np.str_), list(field.values or ()))
+  return {
+    "unseen": int(rows[~inside & (fitted == 0)].sum()),
+    "rare": int(rows[~inside & (fitted > 0)].sum()),
+  }
+
+
+def nullable(fields):
+  """The fields with every Numeric nullable: users without a row have none."""
+  return tuple(
+    dataclasses.replace(f, nullable=True)
+    if isinstance(f, schema_lib.Numeric)
+    else f
+    for f in fields
+  )
+
+
+def transformed(field: schema_lib.Numeric, x: np.ndarray) -> np.ndarray:
+  """What is scaled: x itself, or sign(x) log1p(|x|)."""
+  if field.transform == "log1p":
+    return np.sign(x) * np.log1p(np.abs(x))
+  if field.transform == "none":
+    return x
+  raise schema_lib.SchemaError(
+    f"field {field.name!r}: transform {field.transform!r}; use 'log1p' or 'none'"
+  )
+
+
+def scaler(field: schema_lib.Numeric, x: np.ndarray) -> schema_lib.Numeric:
+  """The field with offset and divisor of its training values x [R]."""
+  y = transformed(field, np.asarray(x, np.float64))
+  y = y[np.isfinite(y)]
+  if field.scale == "none" or not y.size:
+    return field
+  if field.scale == "standard":
+    offset, divisor = y.mean(), y.std()
+  elif field.scale == "minmax":
+    offset, divisor = y.min(), y.max() - y.min()
+  else:
+    raise schema_lib.SchemaError(
+      f"field {field.name!r}: scale {field.scale!r}; use 'standard', 'minmax' "
+      "or 'none'"
+    )
+  # A constant column says nothing: leave it unscaled rather than divide by 0.
+  divisor = divisor if divisor > 1e-12 else 1.0
+  return dataclasses.replace(
+    field, offset=float(offset), divisor=float(divisor)
+  )
+
+
+def vocabularies(fields, columns, train):
+  """Fits every Categorical of a table; other fields pass through."""
+  return tuple(
+    vocabulary(f, columns[f.name], train)
+    if isinstance(f, schema_lib.Categorical)
+    else f
+    for f in fields
+  )
+
+
+def scalers(fields, numeric: np.ndarray, train: np.ndarray):
+  """Fits every Numeric of a table.
+
+  Args:
+    fields: Of the table.
+    numeric: float32 [R, N], encoded rows.
+    train: bool [R], rows to fit on.
+  """
+  out, column = [], 0
+  for f in fields:
+    if isinstance(f, schema_lib.Categorical):
+      out.append(f)
+      continue
+    if isinstance(f, schema_lib.Numeric):
+      f = scaler(f, numeric[train, column])
+    out.append(f)
+    column += schema_lib.width(f)
+  return tuple(out)

@@ -1,0 +1,160 @@
+"""What a source hands over: raw tables, the declared schema, a few options."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+from lumos_jax.data import schema as schema_lib
+
+
+class InputError(ValueError):
+  """Raw data cannot be used; says file, column, row and what to do."""
+
+
+@dataclasses.dataclass
+class Inputs:
+  """Raw tables of a source, with fixed names for their structural columns.
+
+  Times are Datetime, Date, ISO text, or integers (days since the epoch). Keys
+  are text or integers. Fields are columns named as in the schema.
+
+  Attributes:
+    schema: Declared, not fitted: vocabularies and scales are empty.
+    activity: Columns key, time and the activity fields; one row an event.
+    calendar: Columns group (null for everyone), start, end (exclusive),
+      announced (null where always known) and the calendar fields.
+    membership: Columns key, group: who is in which calendar group.
+    profile: Column key and the profile fields; one row a user.
+    labels: Columns key, name, time (null for the user as a whole), value.
+    span: Columns key, enter, exit, observed_until, in days since the epoch;
+      users without a row get the span of the schema.
+    split: Columns key, split. Without it every user is in "train".
+    train_splits: Splits whose users fit vocabularies and scales.
+    time_zone: Where days begin: zoned times are converted to it, times without
+      zone are taken as local to it. "" for UTC and for no conversion.
+    files: File of each table, for messages.
+    notes: Counts that the source wants in stats.json: {what: rows}.
+    pieces: Name and bytes of each input file, to notice changed inputs.
+  """
+
+  schema: schema_lib.Schema
+  activity: pl.LazyFrame
+  calendar: pl.DataFrame | None = None
+  membership: pl.DataFrame | None = None
+  profile: pl.DataFrame | None = None
+  labels: pl.DataFrame | None = None
+  span: pl.DataFrame | None = None
+  split: pl.DataFrame | None = None
+  train_splits: Sequence[str] = ("train",)
+  time_zone: str = ""
+  files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  pieces: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+  def where(self, table: str) -> str:
+    """A table and its file, for messages."""
+    file = self.files.get(table, "")
+    return f"{file} (table {table})" if file else f"table {table}"
+
+
+_STRUCTURE = {
+  "activity": ("key", "time"),
+  "calendar": ("group", "start", "end", "announced"),
+  "membership": ("key", "group"),
+  "profile": ("key",),
+  "labels": ("key", "name", "time", "value"),
+  "span": ("key", "enter", "exit", "observed_until"),
+  "split": ("key", "split"),
+}
+_OPTIONAL = {("calendar", "group"), ("calendar", "announced"), ("labels", "time")}
+
+
+def near(name: str, names: Sequence[str]) -> str:
+  """ "; did you mean 'x'?" for a name close to one of the names, or ""."""
+  lower = {n.lower(): n for n in names}
+  close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
+  return f"; did you mean {lower[close[0]]!r}?" if close else ""
+
+
+def missing_column(where: str, name: str, names: Sequence[str]) -> InputError:
+  """The error for a column that is not there."""
+  return InputError(
+    f"{where}: no column {name!r}{near(name, names)} It has {list(names)}. "
+    "Correct the schema's field name or rename the column"
+  )
+
+
+def check(inputs: Inputs) -> None:
+  """Checks that all columns are there and have usable types.
+
+  Raises:
+    InputError: Names file, column and the first offending row.
+  """
+  for table in _STRUCTURE:
+    frame = getattr(inputs, table)
+    if frame is None:
+      if table in schema_lib.TABLES and getattr(inputs.schema, table):
+        raise InputError(
+          f"the schema has {table} fields, but the source has no {table} table"
+        )
+      continue
+    dtypes = frame.collect_schema()
+    where = inputs.where(table)
+    for name in _STRUCTURE[table]:
+      if name not in dtypes and (table, name) not in _OPTIONAL:
+        raise missing_column(where, name, list(dtypes))
+    fields = getattr(inputs.schema, table, ())
+    if table in schema_lib.TABLES:
+      for field in fields:
+        if field.name not in dtypes:
+          raise missing_column(where, field.name, list(dtypes))
+        _check_type(where, field, dtypes[field.name], frame)
+
+
+def _check_type(where, field, dtype, frame) -> None:
+  name = field.name
+  if isinstance(field, schema_lib.Numeric):
+    if dtype.is_numeric() or dtype in (pl.Boolean, pl.Null):
+      return
+    raise InputError(
+      f"{where}: column {name!r} is {dtype}, the schema says a number"
+      f"{_first_non_number(frame, name, dtype)}. Correct the values, or declare "
+      "the field as Categorical or Timestamp"
+    )
+  if isinstance(field, schema_lib.Categorical):
+    if dtype.is_nested() or dtype.is_temporal() or dtype == pl.Binary:
+      raise InputError(
+        f"{where}: column {name!r} is {dtype}, the schema says a category: "
+        "text, an integer or a truth value"
+      )
+  elif isinstance(field, schema_lib.Timestamp):
+    if not (isinstance(dtype, pl.Datetime) or dtype in (pl.Date, pl.String, pl.Null)):
+      raise InputError(
+        f"{where}: column {name!r} is {dtype}, the schema says a time stamp: "
+        "a Datetime, a Date or ISO 8601 text"
+      )
+  elif not isinstance(dtype, (pl.List, pl.Array)):
+    raise InputError(
+      f"{where}: column {name!r} is {dtype}, the schema says a vector: a list "
+      f"of {field.size} numbers"
+    )
+
+
+def _first_non_number(frame, name, dtype) -> str:
+  if dtype != pl.String:
+    return ""
+  text = pl.col(name)
+  bad = (
+    frame.lazy()
+    .select(text)
+    .with_row_index("row")
+    .filter(text.is_not_null() & text.cast(pl.Float64, strict=False).is_null())
+    .head(1)
+    .collect()
+  )
+  if not len(bad):
+    return " (all its text reads as numbers: cast the column)"
+  row, value = bad.row(0)
+  return f"; the first value that is none stands in row {row}: {value!r}"

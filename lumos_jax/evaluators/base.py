@@ -1,0 +1,100 @@
+"""What all evaluators share."""
+
+import abc
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import jax
+from etils import epath
+
+from lumos_jax.data import pipeline
+from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.evaluators import predict
+
+Metrics = Iterator[tuple[str, float]]
+_SPLITS = ("validation", "test")
+
+
+class Evaluator(abc.ABC):
+  """Yields metrics of parameters, or of the data alone.
+
+  Attributes:
+    needs_params: False where the result does not depend on the model; such an
+      evaluator runs on process 0 only.
+    predictions: Of the last run, where there is one to compare with others.
+  """
+
+  needs_params: ClassVar[bool] = True
+
+  def __init__(
+    self,
+    predictor: predict.Predictor | None,
+    records: Any,
+    tasks: Sequence[tasks_lib.Task],
+    data_cfg: Any,
+    name: str,
+    workdir: epath.PathLike,
+    *,
+    split: str = "test",
+    origin: int | None = None,
+    mean_tasks: Sequence[str] | None = None,
+  ):
+    """Keyword arguments are the settings of config.evals.<name>.
+
+    Args:
+      predictor: Runs the model.
+      records: An open data set.
+      tasks: Declared tasks.
+      data_cfg: config.data.
+      name: Of the evaluator in config.evals.
+      workdir: Results that are more than metrics go to workdir/predictions.
+      split: "validation" or "test": users and day of data.<split>_split and
+        data.<split>_origin.
+      origin: Another day of forecast.
+      mean_tasks: Tasks that mean_auc and mean_wape go over; default all.
+    """
+    if split not in _SPLITS:
+      raise ValueError(
+        f"config.evals.{name}.split = {split!r}; use one of {_SPLITS}"
+      )
+    unknown = set(mean_tasks or ()) - {t.name for t in tasks}
+    if unknown:
+      raise ValueError(
+        f"config.evals.{name}.mean_tasks: no task {sorted(unknown)}; there are "
+        f"{[t.name for t in tasks]}"
+      )
+    self.predictor, self.records = predictor, records
+    self.tasks, self.data_cfg = tuple(tasks), data_cfg
+    self.name, self.workdir = name, epath.Path(workdir)
+    self.split = data_cfg[f"{split}_split"]
+    self.origin = data_cfg[f"{split}_origin"] if origin is None else origin
+    self.mean_tasks = mean_tasks
+    self.predictions: predict.Predictions | None = None
+
+  @abc.abstractmethod
+  def run(self, params: predict.Params) -> Metrics:
+    """Yields (metric, value); files are written by process 0."""
+
+  def batches(self, predictor: predict.Predictor, calendar=None):
+    """Batches of this evaluator's users at its origin."""
+    return pipeline.eval_batches(
+      self.records,
+      self.data_cfg,
+      self.tasks,
+      self.split,
+      self.origin,
+      predictor.batch_size,
+      calendar,
+    )
+
+  def save(self, predictions: predict.Predictions, suffix: str = "") -> None:
+    """Writes predictions/<name><suffix>.npz."""
+    if jax.process_index() == 0:
+      path = self.workdir / "predictions" / f"{self.name}{suffix}.npz"
+      predictions.save(path, [t.name for t in self.tasks])
+
+  def save_text(self, text: str) -> None:
+    """Writes predictions/<name>.json."""
+    if jax.process_index() == 0:
+      path = self.workdir / "predictions" / f"{self.name}.json"
+      predict.write_atomic(path, text.encode())

@@ -1,0 +1,140 @@
+"""Paired bootstrap over users: is a difference more than these users' luck?
+
+Users are drawn with replacement; both forecasts are scored on the same draw.
+The interval speaks about other users at this origin, not about other origins
+or other seeds of training.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.evaluators import metrics
+
+_CHUNK = 4_000_000  # Weights at a time: 32 MB.
+_ENDS = (2.5, 97.5)
+
+
+class Interval(NamedTuple):
+  """A value on all users and its 95 % percentile interval."""
+
+  value: float
+  low: float
+  high: float
+
+
+def draws(users: int, n: int, seed: int) -> Iterator[np.ndarray]:
+  """Chunks [r, U] of the n draws: how often each user was drawn, float64."""
+  rng = np.random.default_rng(seed)
+  step = max(1, _CHUNK // max(users, 1))
+  for start in range(0, n, step):
+    r = min(step, n - start)
+    rows = rng.integers(0, users, (r, users)) + users * np.arange(r)[:, None]
+    counts = np.bincount(rows.ravel(), minlength=r * users)
+    yield counts.reshape(r, users).astype(np.float64)
+
+
+def interval(value: float, drawn: np.ndarray) -> Interval:
+  """Percentile interval; draws on which a metric is undefined do not count."""
+  if np.isnan(value) or np.isnan(drawn).all():
+    return Interval(float(value), np.nan, np.nan)
+  low, high = np.nanpercentile(drawn, _ENDS)
+  return Interval(float(value), float(low), float(high))
+
+
+def mean(x: np.ndarray, n: int = 1000, seed: int = 0) -> Interval:
+  """Interval of the mean of a value a user, float [U]."""
+  if not len(x):
+    return Interval(np.nan, np.nan, np.nan)
+  x = np.asarray(x, np.float64)
+  drawn = [w @ x / len(x) for w in draws(len(x), n, seed)]
+  return interval(x.mean(), np.concatenate(drawn))
+
+
+def compare(
+  y: np.ndarray,
+  mask: np.ndarray,
+  p_a: np.ndarray,
+  p_b: np.ndarray,
+  metric: str,
+  n: int = 1000,
+  seed: int = 0,
+) -> Interval:
+  """Difference of a metric between two forecasts of the same users, a - b.
+
+  Args:
+    y, mask, p_a, p_b: [U] labels, users that count, forecasts.
+    metric: A name of metrics.BINARY or metrics.REGRESSION.
+    n: Resamples.
+    seed: Of the draws; equal seeds draw the same users.
+  """
+  a = metrics.statistic(metric, y, p_a, mask)
+  b = metrics.statistic(metric, y, p_b, mask)
+  f = lambda w: a(w) - b(w)
+  drawn = np.concatenate([f(w) for w in draws(len(y), n, seed)])
+  return interval(f(np.ones((1, len(y))))[0], drawn)
+
+
+def compare_tasks(
+  tasks: Sequence[tasks_lib.Task],
+  y: np.ndarray,
+  mask: np.ndarray,
+  p_a: Mapping[str, np.ndarray],
+  p_b: Mapping[str, np.ndarray],
+  mean_tasks: Sequence[str] | None = None,
+  only: Sequence[str] | None = None,
+  n: int = 1000,
+  seed: int = 0,
+) -> dict[str, Interval]:
+  """Differences a - b of all metrics of all tasks and of their means.
+
+  Args:
+    tasks: M tasks.
+    y, mask: [U, M].
+    p_a, p_b: {task: [U]}.
+    mean_tasks: As in `metrics.of_tasks`.
+    only: Metric names to compare; default all but the base rate.
+    n, seed: As in `compare`; one draw of users serves all tasks.
+
+  Returns:
+    {"task/metric" or "mean_auc" or "mean_wape": Interval}.
+  """
+  pairs: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+
+  def add(m: int, task: tasks_lib.Task, name: str):
+    a, b = (
+      metrics.statistic(name, y[:, m], p[task.name], mask[:, m])
+      for p in (p_a, p_b)
+    )
+    pairs[f"{task.name}/{name}"] = lambda w: a(w) - b(w)
+
+  needed = ("auc", "wape")  # Of the means.
+  for m, task in enumerate(tasks):
+    for name in metrics.names(task):
+      if name != "base_rate" and (not only or name in (*only, *needed)):
+        add(m, task, name)
+
+  def evaluate(w):
+    values = {name: f(w) for name, f in pairs.items()}
+    return values | metrics.means(values, tasks, mean_tasks)
+
+  whole = evaluate(np.ones((1, len(y))))
+  chunks = [evaluate(w) for w in draws(len(y), n, seed)]
+  out = {}
+  for name, value in whole.items():
+    if only and "/" in name and name.rsplit("/", 1)[-1] not in only:
+      continue
+    drawn = np.concatenate([c[name] for c in chunks if name in c])
+    out[name] = interval(float(value[0]), drawn)
+  return out
+
+
+def flat(intervals: Mapping[str, Interval]) -> dict[str, float]:
+  """{"m/difference", "m/low", "m/high"} of each metric m, as in eval.json."""
+  out = {}
+  for name, x in intervals.items():
+    out[f"{name}/difference"] = x.value
+    out[f"{name}/low"], out[f"{name}/high"] = x.low, x.high
+  return out

@@ -1,0 +1,257 @@
+"""Hand-made features of a user at an origin, from any data set's records.
+
+They are what a careful analyst would make without looking at the data set: what
+happened in windows before the origin, how long ago, and what the calendar holds
+on both sides. U users, O origins, F features, M tasks.
+"""
+
+import dataclasses
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lumos_jax.data import pipeline
+from lumos_jax.data import schema as schema_lib
+from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.evaluators import predict
+
+WINDOWS_DAYS = (7, 14, 28, 56, 112, 365)
+PAST_CALENDAR_DAYS = (28, 112)
+FUTURE_CALENDAR_DAYS = (7, 14, 28)
+_DAY_SECONDS = 86400
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """Features and labels.
+
+  Attributes:
+    x: float32 [U, O, F]; NaN where a number is missing.
+    y: float32 [U, O, M].  mask: bool [U, O, M].
+    key: bytes [U] of predict.hash_keys.
+    names: F names.
+    categorical: Positions of features that are ids.
+  """
+
+  x: np.ndarray
+  y: np.ndarray
+  mask: np.ndarray
+  key: np.ndarray
+  names: tuple[str, ...]
+  categorical: tuple[int, ...]
+
+
+class Maker:
+  """Makes features of one user at a time."""
+
+  def __init__(
+    self,
+    schema: schema_lib.Schema,
+    calendar: Any,
+    tasks: Sequence[tasks_lib.Task],
+    future: bool = True,
+  ):
+    """With `future` False nothing of the calendar after the origin is used."""
+    self._schema, self._calendar = schema, calendar
+    horizon = pipeline.horizon_days(tasks)
+    days = {d for d in FUTURE_CALENDAR_DAYS if d < horizon} | {horizon}
+    self._ahead = sorted(days) if future else []
+    self._names: list[str] = []
+    self._mean, self._windows = [], []
+    for f in schema.dense("activity"):
+      n, vector = schema_lib.width(f), isinstance(f, schema_lib.Vector)
+      numeric = isinstance(f, schema_lib.Numeric)
+      # Means and extremes of days do not add up; embeddings are wide.
+      self._mean += [not numeric or f.daily not in ("sum", "drop")] * n
+      self._windows += [1 if vector else len(WINDOWS_DAYS)] * n
+      self._names += [f.name] if n == 1 else [f"{f.name}:{i}" for i in range(n)]
+    self._mean = np.asarray(self._mean, bool)
+    # A recency for each field that a task is made of.
+    fields = list(dict.fromkeys(t.field for t in tasks if t.field))
+    self._fields = {
+      f: schema.numeric_column("activity", f) for f in fields
+    }
+    self._entries = calendar.width - calendar.date_columns
+    self.names, self.categorical = self._layout()
+
+  def _layout(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names in the order that `__call__` makes columns in."""
+    names, ids = [], []
+    for k, w in enumerate(WINDOWS_DAYS):
+      names.append(f"days_active/{w}")
+      for name, n in zip(self._names, self._windows):
+        if k >= len(WINDOWS_DAYS) - n:
+          names.append(f"{name}/{w}")
+    names += ["days_since_active", "days_since_first"]
+    names += [f"days_since/{f}" for f in self._fields]
+    columns = self._calendar.columns[: self._entries]
+    names += [f"{c}/past_{d}" for d in PAST_CALENDAR_DAYS for c in columns]
+    names += [f"{c}/next_{d}" for d in self._ahead for c in columns]
+    names.append("origin_weekday" if self._schema.epoch else "origin_day")
+    if self._schema.epoch:
+      ids.append(len(names) - 1)
+    for table, prefix in (("activity", "last"), ("profile", "profile")):
+      for f in self._schema.categorical(table):
+        ids.append(len(names))
+        names.append(f"{prefix}/{f.name}")
+    for f in self._schema.dense("profile"):
+      n = schema_lib.width(f)
+      each = [f.name] if n == 1 else [f"{f.name}:{i}" for i in range(n)]
+      names += [f"profile/{e}" for e in each]
+    return tuple(names), tuple(ids)
+
+  def __call__(
+    self, record: Mapping[str, np.ndarray], origins: np.ndarray
+  ) -> np.ndarray:
+    """Features of one user at ascending origins [O]: float32 [O, F].
+
+    No activity row at or after an origin is read for it.
+    """
+    origins = np.asarray(origins, np.int64)
+    first, last = self._schema.first_day, int(origins.max())
+    first = min(first, int(origins.min()))
+    time = record["time"].astype(np.int64)
+    if self._schema.rows == "event":
+      time = time // _DAY_SECONDS
+    use = (time >= first) & (time < last)
+    day, values = time[use] - first, record["numeric"][use].astype(np.float64)
+    at = origins - first
+    parts = [self._activity(day, values, at, last - first)]
+    parts.append(self._recency(day, values, at))
+    groups = record["groups"].tolist()
+    parts.append(self._calendar_sums(groups, origins, first))
+    column = lambda x: np.asarray(x, np.float64).reshape(len(origins), -1)
+    if self._schema.epoch:
+      start = datetime.date.fromisoformat(self._schema.epoch).weekday()
+      parts.append(column((origins + start) % 7))
+    else:
+      parts.append(column(origins))
+    parts.append(column(self._last_values(record["categorical"][use], day, at)))
+    wide = lambda x: np.broadcast_to(x, (len(origins), len(x)))
+    parts += [wide(record["profile_categorical"]), wide(record["profile_numeric"])]
+    return np.concatenate(parts, 1).astype(np.float32)
+
+  def _activity(self, day, values, at, days):
+    """Days active and sums (or means) of each number in each window."""
+    known = ~np.isnan(values)
+    total, count, rows = (
+      np.zeros((days + 1, n)) for n in (values.shape[1], values.shape[1], 1)
+    )
+    np.add.at(total, day + 1, np.where(known, values, 0.0))
+    np.add.at(count, day + 1, known)
+    rows[np.unique(day) + 1] = 1.0
+    total, count, rows = (np.cumsum(x, 0) for x in (total, count, rows))
+    parts = []
+    for k, w in enumerate(WINDOWS_DAYS):
+      low = np.maximum(at - w, 0)
+      inside = lambda x: x[at] - x[low]
+      some, n = inside(total), inside(count)
+      mean = np.divide(some, n, out=np.full_like(some, np.nan), where=n > 0)
+      keep = [k >= len(WINDOWS_DAYS) - x for x in self._windows]
+      parts += [inside(rows), np.where(self._mean, mean, some)[:, keep]]
+    return np.concatenate(parts, 1)
+
+  def _recency(self, day, values, at):
+    """Days since the last and first active day, and per task field non-zero."""
+    parts = [_since(day, at)]
+    start = day[0] if len(day) else at.max()
+    parts.append(np.where(at > start, at - start, np.nan))
+    for c in self._fields.values():
+      parts.append(_since(day[np.nan_to_num(values[:, c]) != 0], at))
+    return np.stack(parts, 1)
+
+  def _calendar_sums(self, groups, origins, first):
+    """Sums of the calendar's columns over days before and after."""
+    calendar, n = self._calendar, self._entries
+    longest = max(PAST_CALENDAR_DAYS)
+    ahead = max(self._ahead, default=0)
+    low, high = int(origins.min()) - longest, int(origins.max())
+    # The future in one piece, unless what is known depends on the origin.
+    joined = not calendar.late
+    rows = calendar.rows(low, high + ahead * joined, groups)[:, :n]
+    sums = np.pad(np.cumsum(rows, 0, dtype=np.float64), ((1, 0), (0, 0)))
+    at = origins - low
+    # As for activity, days before the data do not count.
+    parts = [
+      sums[at] - sums[np.maximum(at - d, max(first - low, 0))]
+      for d in PAST_CALENDAR_DAYS
+    ]
+    if joined:
+      parts += [sums[at + d] - sums[at] for d in self._ahead]
+    elif self._ahead:
+      future = np.stack(
+        [
+          calendar.rows(o, o + ahead, groups, known_at=o)[:, :n]
+          for o in origins.tolist()
+        ]
+      )
+      parts += [future[:, :d].sum(1) for d in self._ahead]
+    return np.concatenate(parts, 1)
+
+  def _last_values(self, ids, day, at):
+    """The last known id of each categorical before each origin."""
+    out = np.zeros((len(at), ids.shape[1]))
+    for c in range(ids.shape[1]):
+      known = ids[:, c] != schema_lib.MISSING
+      i = np.searchsorted(day[known], at) - 1
+      mine = ids[known, c]
+      if len(mine):
+        out[:, c] = np.where(i >= 0, mine[np.maximum(i, 0)], 0)
+    return out
+
+
+def _since(days: np.ndarray, at: np.ndarray) -> np.ndarray:
+  """Days from the last of ascending `days` before each of `at`; NaN if none."""
+  i = np.searchsorted(days, at) - 1
+  if not len(days):
+    return np.full(len(at), np.nan)
+  return np.where(i >= 0, at - days[np.maximum(i, 0)], np.nan)
+
+
+def sample(users: int, most: int, seed: int) -> Iterable[int]:
+  """All users, or `most` of them drawn by the seed, ascending."""
+  if not most or users <= most:
+    return range(users)
+  drawn = np.random.default_rng(seed).choice(users, most, replace=False)
+  return np.sort(drawn).tolist()
+
+
+def make(
+  records: Any,
+  tasks: Sequence[tasks_lib.Task],
+  split: str,
+  origins: Sequence[int],
+  *,
+  future: bool = True,
+  max_users: int = 0,
+  seed: int = 0,
+) -> Table:
+  """Features and labels of a split's users at given origins.
+
+  Args:
+    records: An open data set.
+    tasks: M tasks.
+    split: Users to take.
+    origins: O ascending days.
+    future: Use the calendar after the origin.
+    max_users: At most this many, drawn by `seed`; 0 for all.
+    seed: Of the draw.
+  """
+  maker = Maker(records.schema, records.calendar, tasks, future)
+  source, origins = records.source(split), np.asarray(origins)
+  users = sample(len(source), max_users, seed)
+  shape = len(users), len(origins)
+  x = np.empty((*shape, len(maker.names)), np.float32)
+  y = np.empty((*shape, len(tasks)), np.float32)
+  mask, keys = np.empty(y.shape, bool), []
+  for row, user in enumerate(users):
+    record = source[user]
+    x[row] = maker(record, origins)
+    y[row], mask[row] = tasks_lib.labels(
+      tasks, records.schema, record, origins
+    )
+    keys.append(record["key"])
+  hashed = predict.hash_keys(keys)
+  return Table(x, y, mask, hashed, maker.names, maker.categorical)

@@ -1,0 +1,211 @@
+"""Forecasts of all users by `jax.pmap`, apart from the training mesh.
+
+B users a batch of one host, D local devices, O = 1 origin, M tasks, U users.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Params = Any
+PredictFn = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
+
+# Not a model's inputs; they stay on the host.
+_HOST = ("key", "user_mask", "labels", "label_mask", "daily_labels")
+_IN_FLIGHT = 2  # Batches on the devices while the host makes the next one.
+_KEY_CHARS = 16
+
+
+def hash_keys(keys: Iterable[str]) -> np.ndarray:
+  """User ids -> 16 hex digits of their sha256, as bytes "S16" [U].
+
+  Files and logs hold no user id; a team that knows the ids can join them.
+  """
+  digits = [hashlib.sha256(str(k).encode()).hexdigest() for k in keys]
+  return np.asarray([d[:_KEY_CHARS] for d in digits], f"S{_KEY_CHARS}")
+
+
+def write_atomic(path: epath.PathLike, content: bytes) -> None:
+  """Writes a file that is complete or absent."""
+  path = epath.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside = path.parent / f".{path.name}.new"
+  aside.write_bytes(content)
+  aside.replace(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """Forecasts and labels of U users, ordered by key.
+
+  Attributes:
+    key: bytes "S16" [U], of `hash_keys`.
+    y: float32 [U, M].
+    mask: bool [U, M].
+    p: {name: float32 [U]}: task names, and "task/mean" where the model has it.
+  """
+
+  key: np.ndarray
+  y: np.ndarray
+  mask: np.ndarray
+  p: dict[str, np.ndarray]
+
+  def sorted(self) -> "Predictions":
+    """The same, ordered by key: whatever read them, the order is equal."""
+    at = np.argsort(self.key, kind="stable")
+    p = {name: v[at] for name, v in self.p.items()}
+    return Predictions(self.key[at], self.y[at], self.mask[at], p)
+
+  def save(self, path: epath.PathLike, tasks: Sequence[str]) -> None:
+    """Writes .npz: tasks [M], key [U], y, p and mask [U, M], mean [U, M]."""
+    point = np.stack([self.p[t] for t in tasks], 1)
+    mean = np.stack([self.p.get(f"{t}/mean", self.p[t]) for t in tasks], 1)
+    buffer = io.BytesIO()
+    np.savez_compressed(
+      buffer,
+      tasks=np.asarray(tasks, np.str_),
+      key=self.key,
+      y=self.y,
+      mask=self.mask,
+      p=point.astype(np.float32),
+      mean=mean.astype(np.float32),
+    )
+    write_atomic(path, buffer.getvalue())
+
+  @classmethod
+  def load(cls, path: epath.PathLike) -> "Predictions":
+    """Reads what `save` wrote."""
+    with epath.Path(path).open("rb") as f, np.load(f, allow_pickle=False) as z:
+      p = {}
+      for m, task in enumerate(z["tasks"]):
+        p[str(task)] = z["p"][:, m]
+        p[f"{task}/mean"] = z["mean"][:, m]
+      return cls(z["key"], z["y"], z["mask"], p)
+
+
+class Predictor:
+  """Runs a predict function over batches on this host's devices.
+
+  Each device gets `batch_size` users at a time, however many devices there are:
+  a forecast is then the same computation on 1 and on 8 of them.
+  """
+
+  def __init__(
+    self,
+    predict_fn: PredictFn,
+    batch_size: int = 256,
+    devices: Sequence[jax.Device] | None = None,
+  ):
+    """Keeps one compiled function; later calls with equal shapes reuse it.
+
+    Args:
+      predict_fn: (parameters, batch) -> {name: [B, O]}.
+      batch_size: Users a device.
+      devices: Local devices to use (one process only); default all.
+    """
+    self.predict_fn = predict_fn
+    self.devices = list(devices or jax.local_devices())
+    self.users_per_device = batch_size
+    mesh = Mesh(np.asarray(self.devices), ("local",))
+    self._replicated = NamedSharding(mesh, P())
+    self._split = NamedSharding(mesh, P("local"))
+    # Over several processes pmap spans all devices and takes no list.
+    chosen = None if jax.process_count() > 1 else self.devices
+    self._run = jax.pmap(predict_fn, in_axes=(None, 0), devices=chosen)
+
+  @property
+  def batch_size(self) -> int:
+    """B: users in a host's batch."""
+    return self.users_per_device * len(self.devices)
+
+  def derive(self, fn: Callable[[PredictFn], PredictFn]) -> "Predictor":
+    """A predictor of a function of this one's function."""
+    # A list of all local devices is what the default means.
+    return Predictor(fn(self.predict_fn), self.users_per_device, self.devices)
+
+  def place(self, params: Params) -> Params:
+    """Parameters, wherever they are, replicated over this host's devices."""
+
+    def local(x):
+      if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        # Pieces of it lie with other hosts: all hosts gather together.
+        whole = NamedSharding(x.sharding.mesh, P())
+        x = jax.jit(lambda a: a, out_shardings=whole)(x)
+        x = x.addressable_data(0)
+      return jax.device_put(x, self._replicated)
+
+    return jax.tree.map(local, params)
+
+  def __call__(
+    self, params: Params, batches: Iterable[dict[str, np.ndarray]]
+  ) -> Predictions:
+    """Forecasts of every user of the batches, over all hosts.
+
+    Args:
+      params: Of the predict function; placed if they are not.
+      batches: Of `pipeline.eval_batches`. All hosts have equally many.
+
+    Returns:
+      Predictions without padding, the same on every host.
+    """
+    params = self.place(params)
+    waiting: collections.deque = collections.deque()
+    rows = []
+    for batch in batches:
+      host = {k: batch[k] for k in _HOST if k in batch}
+      host["key"] = hash_keys(host["key"])
+      inputs = {k: v for k, v in batch.items() if k not in _HOST}
+      waiting.append((host, self._run(params, self._cut(inputs))))
+      if len(waiting) > _IN_FLIGHT:
+        rows.append(_fetch(*waiting.popleft()))
+    rows += [_fetch(*x) for x in waiting]
+    if not rows:
+      raise ValueError("no batch to predict: the split has no user")
+    table = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
+    if jax.process_count() > 1:
+      table = multihost_utils.process_allgather(table, tiled=True)
+    keep = np.asarray(table.pop("user_mask"), bool)
+    table = {k: np.asarray(v)[keep] for k, v in table.items()}
+    key = np.ascontiguousarray(table.pop("key")).view(f"S{_KEY_CHARS}")[:, 0]
+    y, mask = table.pop("labels"), table.pop("label_mask").astype(bool)
+    return Predictions(key, y, mask, table).sorted()
+
+  def _cut(self, inputs):
+    """[B, ...] -> [D, B / D, ...] on the devices, the last user repeated."""
+    d = len(self.devices)
+
+    def cut(x):
+      x = np.asarray(x)
+      missing = -len(x) % d
+      if missing:
+        x = np.concatenate([x, np.repeat(x[-1:], missing, 0)])
+      return jax.device_put(x.reshape(d, -1, *x.shape[1:]), self._split)
+
+    return {k: cut(v) for k, v in inputs.items()}
+
+
+def _fetch(host, outputs) -> dict[str, np.ndarray]:
+  """Host arrays of a batch [B, ...]; keys as uint8 [B, 16] to be gathered."""
+  users = len(host["user_mask"])
+  if host["labels"].shape[1] != 1:
+    raise ValueError(f"{host['labels'].shape[1]} origins a user; give one")
+  out = {
+    "key": host["key"].view(np.uint8).reshape(users, _KEY_CHARS),
+    "user_mask": np.asarray(host["user_mask"], bool),
+    "labels": np.asarray(host["labels"], np.float32)[:, 0],
+    "label_mask": np.asarray(host["label_mask"], bool)[:, 0],
+  }
+  for name, value in jax.device_get(outputs).items():
+    value = np.asarray(value, np.float32).reshape(-1, 1)
+    out[name] = value[:users, 0]
+  return out

@@ -1,0 +1,172 @@
+"""Metrics of a run: metrics.jsonl for programs, TensorBoard for eyes."""
+
+import json
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+
+import jax
+import tensorboardX
+from etils import epath
+
+METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
+_FLUSH_SECONDS = 10.0
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, float]]:
+  """Lines of a workdir's metrics.jsonl; [] where there is none.
+
+  A line that a killed run left unfinished is skipped.
+  """
+  path = epath.Path(workdir) / METRICS
+  if not path.exists():
+    return []
+  lines = []
+  for text in path.read_text().splitlines():
+    try:
+      lines.append(json.loads(text))
+    except ValueError:
+      continue
+  return lines
+
+
+def _machine() -> dict[str, object]:
+  """What runs: devices, processes and versions."""
+  return {
+    "devices": jax.device_count(),
+    "device_kind": jax.devices()[0].device_kind,
+    "processes": jax.process_count(),
+    "cpu_cores": os.cpu_count(),
+    "python": platform.python_version(),
+    "jax": jax.__version__,
+  }
+
+
+class MetricWriter:
+  """Writes metrics of process 0; on the others it does nothing.
+
+  A line of metrics.jsonl is {"step", "time" (Unix seconds), "elapsed" (seconds
+  of this run, summed over its restarts), name: value, ...}. Values that are
+  not finite become null. starts.jsonl holds a line for each (re)start: the
+  step, the time and the devices.
+
+  A run that resumes from step n keeps the lines up to n and drops later ones,
+  which it will write again; TensorBoard is told to hide its events after n.
+  Lines of step n itself may stand twice: the later one counts. A start at 0
+  drops all.
+
+  Object stores cannot append: there the files are written whole at each flush,
+  which is every 10 seconds and at the end.
+  """
+
+  def __init__(self, workdir: epath.PathLike, start: int = 0):
+    """Opens the workdir's files; `start` is the step resumed from, 0 if none.
+
+    Raises:
+      OSError: The workdir cannot be written.
+    """
+    self._active = jax.process_index() == 0
+    if not self._active:
+      return
+    self._workdir = epath.Path(workdir)
+    self._workdir.mkdir(parents=True, exist_ok=True)
+    self._remote = "://" in os.fspath(self._workdir)
+    kept = [x for x in read(workdir) if start and x.get("step", 0) <= start]
+    self._lines = [json.dumps(x) for x in kept]
+    self._write_all()
+    self._begin = time.time()
+    self._before = max((x.get("elapsed", 0.0) for x in kept), default=0.0)
+    self._note_start(start)
+    # TensorBoard's writer knows local files only; remote ones are copies.
+    self._events = self._workdir / "tensorboard"
+    self._local = tempfile.mkdtemp() if self._remote else ""
+    self._board = tensorboardX.SummaryWriter(
+      self._local or os.fspath(self._events),
+      purge_step=start + 1 if start else None,
+      flush_secs=int(_FLUSH_SECONDS),
+      # Two starts within a second must not share a file.
+      filename_suffix=f".{os.getpid()}.{start}",
+    )
+    self._file = None
+    if not self._remote:
+      self._file = (self._workdir / METRICS).open("a")
+    self._flushed = time.time()
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Writes one line, and one TensorBoard point a metric."""
+    if not self._active or not metrics:
+      return
+    now = time.time()
+    elapsed = round(self._before + now - self._begin, 3)
+    line = {"step": int(step), "time": round(now, 3), "elapsed": elapsed}
+    for name, value in metrics.items():
+      value = float(value)
+      finite = math.isfinite(value)
+      line[name] = value if finite else None
+      if finite:
+        self._board.add_scalar(name, value, int(step), walltime=now)
+    text = json.dumps(line)
+    if self._file:
+      # Line by line: what was logged before a kill is there after it.
+      self._file.write(text + "\n")
+      self._file.flush()
+    else:
+      self._lines.append(text)
+    if now - self._flushed > _FLUSH_SECONDS:
+      self.flush()
+
+  def flush(self) -> None:
+    """Brings everything written so far to the workdir."""
+    if not self._active:
+      return
+    self._board.flush()
+    self._copy()
+    self._flushed = time.time()
+
+  def close(self) -> None:
+    """Flushes and closes; later writes do nothing."""
+    if not self._active:
+      return
+    self._board.close()
+    self._copy()
+    if self._file:
+      self._file.close()
+    if self._local:
+      shutil.rmtree(self._local, ignore_errors=True)
+    self._active = False
+
+  def __enter__(self) -> "MetricWriter":
+    return self
+
+  def __exit__(self, *exc) -> None:
+    self.close()
+
+  def _copy(self) -> None:
+    """Copies what stands in local files to a remote workdir."""
+    if not self._remote:
+      return
+    self._write_all()
+    self._events.mkdir(parents=True, exist_ok=True)
+    for path in epath.Path(self._local).iterdir():
+      (self._events / path.name).write_bytes(path.read_bytes())
+
+  def _write_all(self) -> None:
+    """Replaces metrics.jsonl by the lines at hand, in one move."""
+    path = self._workdir / METRICS
+    text = "".join(x + "\n" for x in self._lines)
+    if self._remote:  # A write replaces an object as a whole.
+      path.write_text(text)
+      return
+    aside = self._workdir / f".{METRICS}.new"
+    aside.write_text(text)
+    aside.replace(path)
+
+  def _note_start(self, start: int) -> None:
+    path = self._workdir / STARTS
+    before = path.read_text() if start and path.exists() else ""
+    line = {"step": start, "time": round(self._begin, 3), **_machine()}
+    path.write_text(before + json.dumps(line) + "\n")

@@ -1,0 +1,132 @@
+"""Progress of training: a bar on a terminal, a line now and then elsewhere."""
+
+import collections
+import sys
+import time
+
+import jax
+import rich.console
+import rich.progress
+import rich.text
+
+_WINDOW = 50  # Steps that speeds are averaged over.
+
+
+def _count(x: float) -> str:
+  """1234567.0 -> "1.2M"."""
+  for unit in ("", "k", "M", "G"):
+    if abs(x) < 999.5 or unit == "G":
+      return f"{x:.3g}{unit}" if unit else f"{x:.0f}"
+    x /= 1000.0
+  raise AssertionError
+
+
+def _clock(seconds: float) -> str:
+  """3661.0 -> "1:01:01"."""
+  minutes, seconds = divmod(int(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+  return f"{minutes}:{seconds:02d}"
+
+
+class Progress:
+  """Shows step, loss, tokens a second, input wait share and time left.
+
+  Only process 0 shows anything. Use as a context: on a terminal (or in a
+  notebook) a bar stays in the last line and log messages scroll above it;
+  elsewhere a line is printed to stderr every `line_seconds`.
+  """
+
+  def __init__(
+    self,
+    total: int,
+    start: int = 0,
+    *,
+    line_seconds: float = 10.0,
+    console: rich.console.Console | None = None,
+  ):
+    """`total` steps, of which `start` are done; `console` is for tests."""
+    self._total, self._step = total, start
+    self._shown = jax.process_index() == 0
+    self._line_seconds, self._line_at = line_seconds, time.monotonic()
+    # (time, tokens, wait): the first entry only marks where the window begins.
+    # The first step compiles, so that its end is the first mark.
+    self._window = collections.deque(maxlen=_WINDOW + 1)
+    self._console = console or rich.console.Console(stderr=True)
+    self._bar = None
+    if self._shown and (self._console.is_terminal or self._console.is_jupyter):
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn("{task.completed:,}/{task.total:,}"),
+        rich.progress.BarColumn(bar_width=None),
+        rich.progress.TextColumn("{task.fields[text]}"),
+        console=self._console,
+        refresh_per_second=4,
+      )
+
+  def __enter__(self) -> "Progress":
+    if self._bar:
+      self._task = self._bar.add_task(
+        "", total=self._total, completed=self._step, text="compiling"
+      )
+      self._bar.start()
+    return self
+
+  def __exit__(self, *exc) -> None:
+    if self._bar:
+      self._bar.stop()
+    elif self._shown and self._window:
+      self._line()
+
+  def update(
+    self, step: int, loss: float, tokens: int, wait: float
+  ) -> dict[str, float]:
+    """Notes a finished step.
+
+    Args:
+      step: Its number, from 1.
+      loss: Its loss.
+      tokens: Rows of history it read, over all hosts.
+      wait: Seconds that the host waited for its batch.
+
+    Returns:
+      {"steps_per_second", "tokens_per_second", "input_wait_share"} over the
+      last 50 steps; nothing until a second step has been seen.
+    """
+    now = time.monotonic()
+    self._window.append((now, tokens, wait))
+    self._step = step
+    speed = self._speed()
+    self._text = self._describe(loss, speed)
+    if self._bar:
+      self._bar.update(self._task, completed=step, text=self._text)
+    elif self._shown and now - self._line_at >= self._line_seconds:
+      self._line()
+    return speed
+
+  def _speed(self) -> dict[str, float]:
+    first, *rest = self._window
+    seconds = self._window[-1][0] - first[0]
+    if not rest or seconds <= 0:
+      return {}
+    return {
+      "steps_per_second": len(rest) / seconds,
+      "tokens_per_second": sum(x[1] for x in rest) / seconds,
+      "input_wait_share": min(1.0, sum(x[2] for x in rest) / seconds),
+    }
+
+  def _describe(self, loss: float, speed: dict[str, float]) -> str:
+    parts = [f"loss {loss:.4f}"]
+    if speed:
+      left = (self._total - self._step) / speed["steps_per_second"]
+      parts += [
+        f"{_count(speed['tokens_per_second'])} tokens/s",
+        f"input wait {speed['input_wait_share']:.0%}",
+        f"{_clock(left)} left",
+      ]
+    return "  ".join(parts)
+
+  def _line(self) -> None:
+    self._line_at = time.monotonic()
+    text = f"step {self._step:,}/{self._total:,}  {self._text}"
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,75 @@
+"""The report of a run: one HTML file that needs nothing else.
+
+python -m lumos_jax.report --workdir=W
+"""
+
+from absl import logging
+from etils import epath
+
+from lumos_jax.report import background, forecasts, load, page, results
+
+FILE = "report.html"
+_SECTIONS = (
+  ("comparison", "Model against baselines", results.comparison),
+  ("ablation", "Ablation", results.ablation),
+  ("calibration", "Calibration", forecasts.calibration),
+  ("lift", "Lift by decile", forecasts.lift),
+  ("what-if", "What if", forecasts.what_if),
+  ("training", "Training", background.training),
+  ("data", "Data", background.data),
+  ("config", "Configuration", background.config),
+)
+
+
+def _plotly() -> str | None:
+  """plotly.js, or None where the `report` extra is not installed."""
+  try:
+    from plotly import offline
+  except ImportError:
+    return None
+  return offline.get_plotlyjs()
+
+
+def build(
+  workdir: epath.PathLike, data_dir: epath.PathLike | None = None
+) -> epath.Path:
+  """Writes WORKDIR/report.html from the run's other outputs.
+
+  What is absent (an evaluation that did not run, a data set elsewhere) is said
+  in its place. Without Plotly the report has its tables and no charts.
+
+  Args:
+    workdir: Of the run.
+    data_dir: The data set's directory, if not where the config says.
+
+  Returns:
+    The report's path.
+
+  Raises:
+    FileNotFoundError: The workdir holds no run.
+  """
+  run = load.load(workdir, data_dir)
+  plotly = _plotly()
+  header = results.header(run)
+  if plotly is None:
+    why = 'plotly is not installed: pip install "lumos-jax[report]".'
+    logging.warning("report without charts: %s", why)
+    header = page.join([header, page.missing("Charts", why)])
+  parts = [
+    page.Section(anchor, title, _section(section, run, title))
+    for anchor, title, section in _SECTIONS
+  ]
+  path = run.workdir / FILE
+  title = f"{run.config.get('name', 'run')}: report"
+  path.write_text(page.page(title, header, parts, plotly))
+  return path
+
+
+def _section(section, run: load.Run, title: str) -> page.Html:
+  # A report is for looking at results that took hours: an odd value in one part
+  # must not cost the other parts.
+  try:
+    return section(run)
+  except (ValueError, KeyError, TypeError, AttributeError, IndexError) as e:
+    logging.exception("report: %s", title)
+    return page.missing(title, f"{type(e).__name__}: {e}")

@@ -1,0 +1,180 @@
+"""The report's look at single forecasts: calibration, lift, what-if."""
+
+from typing import Any
+
+from lumos_jax.report import charts, load, page
+
+
+def _series(run: load.Run, task: str, baselines: int, mean: bool = False):
+  """{name: (y, forecast)} of the model and its first baselines for a task."""
+  out = {}
+  for e in [run.model, *run.of_kind("baseline")[:baselines]]:
+    pred = run.predictions.get(e or "")
+    if pred is not None and task in pred.tasks:
+      y, p = pred.of(task, mean)
+      if len(y) >= 10:
+        out[run.title(e)] = (y, p)
+  return out
+
+
+def calibration(run: load.Run) -> page.Html:
+  """Forecast against outcome in bins of equally many users."""
+  figures = []
+  for task in run.tasks:
+    # A weak baseline's far-off forecasts would squeeze the others.
+    series = _series(run, task, baselines=1, mean=True)
+    if series:
+      figures.append(page.figure(task, charts.reliability(series)))
+  if not figures:
+    return page.missing("Calibration", run.absent.get("predictions", ""))
+  return page.join(
+    [
+      page.paragraph(
+        "Users are sorted by forecast into up to ten bins of equal size. On "
+        "the dotted line a forecast comes true as often (or as much) as it "
+        "says; bars are 95 % intervals of the model's bins."
+      ),
+      page.grid(figures),
+    ]
+  )
+
+
+def lift(run: load.Run) -> page.Html:
+  """How much more of the outcome the highest forecasts hold."""
+  figures = []
+  for task in run.tasks:
+    series = _series(run, task, baselines=2)
+    if series:
+      figures.append(page.figure(task, charts.lift(series)))
+  if not figures:
+    return page.missing("Lift", run.absent.get("predictions", ""))
+  return page.join(
+    [
+      page.paragraph(
+        "Mean outcome of each tenth of the users, highest forecasts first, "
+        "over the mean of all: 3 in the first decile means three times as many "
+        "(or as much) as among users picked at random."
+      ),
+      page.grid(figures),
+    ]
+  )
+
+
+def what_if(run: load.Run) -> page.Html:
+  """Effects of edited calendars, with intervals, and the placebo."""
+  parts = []
+  for e in run.of_kind("what_if"):
+    questions: dict[str, dict[str, load.Difference]] = {}
+    for name, d in load.differences(run.evals[e]).items():
+      question, _, task = name.partition("/")
+      questions.setdefault(question, {})[task] = d
+    if questions:
+      parts += _what_if(run, e, questions)
+  if not parts:
+    return page.missing("What-if", "no evaluator of type what_if ran.")
+  return page.join(
+    [
+      page.paragraph(
+        "The mean change of the forecast when the same users are shown an "
+        "edited calendar, with a 95 % bootstrap interval over users: of a "
+        "probability for binary tasks, of the expected value for the others. "
+        "It is what the model expects, and the event's effect only where past "
+        "events came to users as if by chance, given what the model sees."
+      ),
+      *parts,
+    ]
+  )
+
+
+def _what_if(run, evaluator, questions) -> list[page.Html]:
+  doc = run.what_if.get(evaluator, {})
+  days = {
+    name: q["days"]
+    for name, q in doc.get("questions", {}).items()
+    if q.get("days") is not None
+  }
+  parts = [page.tag("h3", evaluator.replace("_", " "))]
+  if doc.get("edits"):
+    said = [page.tag("li", _said(edit)) for edit in doc["edits"]]
+    parts.append(page.tag("ul", *said))
+  head = ["task", *(q.replace("_", " ") for q in questions)]
+  rows = [
+    [t, *(_effect(effects.get(t)) for effects in questions.values())]
+    for t in run.tasks
+  ]
+  changed = [
+    run.value(evaluator, f"{question}/users_changed") for question in questions
+  ]
+  if None not in changed:
+    rows.append(["users affected", *(page.num(int(n)) for n in changed)])
+  parts.append(page.table(head, rows))
+  placebo = run.value(evaluator, "placebo_max_abs")
+  if placebo is not None:
+    said = "changes no forecast, as it must be"
+    if placebo:
+      said = (
+        f"changes a forecast by {page.number(placebo)}: something after the "
+        "horizon reaches the model, and no effect above may be believed"
+      )
+    parts.append(page.paragraph(f"Placebo: an edit after the horizon {said}."))
+  sweep = {n: d for n, d in days.items() if n in questions}
+  if len(sweep) > 1:
+    figures = []
+    for task in run.tasks:
+      points = sorted(
+        (d, questions[n][task])
+        for n, d in sweep.items()
+        if task in questions[n]
+      )
+      if points:
+        figures.append(page.figure(task, charts.sweep(points)))
+    parts.append(page.grid(figures))
+  else:
+    parts.append(_effects_chart(run, questions))
+  return parts
+
+
+def _effect(d: load.Difference | None) -> page.Num:
+  if d is None:
+    return page.Num("–")
+  ends = f"[{page.signed(d.low)}, {page.signed(d.high)}]"
+  below = page.tag(
+    "div", page.tag("span", ends, class_="ends"), class_="change"
+  )
+  return page.Num(page.join([page.signed(d.value), below]), d.value)
+
+
+def _effects_chart(run, questions) -> page.Html:
+  # Probabilities share an axis; each regression task has its own unit.
+  binary = [t for t, kind in run.tasks.items() if kind == "binary"]
+  groups = {}
+  for question, effects in questions.items():
+    rows = [
+      (t, effects[t].value, effects[t].low, effects[t].high)
+      for t in binary
+      if t in effects
+    ]
+    if rows:
+      groups[question] = rows
+  if not groups:
+    return page.Html("")
+  spec = charts.intervals(groups, "change of probability")
+  return page.grid([page.figure("Binary tasks", spec)])
+
+
+def _said(edit: dict[str, Any]) -> str:
+  """An edit of the calendar in words."""
+
+  def pairs(values):
+    return ", ".join(f"{k} = {v}" for k, v in values.items())
+
+  if edit.get("op") == "add":
+    whom = edit.get("group") or "everyone"
+    return (
+      f"add for {whom}, days {edit.get('start')} to {edit.get('end', 1) - 1}: "
+      f"{pairs(edit.get('values') or {}) or 'an entry'}"
+    )
+  what = pairs(edit.get("match") or {}) or "all"
+  if edit.get("op") == "move":
+    return f"move entries by {edit.get('days', 0):+d} days: {what}"
+  return f"{edit.get('op')} entries: {what}"

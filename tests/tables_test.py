@@ -1,0 +1,104 @@
+"""Tables of pages come from result files."""
+
+import copy
+import json
+
+import pytest
+
+from benchmarks import tables
+
+RESULT = {
+  "name": "forecast",
+  "command": "python benchmarks/forecast.py",
+  "commit": "0" * 40,
+  "date": "2026-01-02T03:04:05Z",
+  "machine": {"cpu": "A CPU", "cores": 2, "memory_gib": 8, "accelerator": ""},
+  "versions": {},
+  "rows": [
+    dict(
+      dataset="d", split="test", protocol="p", model=model, config="c",
+      seed=seed, steps=10 + seed, wall_seconds=1.0,
+      metrics={"mean_auc": auc, "spend/wape": 0.5, "spend/mape_nonzero": 1.0},
+    )
+    for model, seed, auc in [
+      ("LUMOS", 0, 0.8), ("LUMOS", 1, 0.9), ("Light|GBM", 0, 0.85),
+    ]
+  ],
+}  # fmt: skip
+
+
+def test_means_and_spreads():
+  lines = tables.render(RESULT, {"metrics": "mean_auc,spend/wape"}).splitlines()
+  assert lines[0] == "| model | runs | mean AUC | spend WAPE |"
+  assert lines[1] == "| --- | ---: | ---: | ---: |"
+  assert lines[2] == "| LUMOS | 2 | 0.8500 ± 0.0707 | 0.5000 ± 0.0000 |"
+  assert lines[3] == "| Light\\|GBM | 1 | 0.8500 | 0.5000 |"
+  assert lines[-1] == (
+    "From `python benchmarks/forecast.py`; A CPU, 2 cores; 2026-01-02."
+  )
+
+
+def test_layout_order_digits_and_missing_metric():
+  result = copy.deepcopy(RESULT)
+  del result["rows"][2]["metrics"]["spend/mape_nonzero"]
+  text = tables.render(
+    result,
+    {"layout": "metrics", "models": "Light|GBM,LUMOS", "digits": "2"},
+  )
+  assert text.splitlines()[0] == "|  | Light\\|GBM | LUMOS |"
+  assert "| spend MAPE on non-zero | – | 1.00 ± 0.00 |" in text
+
+
+def test_a_field_that_differs_becomes_a_column():
+  result = copy.deepcopy(RESULT)
+  result["rows"][1]["dataset"] = "e"
+  text = tables.render(result, {"metrics": "mean_auc", "seeds": "no"})
+  assert text.splitlines()[0] == "| dataset | model | mean AUC |"
+  assert "| e | LUMOS | 0.9000 |" in text
+  kept = tables.render(result, {"metrics": "mean_auc", "dataset": "e"})
+  assert "GBM" not in kept
+
+
+@pytest.fixture
+def root(tmp_path):
+  (tmp_path / "benchmarks/results").mkdir(parents=True)
+  (tmp_path / "docs").mkdir()
+  path = tmp_path / "benchmarks/results/forecast.json"
+  path.write_text(json.dumps(RESULT))
+  (tmp_path / "README.md").write_text(
+    "Text\n<!-- table:forecast metrics=mean_auc -->\n<!-- /table -->\nmore\n"
+  )
+  return tmp_path
+
+
+def test_check_finds_stale_tables(root):
+  assert tables.main(["--check"], root) == 1
+  assert "0.8500" not in (root / "README.md").read_text()
+  assert tables.main([], root) == 0
+  page = (root / "README.md").read_text()
+  assert "0.8500 ± 0.0707" in page and page.endswith("-->\nmore\n")
+  assert tables.main(["--check"], root) == 0
+  path = root / "benchmarks/results/forecast.json"
+  path.write_text(path.read_text().replace("0.85", "0.75"))
+  assert tables.main(["--check"], root) == 1
+
+
+@pytest.mark.parametrize(
+  "marker, message",
+  [
+    ("<!-- table:absent -->\n<!-- /table -->", "no absent.json"),
+    ("<!-- table:forecast metrics=x -->\n<!-- /table -->", "no ['x']"),
+    ("<!-- table:forecast metric=x -->\n<!-- /table -->", "option 'metric=x'"),
+    ("<!-- table:forecast split=no -->\n<!-- /table -->", "no row"),
+    ("<!-- table:forecast -->\n", "never closed"),
+  ],
+)
+def test_errors_name_the_page_and_the_table(root, capsys, marker, message):
+  (root / "docs/page.md").write_text(marker)
+  assert tables.main([], root) == 2
+  error = capsys.readouterr().err
+  assert "docs/page.md" in error and message in error
+
+
+def test_pages_of_this_repository_are_fresh():
+  assert tables.main(["--check"]) == 0

@@ -1,0 +1,225 @@
+"""Properties of the loop: exact resume, equal meshes, clear errors."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import fake
+import jax
+import numpy as np
+import pytest
+
+from lumos_jax import checkpoint as checkpoint_lib
+from lumos_jax import recipes, train
+from lumos_jax import state as state_lib
+from lumos_jax.data import pipeline
+from lumos_jax.data import tasks as tasks_lib
+
+HERE = pathlib.Path(__file__).parent
+
+
+def build(**overrides):
+  c = fake.config(**overrides)
+  records, tasks = fake.Records(), tasks_lib.from_config(c.tasks)
+  return c, records, recipes.build(c, records, tasks), tasks
+
+
+def run(workdir, evaluate=None, **overrides):
+  c, records, recipe, tasks = build(**overrides)
+  # One device unless a mesh is asked for: virtual ones share two cores.
+  devices = None if any("mesh" in k for k in overrides) else jax.devices()[:1]
+  state = train.train(c, workdir, records, recipe, tasks, evaluate, devices)
+  return jax.device_get(state)
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def gradients(devices=None, batch_size=8, **overrides):
+  """Parameters and loss after one step of plain descent on one batch."""
+  c, records, recipe, tasks = build(train__batch_size=batch_size, **overrides)
+  trainer = train.Trainer(c, recipe, devices)
+  batch = next(pipeline.train_iterator(records, c.data, tasks, batch_size, 0))
+  state, metrics = trainer.step(trainer.init(), trainer.put(batch))
+  return jax.device_get(state["opt"]), float(metrics["loss"])
+
+
+def assert_close(a, b, tolerance=2e-5):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+def test_two_runs_are_equal_and_resume_is_exact(tmp_path):
+  whole = run(tmp_path / "a", model__dropout=0.2, train__ema_decay=0.9)
+
+  def stop(step, params, last):
+    if step == 4:
+      signal.raise_signal(signal.SIGTERM)
+    return {}
+
+  with pytest.raises(train.Stopped, match="saved step 4 of 6"):
+    run(tmp_path / "b", stop, model__dropout=0.2, train__ema_decay=0.9)
+  resumed = run(tmp_path / "b", model__dropout=0.2, train__ema_decay=0.9)
+  assert_equal(whole, resumed)
+  lines = (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()
+  steps = [x["step"] for x in map(json.loads, lines) if "loss" in x]
+  assert steps == [1, 2, 3, 4, 5, 6]
+  other = run(tmp_path / "c", model__dropout=0.2, train__ema_decay=0.9, seed=1)
+  assert any(
+    np.any(x != y)
+    for x, y in zip(
+      jax.tree.leaves(whole), jax.tree.leaves(other), strict=True
+    )
+  )
+
+
+def test_killed_run_resumes_exactly(tmp_path):
+  whole = run(tmp_path / "a", train__steps=12)
+  script = (
+    f"import sys; sys.path.insert(0, {str(HERE)!r}); import conftest\n"
+    "import train_test\n"
+    f"train_test.run({str(tmp_path / 'b')!r}, train__steps=12)\n"
+  )
+  process = subprocess.Popen([sys.executable, "-c", script])
+  path = tmp_path / "b" / "checkpoints" / "3"
+  deadline = time.time() + 120
+  while not path.exists() and process.poll() is None:
+    assert time.time() < deadline
+    time.sleep(0.01)
+  os.kill(process.pid, signal.SIGKILL)
+  process.wait()
+  assert_equal(whole, run(tmp_path / "b", train__steps=12))
+
+
+def test_accumulated_gradients_equal_the_whole_batch():
+  whole, loss = gradients(jax.devices()[:1])
+  parts, parts_loss = gradients(jax.devices()[:1], train__accumulate=4)
+  assert_close(whole, parts)
+  np.testing.assert_allclose(loss, parts_loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "mesh",
+  [dict(data=8), dict(data=2, fsdp=4), dict(data=1, fsdp=2, tensor=4)],
+  ids=str,
+)
+def test_eight_devices_equal_one(mesh):
+  one, loss = gradients(jax.devices()[:1])
+  many, many_loss = gradients(**{f"mesh__{k}": v for k, v in mesh.items()})
+  assert_close(one, many)
+  np.testing.assert_allclose(loss, many_loss, rtol=1e-5)
+
+
+def test_checkpoint_restores_on_other_device_counts(tmp_path):
+  c, records, recipe, tasks = build(mesh__fsdp=4, mesh__tensor=2, mesh__data=1)
+  saved = run(tmp_path, mesh__fsdp=4, mesh__tensor=2, mesh__data=1)
+  store = checkpoint_lib.Checkpoints(tmp_path, read_only=True)
+  for devices in (jax.devices()[:1], jax.devices()):
+    c = fake.config(mesh__data=len(devices))
+    trainer = train.Trainer(c, recipe, devices)
+    state, _ = store.restore(trainer.abstract)
+    assert_equal(saved, jax.device_get(state))
+    params = store.restore_params(trainer.abstract["params"], None)
+    assert_equal(saved["params"], jax.device_get(params))
+
+
+def test_average_is_what_evaluation_reads(tmp_path):
+  state = run(tmp_path, train__ema_decay=0.9)
+  assert_equal(state_lib.eval_params(state), state["ema"])
+  store = checkpoint_lib.Checkpoints(tmp_path, read_only=True)
+  c, _, recipe, _ = build()
+  abstract = train.Trainer(c, recipe, jax.devices()[:1]).abstract["params"]
+  assert_equal(state["ema"], jax.device_get(store.restore_params(abstract, 6)))
+
+
+@pytest.mark.parametrize(
+  "overrides",
+  [dict(optimizer__name="muon"), dict(optimizer__schedule="linear")],
+  ids=str,
+)
+def test_training_lowers_the_loss(tmp_path, overrides):
+  run(tmp_path, train__steps=30, optimizer__learning_rate=3e-3, **overrides)
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  losses = [json.loads(x)["loss"] for x in lines]
+  assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.05
+
+
+def test_not_finite_stops_with_step_and_way_out(tmp_path):
+  with pytest.raises(train.NotFinite, match="step 1.*optimizer.learning_rate"):
+    run(
+      tmp_path,
+      optimizer__learning_rate=float("inf"),
+      optimizer__warmup_steps=1,
+      optimizer__schedule="constant",
+    )
+
+
+@pytest.mark.parametrize(
+  "overrides,words",
+  [
+    (dict(mesh__tensor=3), "8 devices"),
+    (dict(mesh__fsdp=8, train__batch_size=12), "nearest that does is 16"),
+    (dict(mesh__fsdp=8, train__accumulate=3), "nearest that does is 24"),
+    (dict(optimizer__name="sgd"), "optimizer.name"),
+    (dict(optimizer__schedule="step"), "optimizer.schedule"),
+    (dict(data__validation_origin=90), "data.validation_origin"),
+    (dict(data__origins_per_example=20), "data.history_days"),
+  ],
+)
+def test_bad_settings_are_named(tmp_path, overrides, words):
+  with pytest.raises(ValueError, match=words):
+    run(tmp_path, **overrides)
+
+
+def test_resume_refuses_other_data_and_other_input(tmp_path):
+  run(tmp_path)
+  c, records, recipe, tasks = build(train__steps=8, data__workers=2)
+  with pytest.raises(checkpoint_lib.CheckpointError, match="workers = 0"):
+    train.train(c, tmp_path, records, recipe, tasks)
+  meta = checkpoint_lib.Checkpoints(tmp_path, read_only=True).meta()
+  other = fake.schema("event")
+  with pytest.raises(checkpoint_lib.CheckpointError, match="rows: 'event'"):
+    checkpoint_lib.check_meta(meta, c, other, records.calendar.columns, False)
+  with pytest.raises(checkpoint_lib.CheckpointError, match="no step 5"):
+    checkpoint_lib.Checkpoints(tmp_path, read_only=True).meta(5)
+
+
+GOLDEN = {
+  "balance": (),
+  "model/activity/mlp/layers/0/kernel": (None, "fsdp"),
+  "model/activity/tables/0": ("tensor",),
+  "model/decoder/0/attention/query/kernel": ("fsdp", "tensor"),
+  "model/decoder/0/attention/out/kernel": ("tensor", "fsdp"),
+  "model/encoder/0/ff_in/kernel": ("fsdp", "tensor"),
+  "model/encoder/0/ff_out/kernel": ("tensor", "fsdp"),
+  "model/encoder/0/ff_out/bias": ("fsdp",),
+  "model/encoder_norm/scale": (),
+  "model/head/hidden/kernel": ("fsdp", "tensor"),
+  "model/past_patch/kernel": (None, "fsdp"),
+}
+
+
+def test_golden_shardings():
+  c, _, recipe, _ = build(mesh__fsdp=4, mesh__tensor=2, mesh__data=1)
+  shardings = train.Trainer(c, recipe).shardings
+  def trim(spec):
+    names = list(spec)
+    while names and names[-1] is None:
+      names.pop()
+    return tuple(names)
+
+  params = shardings["params"]
+  assert {k: trim(params[k].spec) for k in GOLDEN} == GOLDEN
+  # An optimizer's moments lie as their parameters do.
+  moments = [
+    x
+    for path, x in jax.tree_util.tree_leaves_with_path(shardings["opt"])
+    if getattr(path[-1], "key", "") == "model/encoder/0/ff_in/kernel"
+  ]
+  assert len(moments) == 2
+  assert all(m.spec == params["model/encoder/0/ff_in/kernel"].spec for m in moments)
