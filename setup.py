@@ -22,7 +22,7 @@ CORE = [
   "absl-py>=2.3",
   "array-record>=0.8.3",
   "chex>=0.1.91",
-  "etils[epath]>=1.13",
+  "etils[epath]>=1.14",
   "flax>=0.12.4",
   "grain>=0.2.15",
   "importlib_resources>=6.5",  # tensorflow-datasets needs it and forgets it.
@@ -56,7 +56,7 @@ TEST = [
   "pytest-xdist>=3.8",
   "ruff>=0.14.8",
 ]
-REMOTE = ["etils[epath-gcs]>=1.13"]
+REMOTE = ["etils[epath-gcs]>=1.14"]
 
 setuptools.setup(
   name="lumos-jax",

@@ -66,9 +66,7 @@ def write(
     "name": name,
     "command": command(sys.argv if argv is None else argv),
     "commit": commit(),
-    "date": datetime.datetime.now(datetime.timezone.utc).strftime(
-      "%Y-%m-%dT%H:%M:%SZ"
-    ),
+    "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     "machine": machine(),
     "versions": {**_versions(), **(versions or {})},
     "rows": [_row(r) for r in rows],

@@ -34,7 +34,7 @@ def get_config(arg=None):
 
   config_lib.set_size(c, args.size)
   c.model.patch_days = 7
-  c.model.summary_days = (7, 14, 28, 56, 112, 0)
+  c.model.habit_days = (7, 14, 28, 56, 112, 0)
   c.train.steps = args.steps
   c.train.ema_decay = 0.99
   if args.smoke:

@@ -28,7 +28,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("--source", help="Name of a source; --list shows them.")
   parser.add_argument("--out", default="data", help="Root of data sets.")
-  parser.add_argument("--rows", choices=("day", "event"), help="Row of activity.")
+  parser.add_argument(
+    "--rows", choices=("day", "event"), help="Row of activity."
+  )
   parser.add_argument(
     "--set",
     nargs="+",

@@ -58,9 +58,7 @@ def check_zones(raw: Inputs) -> None:
 def text_keys(raw: Inputs, table: str, frame: pl.DataFrame) -> pl.DataFrame:
   """The frame with text or integer keys (whole floats become integers)."""
   if frame.schema["key"].is_float():
-    return frame.with_columns(
-      columns_lib.whole(frame["key"], raw.where(table))
-    )
+    return frame.with_columns(columns_lib.whole(frame["key"], raw.where(table)))
   return frame
 
 
@@ -101,7 +99,7 @@ def activity(
     if frame[f.name].dtype.is_float():
       bad = x.is_infinite() if f.nullable else ~x.is_finite()
       checks.append((bad, f"NaN or infinite in {f.name}"))
-  frame, _ = rejects.split("activity", frame, rejects_lib.first(*checks))
+  frame, _ = rejects.split("activity", frame, checks)
   if not len(frame):
     raise InputError(
       f"{raw.where('activity')}: no usable row; rejected: "
@@ -140,8 +138,8 @@ def profile(raw: Inputs, rejects: rejects_lib.Rejects) -> pl.DataFrame | None:
   for f in raw.schema.profile:
     if isinstance(f, schema_lib.Numeric):
       finite(raw, "profile", frame, f)
-  reason = rejects_lib.first((pl.col("key").is_null(), "null key"))
-  frame, _ = rejects.split("profile", frame, reason)
+  checks = [(pl.col("key").is_null(), "null key")]
+  frame, _ = rejects.split("profile", frame, checks)
   no_duplicates(raw, "profile", frame)
   return frame
 

@@ -9,8 +9,8 @@ from data_prep import encode, rejects
 from data_prep.inputs import InputError
 from lumos_jax.data import schema as schema_lib
 
-# Integers in a narrower range than this are coded by offset, not by sorting.
-_MAX_OFFSET = 1 << 24
+# Integers below this are coded by a table, others by searching.
+_MAX_DIRECT = 1 << 24
 
 
 def coded(series: pl.Series, where: str = "") -> encode.Coded:
@@ -23,25 +23,27 @@ def coded(series: pl.Series, where: str = "") -> encode.Coded:
     series = series.cast(pl.String)
   if series.dtype == pl.String:
     series = series.cast(pl.Categorical)
-  missing = series.is_null().to_numpy()
   seen = series.drop_nulls().unique().sort()
   values = seen.cast(pl.String).to_list()
   if not values:
     return encode.Coded(np.full(len(series), -1, np.int32), [])
+  missing = series.is_null().to_numpy() if series.null_count() else None
   if not series.dtype.is_integer():
     series, seen = series.to_physical(), seen.to_physical()
-  fill = seen[0]
-  raw = series.fill_null(fill).to_numpy().astype(np.int64, copy=False)
-  known = seen.to_numpy().astype(np.int64, copy=False)
+  if missing is not None:
+    series = series.fill_null(seen[0])
+  raw = series.to_numpy()
+  known = seen.to_numpy()
   low, high = int(known.min()), int(known.max())
-  if high - low < _MAX_OFFSET:
-    table = np.zeros(high - low + 1, np.int32)
-    table[known - low] = np.arange(len(known), dtype=np.int32)
-    codes = table[raw - low]
+  if low >= 0 and high < _MAX_DIRECT:
+    table = np.zeros(high + 1, np.int32)
+    table[known] = np.arange(len(known), dtype=np.int32)
+    codes = table[raw]
   else:
-    order = np.argsort(known, kind="stable")
-    codes = order[np.searchsorted(known[order], raw)].astype(np.int32)
-  codes[missing] = -1
+    order = np.argsort(known, kind="stable").astype(np.int32)
+    codes = order[np.searchsorted(known[order], raw)]
+  if missing is not None:
+    codes[missing] = -1
   return encode.Coded(codes, values)
 
 
@@ -74,7 +76,10 @@ def column(
     return series.to_numpy().astype("datetime64[s]")
   if isinstance(field, schema_lib.Vector):
     return _vectors(series, field, where)
-  return series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+  series = series.cast(pl.Float64)
+  if series.null_count():
+    series = series.fill_null(float("nan"))
+  return series.to_numpy()
 
 
 def _vectors(series, field, where) -> np.ndarray:
@@ -110,13 +115,13 @@ class Labels:
     labels: The schema's labels, with fitted values.
     ids: int32 [L] position in `labels`.
     values: float32 [L].
-    reason: Text expression over the rows: why one cannot be used, or null.
+    checks: Why rows cannot be used.
   """
 
   labels: tuple[schema_lib.Label, ...]
   ids: np.ndarray
   values: np.ndarray
-  reason: pl.Expr
+  checks: list[rejects.Check]
 
 
 def labels(
@@ -146,8 +151,8 @@ def labels(
       chosen = [order.get(v, np.nan) for v in text.filter(pl.Series(mine))]
       values[mine] = chosen
     fitted.append(label)
-  reason = rejects.first(
-    (pl.lit(pl.Series(ids < 0)), "label not in the schema"),
-    (pl.lit(pl.Series(~np.isfinite(values))), "label value not usable"),
-  )
-  return Labels(tuple(fitted), ids, values.astype(np.float32), reason)
+  checks = [
+    rejects.mask(ids < 0, "label not in the schema"),
+    rejects.mask(~np.isfinite(values), "label value not usable"),
+  ]
+  return Labels(tuple(fitted), ids, values.astype(np.float32), checks)

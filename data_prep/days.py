@@ -4,13 +4,9 @@ Input rows are encoded and sorted by user, then time, so that a day's rows stand
 together and every rule is one pass over the arrays.
 """
 
-import dataclasses
-
 import numpy as np
 
 from lumos_jax.data import schema as schema_lib
-
-DAY_SECONDS = 86_400
 
 
 def pivot_fields(
@@ -45,6 +41,16 @@ def _pivot_source(field, fields):
   return found[0]
 
 
+def needed(fields) -> tuple[schema_lib.Field, ...]:
+  """The fields that day rows are made of: not those that they drop."""
+  summed = {getattr(f, "daily", "").partition(":")[2] for f in fields}
+  return tuple(
+    f
+    for f in fields
+    if getattr(f, "daily", "mean") != "drop" or f.name in summed
+  )
+
+
 def day_fields(fields) -> tuple[schema_lib.Field, ...]:
   """The fields of day rows that event rows with these fields make."""
   out = []
@@ -62,14 +68,14 @@ def day_rows(fields, rows):
 
   Args:
     fields: Fitted fields of the event rows.
-    rows: user [R], day [R], categorical [R, C], numeric [R, N]; sorted by user,
-      then time.
+    rows: user [R], time [R] (the day), categorical [R, C], numeric [R, N];
+      sorted by user, then time.
 
   Returns:
     user [D], time [D] (the day), categorical [D, C'], numeric float32 [D, N'],
     in the order of `day_fields`.
   """
-  user, day = rows["user"], rows["day"]
+  user, day = rows["user"], rows["time"]
   new = np.ones(len(day), bool)
   new[1:] = (user[1:] != user[:-1]) | (day[1:] != day[:-1])
   start = np.flatnonzero(new)

@@ -14,6 +14,7 @@ import numpy as np
 from lumos_jax.data import schema as schema_lib
 
 NO_TIME = np.iinfo(np.int32).min
+_BLOCK_ROWS = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +101,24 @@ def matrices(
 
 
 def _stack(columns, rows: int, dtype=np.float32) -> np.ndarray:
+  """Columns as a row-major matrix, in blocks of rows that fit into the cache."""
   out = np.empty((rows, len(columns)), dtype)
-  for i, column in enumerate(columns):
-    out[:, i] = column
+  for start in range(0, rows, _BLOCK_ROWS):
+    block = slice(start, start + _BLOCK_ROWS)
+    for i, column in enumerate(columns):
+      out[block, i] = column[block]
   return out
 
 
 @dataclasses.dataclass
 class Users:
-  """Encoded users as a few long arrays, rows sorted by user, then time.
+  """Encoded users as a few long arrays.
 
   Attributes:
     keys: str [U].
     rows: time [R], categorical [R, C], numeric [R, N], and user [R].
+    order: int [R] that sorts the rows by user, then time; None: they are sorted.
+      Rows are put in order user by user, which never copies the long arrays.
     profile: categorical [U, Cp], numeric [U, Np].
     span: int32 [U, 3].
     groups: user [G], group [G], sorted by user.
@@ -121,6 +127,7 @@ class Users:
 
   keys: Sequence[str]
   rows: Mapping[str, np.ndarray]
+  order: np.ndarray | None
   profile: tuple[np.ndarray, np.ndarray]
   span: np.ndarray
   groups: Mapping[str, np.ndarray]
@@ -129,18 +136,22 @@ class Users:
 
 def records(users: Users, chosen: Sequence[int]) -> Iterator[dict[str, Any]]:
   """Records of the chosen users (positions in `keys`), in the disk's form."""
-  count = len(users.keys)
+  rows, order = users.rows, users.order
+  owner = rows["user"] if order is None else rows["user"][order]
+  ends = np.arange(len(users.keys) + 1)
   bounds = [
-    np.searchsorted(t["user"], np.arange(count + 1)).tolist()
-    for t in (users.rows, users.groups, users.labels)
+    np.searchsorted(x, ends).tolist()
+    for x in (owner, users.groups["user"], users.labels["user"])
   ]
   for u in chosen:
-    row, group, label = (slice(b[u], b[u + 1]) for b in bounds)
+    row, group, label = [slice(b[u], b[u + 1]) for b in bounds]
+    if order is not None:
+      row = order[row]
     yield {
       "key": users.keys[u],
-      "time": users.rows["time"][row],
-      "categorical": users.rows["categorical"][row],
-      "numeric": users.rows["numeric"][row],
+      "time": rows["time"][row],
+      "categorical": rows["categorical"][row],
+      "numeric": rows["numeric"][row],
       "profile_categorical": users.profile[0][u],
       "profile_numeric": users.profile[1][u],
       "groups": users.groups["group"][group],

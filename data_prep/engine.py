@@ -47,6 +47,10 @@ class Engine:
     """Checks the tables' columns and collects the usable activity rows."""
     inputs_lib.check(raw)
     clean.check_zones(raw)
+    if raw.schema.rows == "day":
+      fields = days_lib.needed(raw.schema.activity)
+      schema = dataclasses.replace(raw.schema, activity=fields)
+      raw = dataclasses.replace(raw, schema=schema)
     self.rejects = rejects_lib.Rejects()
     self.activity, schema = clean.activity(raw, self.rejects)
     self.activity_read = len(self.activity) + self.rejects.total
@@ -58,12 +62,12 @@ class Engine:
 
   def run(self) -> Prepared:
     """Fits and encodes all tables."""
-    rows = self._activity()
+    rows, order = self._activity()
     profile = self._profile()
     calendar, groups = self._calendar()
     labels = self._labels()
     users = encode.Users(
-      self.people.keys, rows, profile, self._span(), groups, labels
+      self.people.keys, rows, order, profile, self._span(), groups, labels
     )
     stats = {
       "users": len(users.keys),
@@ -97,21 +101,18 @@ class Engine:
     frame = clean.text_keys(self.raw, table, frame)
     user = self.people.positions(table, frame["key"])
     if (user < 0).any():
-      known = pl.lit(pl.Series(user < 0))
-      reason = rejects_lib.first(
-        (pl.col("key").is_null(), "null key"), (known, "user not in the data")
-      )
-      frame, keep = self.rejects.split(table, frame, reason)
-      user = user[keep.to_numpy()]
+      checks = [
+        (pl.col("key").is_null(), "null key"),
+        rejects_lib.mask(user < 0, "user not in the data"),
+      ]
+      frame, keep = self.rejects.split(table, frame, checks)
+      user = user[keep]
     return frame, user
 
   def _activity(self):
     frame, user = self._known("activity", self.activity)
     self.activity = None  # Large; what follows has its own copy.
     time = frame["_time"].to_numpy()
-    order = sort_order(user, time)
-    if order is not None:
-      user, time, frame = user[order], time[order], frame[order]
     daily = self.schema.rows == "day"
     day = time if daily else time // times.DAY_SECONDS
     until = self.schema.train_until
@@ -124,17 +125,23 @@ class Engine:
       )
     where = self.raw.where("activity")
     columns = columns_lib.columns(frame, self.schema.activity, where)
+    del frame
     fields = self._fit_vocabularies("activity", columns, train)
-    categorical, numeric = encode.matrices(fields, columns, len(frame))
-    rows = {"user": user, "time": time, "day": day}
+    categorical, numeric = encode.matrices(fields, columns, len(user))
+    del columns
+    rows = {"user": user, "time": time}
     rows |= {"categorical": categorical, "numeric": numeric}
+    order = sort_order(user, time)
     if daily:
+      if order is not None:
+        rows = {k: np.take(v, order, axis=0) for k, v in rows.items()}
+        order = None
       rows = days_lib.day_rows(fields, rows)
       fields = days_lib.day_fields(fields)
       train = self.people.train[rows["user"]] & (rows["time"] < until)
     fields = fit.scalers(fields, rows["numeric"], train)
     self.schema = dataclasses.replace(self.schema, activity=fields)
-    return rows
+    return rows, order
 
   def _profile(self):
     count, fields = len(self.people.keys), self.schema.profile
@@ -148,7 +155,9 @@ class Engine:
     fields = fit.scalers(fields, found[1], train)
     if len(user) < count:  # Who has no row has no numbers.
       fields = fit.nullable(fields)
-    categorical = np.full((count, found[0].shape[1]), schema_lib.MISSING, np.int32)
+    categorical = np.full(
+      (count, found[0].shape[1]), schema_lib.MISSING, np.int32
+    )
     numeric = np.full((count, found[1].shape[1]), np.nan, np.float32)
     categorical[user], numeric[user] = found
     self.schema = dataclasses.replace(self.schema, profile=fields)
@@ -158,7 +167,9 @@ class Engine:
     frame, names = self.raw.calendar, [""]
     if frame is None:
       frame = pl.DataFrame({"group": [], "start": [], "end": []}, strict=False)
-      frame = frame.cast({"group": pl.String, "start": pl.Int32, "end": pl.Int32})
+      frame = frame.cast(
+        {"group": pl.String, "start": pl.Int32, "end": pl.Int32}
+      )
     raw = dataclasses.replace(self.raw, calendar=frame)
     day = lambda c: frame.select(clean.time_expr(raw, "calendar", c, "days"))
     start, end = (day(c).to_series() for c in ("start", "end"))
@@ -209,19 +220,18 @@ class Engine:
     at = {n: i for i, n in enumerate(names)}
     lookup = np.asarray([at.get(v, -1) for v in coded.values] + [-1], np.int32)
     group = lookup[coded.codes]
-    frame, keep = self.rejects.split(
-      "membership",
-      frame,
-      rejects_lib.first(
-        (pl.lit(pl.Series(group < 0)), "no calendar entry of this group")
-      ),
-    )
-    keep = keep.to_numpy()
+    checks = [rejects_lib.mask(group < 0, "no calendar entry of this group")]
+    _, keep = self.rejects.split("membership", frame, checks)
     pairs = np.unique(np.stack([user[keep], group[keep]], 1), axis=0)
     return {"user": pairs[:, 0], "group": pairs[:, 1]}
 
   def _labels(self):
-    empty = {"user": np.int32, "id": np.int32, "time": np.int32, "value": np.float32}
+    empty = {
+      "user": np.int32,
+      "id": np.int32,
+      "time": np.int32,
+      "value": np.float32,
+    }
     if self.raw.labels is None or not self.schema.labels:
       return {k: np.zeros(0, d) for k, d in empty.items()}
     frame, user = self._known("labels", self.raw.labels)
@@ -229,12 +239,13 @@ class Engine:
     if "time" in frame.columns:
       raw = dataclasses.replace(self.raw, labels=frame)
       day = frame.select(clean.time_expr(raw, "labels", "time", "days"))
-      time = day.to_series().fill_null(encode.NO_TIME).to_numpy().astype(np.int32)
+      time = (
+        day.to_series().fill_null(encode.NO_TIME).to_numpy().astype(np.int32)
+      )
     where = self.raw.where("labels")
     table = columns_lib.labels(frame, self.schema.labels, where)
     self.schema = dataclasses.replace(self.schema, labels=table.labels)
-    frame, keep = self.rejects.split("labels", frame, table.reason)
-    keep = keep.to_numpy()
+    _, keep = self.rejects.split("labels", frame, table.checks)
     out = {
       "user": user[keep],
       "id": table.ids[keep],
@@ -252,7 +263,9 @@ class Engine:
       frame, user = self._known("span", self.raw.span)
       clean.no_duplicates(self.raw, "span", frame)
       for i, name in enumerate(("enter", "exit", "observed_until")):
-        column = frame[name].fill_null(int(out[0, i])) if len(out) else frame[name]
+        column = (
+          frame[name].fill_null(int(out[0, i])) if len(out) else frame[name]
+        )
         out[user, i] = column.to_numpy()
     return out
 
@@ -261,13 +274,14 @@ def sort_order(user: np.ndarray, time: np.ndarray) -> np.ndarray | None:
   """Stable order by user, then time; None where the rows are in order."""
   if len(user) < 2:
     return None
-  # One 64-bit key sorts several times faster than two columns.
-  key = (user.astype(np.int64) << 32) + (time.astype(np.int64) + (1 << 31))
-  if np.all(key[1:] >= key[:-1]):
+  ascending = np.all(time[1:] >= time[:-1])
+  if ascending and np.all(user[1:] >= user[:-1]):
     return None
-  if np.all(time[1:] >= time[:-1]) and user.max() < 1 << 16:
+  if ascending and user.max() < 1 << 16:
     # In time order already: a radix sort by user is enough.
     return np.argsort(user.astype(np.uint16), kind="stable")
+  # One 64-bit key sorts several times faster than two columns.
+  key = (user.astype(np.int64) << 32) + (time.astype(np.int64) + (1 << 31))
   return np.argsort(key, kind="stable")
 
 

@@ -23,12 +23,16 @@ def vocabulary(
   """
   if field.values is not None:
     return field
-  counts = np.bincount(
-    column.codes[train & (column.codes >= 0)], minlength=len(column.values)
-  )
+  counts = _counts(column, train)
   found = [(-n, v) for n, v in zip(counts.tolist(), column.values) if n]
   values = [v for _, v in sorted(found)[: field.max_values]]
   return dataclasses.replace(field, values=tuple(values))
+
+
+def _counts(column: encode.Coded, rows: np.ndarray | None = None) -> np.ndarray:
+  """int [values], rows that hold each value; nulls (code -1) are left out."""
+  codes = column.codes if rows is None else column.codes[rows]
+  return np.bincount(codes + 1, minlength=len(column.values) + 1)[1:]
 
 
 def unknown(
@@ -39,12 +43,9 @@ def unknown(
   Unseen values are in no training row, rare ones lost their place in the
   vocabulary to `max_values` more frequent ones.
   """
-  codes = column.codes[column.codes >= 0]
-  rows = np.bincount(codes, minlength=len(column.values))
-  fitted = np.bincount(
-    column.codes[train & (column.codes >= 0)], minlength=len(column.values)
-  )
-  inside = np.isin(np.asarray(column.values, np.str_), list(field.values or ()))
+  rows, fitted = _counts(column), _counts(column, train)
+  vocabulary = set(field.values or ())
+  inside = np.asarray([v in vocabulary for v in column.values], bool)
   return {
     "unseen": int(rows[~inside & (fitted == 0)].sum()),
     "rare": int(rows[~inside & (fitted > 0)].sum()),
@@ -64,7 +65,7 @@ def nullable(fields):
 def transformed(field: schema_lib.Numeric, x: np.ndarray) -> np.ndarray:
   """What is scaled: x itself, or sign(x) log1p(|x|)."""
   if field.transform == "log1p":
-    return np.sign(x) * np.log1p(np.abs(x))
+    return np.copysign(np.log1p(np.abs(x)), x)
   if field.transform == "none":
     return x
   raise schema_lib.SchemaError(
@@ -74,10 +75,13 @@ def transformed(field: schema_lib.Numeric, x: np.ndarray) -> np.ndarray:
 
 def scaler(field: schema_lib.Numeric, x: np.ndarray) -> schema_lib.Numeric:
   """The field with offset and divisor of its training values x [R]."""
-  y = transformed(field, np.asarray(x, np.float64))
-  y = y[np.isfinite(y)]
-  if field.scale == "none" or not y.size:
+  if field.scale == "none" or not x.size:
     return field
+  y = transformed(field, x.astype(np.float64))
+  if np.isnan(y.min()):
+    y = y[~np.isnan(y)]
+    if not y.size:
+      return field
   if field.scale == "standard":
     offset, divisor = y.mean(), y.std()
   elif field.scale == "minmax":
@@ -89,8 +93,10 @@ def scaler(field: schema_lib.Numeric, x: np.ndarray) -> schema_lib.Numeric:
     )
   # A constant column says nothing: leave it unscaled rather than divide by 0.
   divisor = divisor if divisor > 1e-12 else 1.0
+  # Rounded, so that another machine's last bits give the same schema hash.
+  short = lambda x: float(f"{x:.6g}")
   return dataclasses.replace(
-    field, offset=float(offset), divisor=float(divisor)
+    field, offset=short(offset), divisor=short(divisor)
   )
 
 

@@ -68,7 +68,11 @@ _STRUCTURE = {
   "span": ("key", "enter", "exit", "observed_until"),
   "split": ("key", "split"),
 }
-_OPTIONAL = {("calendar", "group"), ("calendar", "announced"), ("labels", "time")}
+_OPTIONAL = {
+  ("calendar", "group"),
+  ("calendar", "announced"),
+  ("labels", "time"),
+}
 
 
 def near(name: str, names: Sequence[str]) -> str:
@@ -130,7 +134,9 @@ def _check_type(where, field, dtype, frame) -> None:
         "text, an integer or a truth value"
       )
   elif isinstance(field, schema_lib.Timestamp):
-    if not (isinstance(dtype, pl.Datetime) or dtype in (pl.Date, pl.String, pl.Null)):
+    if not (
+      isinstance(dtype, pl.Datetime) or dtype in (pl.Date, pl.String, pl.Null)
+    ):
       raise InputError(
         f"{where}: column {name!r} is {dtype}, the schema says a time stamp: "
         "a Datetime, a Date or ISO 8601 text"

@@ -29,7 +29,9 @@ class People:
     self._raw = raw
     tables = {"activity": activity, "profile": profile, "span": raw.span}
     found = [
-      clean.text_keys(raw, name, t.select("key"))["key"].unique().cast(pl.String)
+      clean.text_keys(raw, name, t.select("key"))["key"]
+      .unique()
+      .cast(pl.String)
       for name, t in tables.items()
       if t is not None
     ]

@@ -2,9 +2,13 @@
 
 import collections
 import io
+from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 from etils import epath
+
+Check = tuple[pl.Expr, str]
 
 _SCHEMA = {
   "table": pl.String,
@@ -26,22 +30,25 @@ class Rejects:
     self._frames = []
 
   def split(
-    self, table: str, frame: pl.DataFrame, reason: pl.Expr
-  ) -> tuple[pl.DataFrame, pl.Series]:
-    """Keeps rows whose reason is null, notes the others.
+    self, table: str, frame: pl.DataFrame, checks: Sequence[Check]
+  ) -> tuple[pl.DataFrame, np.ndarray]:
+    """Keeps the rows that no check objects to, notes the others.
 
     Args:
       table: Name of the table.
       frame: Its rows.
-      reason: Text expression: why the row cannot be used, or null.
+      checks: Conditions with reasons; a row's first one is its reason.
 
     Returns:
-      The rows kept, and positions of all rows kept (bool, [rows]).
+      The rows kept, and which they are: bool [rows].
     """
-    reasons = frame.select(reason.alias("reason")).to_series()
-    keep = reasons.is_null()
-    if keep.all():
-      return frame, keep
+    bad = frame.select(
+      pl.any_horizontal(*(c for c, _ in checks)).fill_null(False).alias("bad")
+    ).to_series()
+    if not bad.any():
+      return frame, np.ones(len(frame), bool)
+    keep = ~bad
+    reasons = frame.select(_first(checks).alias("reason")).to_series()
     bad = frame.with_row_index("_row").filter(~keep)
     values = pl.struct(pl.exclude("_row").cast(pl.String, strict=False))
     bad = bad.select(
@@ -53,7 +60,7 @@ class Rejects:
     self._frames.append(bad)
     for name, count in bad["reason"].value_counts().iter_rows():
       self.counts[table][name] += count
-    return frame.filter(keep), keep
+    return frame.filter(keep), keep.to_numpy()
 
   @property
   def total(self) -> int:
@@ -66,15 +73,21 @@ class Rejects:
 
   def save(self, path: epath.PathLike) -> None:
     """Writes rejects.parquet: table, row (from 0), reason, values as JSON."""
-    frame = pl.concat(self._frames) if self._frames else pl.DataFrame(schema=_SCHEMA)
+    frame = (
+      pl.concat(self._frames) if self._frames else pl.DataFrame(schema=_SCHEMA)
+    )
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     epath.Path(path).write_bytes(buffer.getvalue())
 
 
-def first(*reasons: tuple[pl.Expr, str]) -> pl.Expr:
-  """The first reason whose condition holds, or null."""
+def _first(checks: Sequence[Check]) -> pl.Expr:
   expr = pl.lit(None, pl.String)
-  for condition, reason in reversed(reasons):
+  for condition, reason in reversed(checks):
     expr = pl.when(condition).then(pl.lit(reason)).otherwise(expr)
   return expr
+
+
+def mask(bad: np.ndarray, reason: str) -> Check:
+  """A check from a numpy mask [rows]."""
+  return pl.lit(pl.Series(bad)), reason

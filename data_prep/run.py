@@ -63,9 +63,7 @@ def prepare(
   prepared = engine.prepare(raw)
   say(f"writing {len(prepared.users.keys):,} users to {path}")
   new = path if not path.exists() else path.parent / f"{path.name}.new"
-  stats = builder.write(
-    prepared, new, {"contents": contents}, num_shards, say
-  )
+  stats = builder.write(prepared, new, {"contents": contents}, num_shards, say)
   if new != path:
     path.rmtree()
     new.rename(path)

@@ -56,13 +56,16 @@ def local(
       f"without (row {found[1]}): say how to read the latter with "
       'time_zone="Europe/Paris" or "UTC"'
     )
-  with_zone = column.str.to_datetime(
+  # One format is inferred for all rows of an expression: parse them apart.
+  naive = pl.when(~zoned).then(column).str.to_datetime(
+    time_unit="us", strict=False
+  )
+  if found[0] is None:
+    return naive.alias(name)
+  with_zone = pl.when(zoned).then(column).str.to_datetime(
     time_unit="us", time_zone="UTC", strict=False
   )
-  naive = column.str.to_datetime(time_unit="us", strict=False)
-  if found[0] is None:
-    return naive
-  return pl.when(zoned).then(_unzoned(with_zone, time_zone)).otherwise(naive)
+  return pl.coalesce(_unzoned(with_zone, time_zone), naive).alias(name)
 
 
 def has_zone(frame, name: str) -> bool | None:
@@ -93,9 +96,7 @@ def since(expr: pl.Expr, dtype: pl.DataType, epoch: str, unit: str) -> pl.Expr:
     day = expr.cast(pl.Int64) - (start - datetime.date(1970, 1, 1)).days
     return day * DAY_SECONDS if unit == "seconds" else day
   zero = int(
-    datetime.datetime.combine(
-      start, datetime.time(), datetime.timezone.utc
-    ).timestamp()
+    datetime.datetime.combine(start, datetime.time(), datetime.UTC).timestamp()
   )
   seconds = expr.dt.epoch("s") - zero
   # Floor division: a time before the epoch belongs to a negative day.

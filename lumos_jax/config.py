@@ -8,28 +8,27 @@ from typing import Any
 
 import ml_collections
 
-# d_model, d_ff, heads, encoder layers, decoder layers, activity, calendar,
-# profile and day widths. "paper": 14.7 M parameters as in LUMOS' public port.
+# Widths and depths. "paper": 14.7 M parameters as in LUMOS' public port.
 SIZES: dict[str, dict[str, int]] = {
   "tiny": dict(
     d_model=32, d_ff=64, n_heads=2, n_encoder_layers=1, n_decoder_layers=1,
     activity_width=16, calendar_width=16, profile_width=8, day_width=16,
-    head_width=16, summary_width=8,
+    head_width=16, habit_width=16,
   ),
   "base": dict(
     d_model=128, d_ff=256, n_heads=4, n_encoder_layers=2, n_decoder_layers=1,
     activity_width=64, calendar_width=32, profile_width=32, day_width=64,
-    head_width=64, summary_width=32,
+    head_width=64, habit_width=64,
   ),
   "paper": dict(
     d_model=512, d_ff=1024, n_heads=8, n_encoder_layers=4, n_decoder_layers=2,
     activity_width=128, calendar_width=128, profile_width=64, day_width=128,
-    head_width=96, summary_width=64,
+    head_width=96, habit_width=128,
   ),
   "large": dict(
     d_model=1024, d_ff=4096, n_heads=16, n_encoder_layers=12,
     n_decoder_layers=4, activity_width=256, calendar_width=256,
-    profile_width=128, day_width=256, head_width=64, summary_width=64,
+    profile_width=128, day_width=256, head_width=64, habit_width=128,
   ),
 }  # fmt: skip
 
@@ -70,7 +69,7 @@ def default() -> ml_collections.ConfigDict:
   m.activation = "relu"
   m.dropout = 0.1
   m.head = "aggregated"  # or sequence.
-  m.summary_days = ()  # Window means beside the decoder's output; 0 = all.
+  m.habit_days = ()  # Windows of habit sums that the head sees; 0 = all.
   m.regression_loss = "l1"  # mse_nonzero (the paper's), hurdle, tweedie, l1.
   m.weighting = "uncertainty"  # or sum, learned.
   m.ablate = ()  # no_future, no_past, no_context: trained without.
@@ -79,6 +78,7 @@ def default() -> ml_collections.ConfigDict:
   c.optimizer = o = ml_collections.ConfigDict()
   o.name = "adamw"  # or muon.
   o.learning_rate = 1e-3
+  o.adam_learning_rate = 0.0  # With Muon, for tables, heads, biases; 0: same.
   o.schedule = "cosine"  # or linear, constant.
   o.warmup_steps = 100
   o.final_fraction = 0.0  # Of the learning rate, at the last step.

@@ -26,6 +26,13 @@ def schedule(cfg, steps: int) -> optax.Schedule:
   return optax.join_schedules([up, decay], [warmup]) if warmup else decay
 
 
+def _scaled(cfg, rate: optax.Schedule) -> optax.Schedule:
+  if not cfg.adam_learning_rate:
+    return rate
+  factor = cfg.adam_learning_rate / cfg.learning_rate
+  return lambda step: factor * rate(step)
+
+
 def make(
   cfg, steps: int, axes: Mapping[str, tuple[str | None, ...]]
 ) -> optax.GradientTransformation:
@@ -45,15 +52,15 @@ def make(
       rate, cfg.b1, cfg.b2, weight_decay=cfg.weight_decay, mask=decayed
     )
   elif cfg.name == "muon":
-    hidden = {"embed", "mlp", "heads"}
     dims = {
       k: optax.contrib.MuonDimensionNumbers()
-      if matrix[k] and set(a) <= hidden
+      if matrix[k] and "/head/" not in k
       else None
-      for k, a in axes.items()
+      for k in axes
     }
     core = optax.contrib.muon(
       rate,
+      adam_learning_rate=_scaled(cfg, rate),
       adam_b1=cfg.b1,
       adam_b2=cfg.b2,
       weight_decay=cfg.weight_decay,

@@ -1,13 +1,14 @@
 """Progress of training: a bar on a terminal, a line now and then elsewhere."""
 
 import collections
+import logging
 import sys
 import time
 
 import jax
 import rich.console
 import rich.progress
-import rich.text
+from absl import logging as absl_logging
 
 _WINDOW = 50  # Steps that speeds are averaged over.
 
@@ -130,3 +131,21 @@ class Progress:
     self._line_at = time.monotonic()
     text = f"step {self._step:,}/{self._total:,}  {self._text}"
     print(text, file=sys.stderr, flush=True)
+
+
+class _FromLibraries(logging.Filter):
+  """Passes what is ours, and warnings of anyone."""
+
+  _CHATTY = ("orbax", "tensorflow_datasets", "grain")
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    parts = record.pathname.replace("\\", "/").split("/")
+    chatty = any(name in parts for name in self._CHATTY)
+    return record.levelno >= logging.WARNING or not chatty
+
+
+def quiet_libraries() -> None:
+  """Drops informational log lines of libraries: a save makes about forty."""
+  logger = absl_logging.get_absl_logger()
+  if not any(isinstance(f, _FromLibraries) for f in logger.filters):
+    logger.addFilter(_FromLibraries())

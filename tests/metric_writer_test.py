@@ -2,11 +2,13 @@
 
 import io
 import json
+import logging
 
 import fsspec
 import numpy as np
 import pytest
 import rich.console
+from absl import logging as absl_logging
 from fsspec.implementations import memory
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
@@ -114,3 +116,15 @@ def test_progress_on_a_terminal():
     for step in range(6, 11):
       bar.update(step, 0.5, 2_500_000, 0.0)
   assert "10/10" in file.getvalue() and "loss 0.5000" in file.getvalue()
+
+
+def test_libraries_are_quiet_but_for_warnings():
+  progress.quiet_libraries()
+  progress.quiet_libraries()
+  logger = absl_logging.get_absl_logger()
+  passes = lambda path, level: logger.filter(
+    logging.LogRecord("absl", level, path, 1, "text", (), None)
+  )
+  assert passes("/x/site-packages/orbax/a.py", logging.WARNING)
+  assert not passes("/x/site-packages/orbax/a.py", logging.INFO)
+  assert passes("/x/lumos_jax/train.py", logging.INFO)

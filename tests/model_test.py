@@ -22,12 +22,12 @@ PAPER = dict(
   model__patch_days=1,
   model__positions="learned",
   model__norm="post",
-  model__summary_days=(),
+  model__habit_days=(),
   data__origins_per_example=1,
 )
 SEQUENCE = dict(
   model__head="sequence",
-  model__summary_days=(),
+  model__habit_days=(),
   model__regression_loss="hurdle",
   data__daily_labels=True,
 )
@@ -110,7 +110,7 @@ def test_gradient_of_an_origin_ends_at_the_origin():
 
 
 def test_an_origin_does_not_depend_on_its_neighbours():
-  records, *_, forecast = setup(model__summary_days=(7, 28))
+  records, *_, forecast = setup(model__habit_days=(7, 28))
   many = forecast(records.users[6], [70, 77, 84])
   alone = forecast(records.users[6], [84])
   for name in many:

@@ -67,7 +67,9 @@ def load(
   )
   absent = sorted(splits.keys() - set(courses["run"]))
   if absent:
-    raise InputError(f"courses: no presentation {absent}; correct train=, test=")
+    raise InputError(
+      f"courses: no presentation {absent}; correct train=, test="
+    )
   students = _students(files, splits)
   clicks = _clicks(files, splits)
   due = _of(files.table("assessments"), splits)
@@ -82,9 +84,9 @@ def load(
   first = min(activity["time"].min(), 0)
   last = max(activity["time"].max() + 1, *until.values())
   schema = _schema(rows, first, last)
-  repeated = students.filter(
-    pl.col("id_student").is_duplicated()
-  )["id_student"].n_unique()
+  repeated = students.filter(pl.col("id_student").is_duplicated())[
+    "id_student"
+  ].n_unique()
   no_day = (pl.col("final_result") == "Withdrawn") & pl.col(
     "date_unregistration"
   ).is_null()
@@ -135,18 +137,22 @@ class _Files:
       f"{sorted(p.name for p in self.root.iterdir())}"
     )
 
-  def table(self, table: str, columns: tuple[str, ...] = ()) -> pl.DataFrame:
+  def scan(self, table: str, columns: tuple[str, ...] = ()) -> pl.LazyFrame:
     file = self.find(table)
     if file.suffix == ".parquet":
-      frame = pl.read_parquet(file)
+      frame = pl.scan_parquet(file)
     else:
-      frame = pl.read_csv(
-        file, null_values=["?", ""], infer_schema_length=None
-      )
+      # The clicks have 10.7 M rows, all of the same kind.
+      rows = 10_000 if table == "studentVle" else None
+      frame = pl.scan_csv(file, null_values=["?", ""], infer_schema_length=rows)
+    names = list(frame.collect_schema())
     for c in columns:
-      if c not in frame.columns:
-        raise missing_column(file.name, c, frame.columns)
+      if c not in names:
+        raise missing_column(file.name, c, names)
     return frame
+
+  def table(self, table: str, columns: tuple[str, ...] = ()) -> pl.DataFrame:
+    return self.scan(table, columns).collect()
 
 
 def _presentations(train: str, test: str) -> dict[str, str]:
@@ -158,18 +164,18 @@ def _presentations(train: str, test: str) -> dict[str, str]:
   return out
 
 
-def _of(frame: pl.DataFrame, splits) -> pl.DataFrame:
+def _of(frame, splits):
   """Rows of the chosen presentations."""
   frame = frame.with_columns(pl.col(_RUN).cast(pl.String))
-  return frame.filter(
-    pl.concat_str(_RUN, separator="/").is_in(list(splits))
-  )
+  return frame.filter(pl.concat_str(_RUN, separator="/").is_in(list(splits)))
 
 
-def _keyed(frame: pl.DataFrame) -> pl.DataFrame:
+def _keyed(frame):
   return frame.with_columns(
     run=pl.concat_str(_RUN, separator="/"),
-    key=pl.concat_str(*_RUN, pl.col("id_student").cast(pl.String), separator="/"),
+    key=pl.concat_str(
+      *_RUN, pl.col("id_student").cast(pl.String), separator="/"
+    ),
   )
 
 
@@ -183,20 +189,25 @@ def _students(files: _Files, splits) -> pl.DataFrame:
 
 
 def _clicks(files: _Files, splits) -> pl.DataFrame:
-  clicks = files.table("studentVle", (*_STUDENT, "id_site", "date", "sum_click"))
-  pages = files.table("vle", ("id_site", "activity_type"))
+  columns = (*_STUDENT, "id_site", "date", "sum_click")
+  clicks = _of(files.scan("studentVle", columns), splits)
+  pages = files.scan("vle", ("id_site", "activity_type"))
   pages = pages.select(pl.col("id_site").cast(pl.Int64), "activity_type")
   clicks = clicks.with_columns(pl.col("id_site").cast(pl.Int64)).join(
     pages, on="id_site", how="left", maintain_order="left"
   )
-  return _keyed(_of(clicks, splits)).select(
-    "key",
-    "run",
-    "activity_type",
-    time=pl.col("date").cast(pl.Int32),
-    clicks=pl.col("sum_click").cast(pl.Float64),
-    pages=pl.lit(1.0),
-    submissions=pl.lit(0.0),
+  return (
+    _keyed(clicks)
+    .select(
+      "key",
+      "run",
+      "activity_type",
+      time=pl.col("date").cast(pl.Int32),
+      clicks=pl.col("sum_click").cast(pl.Float64),
+      pages=pl.lit(1.0),
+      submissions=pl.lit(0.0),
+    )
+    .collect()
   )
 
 
@@ -235,7 +246,9 @@ def _calendar(due: pl.DataFrame, length: dict[str, int]) -> pl.DataFrame:
   )
   ends = ends.with_columns(type=pl.lit("course end"))
   both = pl.concat([days, ends], how="diagonal")
-  return both.with_columns(end=pl.col("start") + 1).sort("group", "start", "type")
+  return both.with_columns(end=pl.col("start") + 1).sort(
+    "group", "start", "type"
+  )
 
 
 def _labels(students: pl.DataFrame) -> pl.DataFrame:

@@ -94,6 +94,8 @@ class Source:
     return f"Source(schema={self._schema.hash}, records={len(self)})"
 
   def __getitem__(self, i: int) -> dict[str, Any]:
+    if not 0 <= i < len(self):
+      raise IndexError(f"record {i} of {len(self)}")
     return self._decode(i, self._reader[int(i)])
 
   def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:

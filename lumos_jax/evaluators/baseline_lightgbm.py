@@ -22,6 +22,7 @@ _PARAMS = dict(
   bagging_fraction=0.7,
   bagging_freq=1,
   lambda_l2=5.0,
+  max_bin=63,  # Half the time of 255, and no worse on validation.
 )
 _BINARY = ("binary",)
 _REGRESSION = ("regression_l1", "regression", "tweedie")
@@ -136,24 +137,33 @@ class BaselineLightGBM(base.Evaluator):
       self.tasks, found.y, found.mask, found.p, self.mean_tasks
     ).items()
 
-  def _tables(self):
-    """Features of training [rows], validation and test users [U, 1]."""
-    train = (self.data_cfg.train_split, self._origins, self._max_users)
-    where = (self.data_cfg.validation_split, self.data_cfg.validation_origin)
-    test = (self.split, self.origin)
-    make = lambda split, origins, most=0: features.make(
-      self.records,
-      self.tasks,
-      split,
-      origins,
-      future=self._future,
-      max_users=most,
-      seed=self._seed,
-    )
-    train = make(*train)
-    validation = make(where[0], [where[1]])
-    same = test == where
-    return train, validation, validation if same else make(test[0], [test[1]])
+  def _tables(self) -> list[features.Table]:
+    """Features for training, validation and test; one pass a set of users."""
+    cfg = self.data_cfg
+    wanted = [
+      (cfg.train_split, self._origins, self._max_users),
+      (cfg.validation_split, [cfg.validation_origin], 0),
+      (self.split, [self.origin], 0),
+    ]
+    passes: dict[tuple[str, int], set[int]] = {}
+    users = []
+    for split, origins, most in wanted:
+      few = len(self.records.source(split)) <= most
+      users.append((split, 0 if few else most))
+      passes.setdefault(users[-1], set()).update(origins)
+    made = {
+      (split, most): features.make(
+        self.records,
+        self.tasks,
+        split,
+        sorted(origins),
+        future=self._future,
+        max_users=most,
+        seed=self._seed,
+      )
+      for (split, most), origins in passes.items()
+    }
+    return [made[u].at(o) for u, (_, o, _) in zip(users, wanted)]
 
   def _fit(self, lgb):
     if not self._origins:

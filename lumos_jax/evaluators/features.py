@@ -31,6 +31,7 @@ class Table:
     x: float32 [U, O, F]; NaN where a number is missing.
     y: float32 [U, O, M].  mask: bool [U, O, M].
     key: bytes [U] of predict.hash_keys.
+    origins: int [O].
     names: F names.
     categorical: Positions of features that are ids.
   """
@@ -39,8 +40,20 @@ class Table:
   y: np.ndarray
   mask: np.ndarray
   key: np.ndarray
+  origins: np.ndarray
   names: tuple[str, ...]
   categorical: tuple[int, ...]
+
+  def at(self, origins: Sequence[int]) -> "Table":
+    """The same users at some of the origins."""
+    o = np.searchsorted(self.origins, origins)
+    return dataclasses.replace(
+      self,
+      x=self.x[:, o],
+      y=self.y[:, o],
+      mask=self.mask[:, o],
+      origins=self.origins[o],
+    )
 
 
 class Maker:
@@ -92,10 +105,9 @@ class Maker:
     names.append("origin_weekday" if self._schema.epoch else "origin_day")
     if self._schema.epoch:
       ids.append(len(names) - 1)
-    for table, prefix in (("activity", "last"), ("profile", "profile")):
-      for f in self._schema.categorical(table):
-        ids.append(len(names))
-        names.append(f"{prefix}/{f.name}")
+    for f in self._schema.categorical("profile"):
+      ids.append(len(names))
+      names.append(f"profile/{f.name}")
     for f in self._schema.dense("profile"):
       n = schema_lib.width(f)
       each = [f.name] if n == 1 else [f"{f.name}:{i}" for i in range(n)]
@@ -128,7 +140,6 @@ class Maker:
       parts.append(column((origins + start) % 7))
     else:
       parts.append(column(origins))
-    parts.append(column(self._last_values(record["categorical"][use], day, at)))
     wide = lambda x: np.broadcast_to(x, (len(origins), len(x)))
     parts += [wide(record["profile_categorical"]), wide(record["profile_numeric"])]
     return np.concatenate(parts, 1).astype(np.float32)
@@ -190,17 +201,6 @@ class Maker:
       parts += [future[:, :d].sum(1) for d in self._ahead]
     return np.concatenate(parts, 1)
 
-  def _last_values(self, ids, day, at):
-    """The last known id of each categorical before each origin."""
-    out = np.zeros((len(at), ids.shape[1]))
-    for c in range(ids.shape[1]):
-      known = ids[:, c] != schema_lib.MISSING
-      i = np.searchsorted(day[known], at) - 1
-      mine = ids[known, c]
-      if len(mine):
-        out[:, c] = np.where(i >= 0, mine[np.maximum(i, 0)], 0)
-    return out
-
 
 def _since(days: np.ndarray, at: np.ndarray) -> np.ndarray:
   """Days from the last of ascending `days` before each of `at`; NaN if none."""
@@ -254,4 +254,4 @@ def make(
     )
     keys.append(record["key"])
   hashed = predict.hash_keys(keys)
-  return Table(x, y, mask, hashed, maker.names, maker.categorical)
+  return Table(x, y, mask, hashed, origins, maker.names, maker.categorical)

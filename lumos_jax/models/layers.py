@@ -43,6 +43,11 @@ def embedding(
   return nnx.Param(value / features**0.5, axes=axes)
 
 
+def zeros(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
+  """A parameter that starts at zero."""
+  return nnx.Param(jnp.zeros(shape), axes=axes)
+
+
 def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
   """Layer norm; statistics are computed in float32 whatever the dtype."""
   return nnx.LayerNorm(

@@ -6,7 +6,8 @@ the encoder's output by cross-attention.
 
 Beyond the paper: a causal encoder serves many origins in one pass (each
 origin's queries look only at days before it); `patch_days` consecutive days
-may make one token; window means of the history may join the decoder's output.
+may make one token; habits (window sums of raw rows) may join the decoder's
+output at the head.
 
 B batch, T history rows, O origins, H horizon days, p patch days, P = T / p
 tokens, Q = H / p queries an origin, D model width.
@@ -21,7 +22,7 @@ from flax import nnx
 from lumos_jax.data import ablation
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.models import attention, blocks, fields, heads, layers
+from lumos_jax.models import attention, blocks, fields, habits, heads, layers
 
 _POSITIONS = ("learned", "sinusoidal", "rotary")
 
@@ -42,9 +43,9 @@ def check_config(cfg, data_cfg, horizon: int) -> None:
       "model.causal = False needs data.origins_per_example = 1: a bidirectional "
       "encoder would show one origin what lies after it"
     )
-  if cfg.head == "sequence" and cfg.summary_days:
+  if cfg.head == "sequence" and cfg.habit_days:
     raise ValueError(
-      "model.head = 'sequence' reads no summaries: set model.summary_days = ()"
+      "model.head = 'sequence' reads no habits: set model.habit_days = ()"
     )
   if cfg.positions not in _POSITIONS:
     raise ValueError(f"model.positions = {cfg.positions!r}; use {_POSITIONS}")
@@ -67,6 +68,7 @@ class Lumos(nnx.Module):
     schema: schema_lib.Schema,
     calendar: calendar_lib.Calendar,
     outputs: tuple[int, int],
+    regression: tuple[bool, ...],
     horizon: int,
     history_days: int,
     *,
@@ -79,6 +81,7 @@ class Lumos(nnx.Module):
       schema: Fields of the three tables.
       calendar: For its width and date columns.
       outputs: (M, Z): tasks and raw outputs of each.
+      regression: [M], which tasks are regressions.
       horizon: H, in days.
       history_days: T, the length of the learned positions.
       rngs: Stream "params".
@@ -124,14 +127,19 @@ class Lumos(nnx.Module):
     if cfg.norm == "pre":
       self.encoder_norm = layers.layer_norm(width, **kw)
       self.decoder_norm = layers.layer_norm(width, **kw)
-    summary = 0
-    if cfg.summary_days:
-      self.summary = layers.linear(
-        p * day, cfg.summary_width, (None, "embed"), **kw
+    extra = 0
+    if cfg.habit_days:
+      self.habits = habits.Habits(
+        schema,
+        tuple(cfg.habit_days),
+        calendar.width,
+        calendar.date_columns,
+        horizon,
       )
-      summary = cfg.summary_width * len(cfg.summary_days) + width
-      self.summary_norm = layers.layer_norm(summary - width, **kw)
-    self.head = heads.make(cfg, horizon // p, p, summary, outputs, **kw)
+      extra = self.habits.width
+    self.head = heads.make(
+      cfg, horizon // p, p, extra, outputs, regression, **kw
+    )
 
   def __call__(
     self, batch: dict[str, Any], rngs: nnx.Rngs | None = None
@@ -151,12 +159,14 @@ class Lumos(nnx.Module):
     profile = self.profile(
       batch["profile_categorical"], batch["profile_numeric"]
     )
-    patches, states, seen, time = self.encode(batch, profile, rngs)
+    states, seen, time = self.encode(batch, profile, rngs)
     queries = self.decode(batch, profile, states, seen, time, rngs)
+    last = (batch["origin"] // self.cfg.patch_days)[..., None]
+    last = jnp.take_along_axis(states, last, 1)
     extra = None
-    if self.cfg.summary_days:
-      extra = self._summaries(batch, patches, states, rngs)
-    return self.head(queries, extra, rngs).astype(jnp.float32)
+    if self.cfg.habit_days:
+      extra = self.habits(batch).astype(self.dtype)
+    return self.head(queries, last, extra, rngs).astype(jnp.float32)
 
   def _time(self, batch):
     """Days of history [B, T] and origins [B, O] from the end of history.
@@ -171,8 +181,8 @@ class Lumos(nnx.Module):
     """Encodes the history.
 
     Returns:
-      patches [B, P, p * day], the rows before the encoder; states [B, 1 + P, D],
-      a start token first; seen bool [B, 1 + P]; time float32 [B, 1 + P] days.
+      states [B, 1 + P, D], a start token first; seen bool [B, 1 + P]; time
+      float32 [B, 1 + P] in days.
     """
     p = self.cfg.patch_days
     activity = self.activity(
@@ -184,8 +194,8 @@ class Lumos(nnx.Module):
     rows = self.past_day(jnp.concatenate([activity, context, wide], -1))
     mask = batch["history_mask"]
     rows = jnp.where(mask[..., None], rows, 0)
-    patches = rows.reshape(b, t // p, -1)
-    x = self.past_patch(patches) if p > 1 else patches
+    x = rows.reshape(b, t // p, -1)
+    x = self.past_patch(x) if p > 1 else x
     # The start token keeps attention defined for a user without history.
     x = jnp.concatenate([self.start(profile)[:, None], x], 1)
     seen = mask.reshape(b, -1, p).any(-1)
@@ -204,7 +214,7 @@ class Lumos(nnx.Module):
       x = block(x, None, look, time, time, rngs)
     if self.cfg.norm == "pre":
       x = self.encoder_norm(x)
-    return patches, x, seen, time
+    return x, seen, time
 
   def _positions(self, x, index):
     """Adds positions; index int [1 or B, L]; the future continues the past."""
@@ -239,24 +249,3 @@ class Lumos(nnx.Module):
     if self.cfg.norm == "pre":
       x = self.decoder_norm(x)
     return x.reshape(b, o, h // p, width)
-
-  def _summaries(self, batch, patches, states, rngs):
-    """Window means before each origin and the last state: [B, O, S].
-
-    Softmax attention averages; what a window summed up to is easier read from
-    means of the rows themselves.
-    """
-    p = self.cfg.patch_days
-    x = jax.nn.relu(self.summary(patches)).astype(jnp.float32)
-    total = jnp.pad(jnp.cumsum(x, 1), ((0, 0), (1, 0), (0, 0)))
-    at = batch["origin"] // p
-    take = lambda a, i: jnp.take_along_axis(a, i[..., None], 1)
-    parts = []
-    for days in self.cfg.summary_days:
-      length = days // p if days else patches.shape[1]
-      low = jnp.maximum(at - length, 0)
-      mean = (take(total, at) - take(total, low)) / length
-      parts.append(jnp.log1p(4.0 * jnp.maximum(mean, 0.0)))
-    y = self.summary_norm(jnp.concatenate(parts, -1).astype(self.dtype))
-    y = jnp.concatenate([y, take(states, at)], -1)
-    return layers.dropout(self.cfg.dropout, rngs, y)

@@ -56,6 +56,7 @@ class Lumos:
       self.schema,
       self.calendar,
       (len(self.tasks), regression.OUTPUTS[self.cfg.regression_loss]),
+      tuple(t.kind == "regression" for t in self.tasks),
       self.horizon,
       self.history_days,
       rngs=rngs,

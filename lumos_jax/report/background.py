@@ -83,6 +83,8 @@ def data(run: load.Run) -> page.Html:
     for name, shown in _COUNTS.items()
     if stats.get(name) is not None
   ]
+  if schema.get("rows") == "day":
+    rows = [["user-days" if r[0] == "rows kept" else r[0], r[1]] for r in rows]
   if {"first_day", "last_day"} <= stats.keys():
     first, last = (
       _day(schema, d) for d in (stats["first_day"], stats["last_day"] - 1)

@@ -27,7 +27,7 @@
   const axis = () => ({
     gridcolor: css("--grid"), zerolinecolor: css("--line"),
     linecolor: css("--line"), tickcolor: css("--line"), automargin: true,
-    title: { standoff: 8 }, fixedrange: false,
+    title: { standoff: 8 }, exponentformat: "e",
   });
   const merge = (a, b) => {
     const out = { ...a };

@@ -1,0 +1,63 @@
+"""Runs pytorch-lifestream's pandas preprocessor; called by data_prep.py.
+
+Runs in the peer's own environment (pytorch-lifestream 0.7.0, torch, pandas,
+pyarrow, scikit-learn, joblib, dask, pymonad), so it imports nothing of ours:
+
+  PEER_PYTHON benchmarks/data_prep_peer.py EVENTS.parquet KEY TIME CATS NUMS
+
+It prints one JSON line: {"seconds", "events", "users", "versions"}. The table is
+in memory and joined before the clock starts, times are integers already, and
+nothing is written: all of it in the peer's favour.
+"""
+
+import importlib.metadata
+import json
+import sys
+import time
+import types
+
+
+def _stub(name: str, **attributes) -> None:
+  module = types.ModuleType(name)
+  module.__dict__.update(attributes)
+  sys.modules[name] = module
+
+
+class _NoServer:
+  """The dispatcher starts a Dask cluster that the pandas path never uses."""
+
+  client = types.SimpleNamespace(dashboard_link="")
+
+
+def main(path, key, stamp, categories, numbers):
+  """Preprocesses the table once and prints the time."""
+  # The wheel lacks files that the Dask and Spark siblings import.
+  package = "ptls.preprocessing"
+  _stub(f"{package}.dask.dask_preprocessor", DaskDataPreprocessor=None)
+  _stub(f"{package}.pyspark.pyspark_preprocessor", PysparkDataPreprocessor=None)
+  _stub(f"{package}.dask.dask_client", DaskServer=_NoServer)
+  import pandas as pd
+  from ptls.preprocessing import PandasDataPreprocessor
+
+  frame = pd.read_parquet(path)
+  preprocessor = PandasDataPreprocessor(
+    col_id=key,
+    col_event_time=stamp,
+    event_time_transformation="none",
+    cols_category=categories.split(","),
+    cols_numerical=numbers.split(","),
+    return_records=True,
+  )
+  start = time.perf_counter()
+  records = preprocessor.fit_transform(frame)
+  seconds = time.perf_counter() - start
+  versions = {
+    p: importlib.metadata.version(p)
+    for p in ("pytorch-lifestream", "pandas", "torch")
+  }
+  result = {"seconds": seconds, "events": len(frame), "users": len(records)}
+  print(json.dumps({**result, "versions": versions}))
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])
