@@ -120,6 +120,8 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
         f"config argument {name!r} is unknown; there are {sorted(defaults)}"
       )
     kind = type(defaults[name])
+    if kind is not bool and not given:
+      raise ValueError(f"config argument {name!r} needs a value, {name}=...")
     try:
       if kind is bool:
         value = {"": True, "true": True, "false": False}[text.lower()]
@@ -129,8 +131,6 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
       raise ValueError(
         f"config argument {part!r}: not of type {kind.__name__}"
       ) from e
-    if kind is not bool and not given:
-      raise ValueError(f"config argument {name!r} needs a value, {name}=...")
     out[name] = value
   return out
 

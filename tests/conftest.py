@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, strict ranks; set before jax starts."""
+"""Eight virtual CPU devices, strict ranks; fast compilation; set before jax starts."""
 
 import os
 import pathlib
@@ -8,6 +8,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "")
   + " --xla_force_host_platform_device_count=8"
+  # Tests compile much and compute little.
+  + " --xla_backend_optimization_level=0"
 )
 
 import jax  # noqa: E402

@@ -120,11 +120,11 @@ def _comparison_row(run, model, baselines, metric) -> list[Any]:
   task, _, last = metric.rpartition("/")
   values = [run.value(e, metric) for e in (model, *baselines)]
   present = [v for v in values if v is not None]
-  neutral = last in ("base_rate",) or len(present) < 2
   best = None
-  if not neutral:
+  if last != "base_rate" and len(present) > 1:
     best = max(present) if load.higher_is_better(metric) else min(present)
-  cell = lambda v: page.num(v, class_="best" if v == best != None else "")  # noqa: E711
+  is_best = lambda v: v is not None and v == best
+  cell = lambda v: page.num(v, class_="best" if is_best(v) else "")
   rate = run.value(model, f"{task}/base_rate")
   show_rate = rate is not None and last == "auc"
   row = [

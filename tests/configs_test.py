@@ -1,0 +1,94 @@
+"""Every config builds, every key is read, and mistakes are named."""
+
+import importlib
+import pathlib
+import re
+
+import fake
+import pytest
+
+from lumos_jax import config as config_lib
+from lumos_jax import evaluators
+from lumos_jax.data import pipeline
+from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.models import lumos
+
+ROOT = pathlib.Path(__file__).parents[1]
+NAMES = sorted(
+  p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__"
+)
+ARGUMENTS = {"pretrain": [None, "smoke", "size=large", "ablate=no_future"]}
+
+
+@pytest.mark.parametrize(
+  "name,arg", [(n, a) for n in NAMES for a in ARGUMENTS.get(n, [None])]
+)
+def test_every_config_builds(name, arg):
+  c = importlib.import_module(f"configs.{name}").get_config(arg)
+  assert c.is_locked
+  tasks = tasks_lib.from_config(c.tasks)
+  pipeline.check_config(c.data, tasks)
+  lumos.check_config(c.model, c.data, pipeline.horizon_days(tasks))
+  for name, kw in c.evals.items():
+    known = evaluators.settings(evaluators.TYPES[kw["type"]])
+    assert set(kw) <= {"type", "every_steps", *known}, name
+  with pytest.raises(AttributeError):
+    c.train.stepz = 3
+
+
+def leaves(c, prefix=()):
+  for k, v in c.items():
+    if hasattr(v, "items"):
+      yield from leaves(v, (*prefix, k))
+      if not len(v):
+        yield (*prefix, k)
+    else:
+      yield (*prefix, k)
+
+
+def test_every_key_is_read_somewhere():
+  text = "\n".join(
+    p.read_text()
+    for p in (ROOT / "lumos_jax").rglob("*.py")
+    if p.name != "config.py"
+  )
+  unread = []
+  for path in leaves(config_lib.default()):
+    name = path[-1]
+    # "data.validation_split" and its like are read by a composed name.
+    composed = re.sub("^(validation|test)_", "", name)
+    found = re.search(rf"\.{name}\b", text) or (
+      composed != name and re.search(rf"}}_{composed}", text)
+    )
+    if path[0] == "mesh":
+      found = f'"{name}"' in text
+    if not found:
+      unread.append(".".join(path))
+  assert not unread
+
+
+@pytest.mark.parametrize(
+  "arg,words",
+  [
+    ("stepz=3", "'stepz' is unknown"),
+    ("steps=many", "not of type int"),
+    ("steps", "needs a value"),
+    ("size=huge", "'tiny', 'base'"),
+    ("smoke=maybe", "not of type bool"),
+  ],
+)
+def test_bad_arguments_are_named(arg, words):
+  from configs import pretrain
+
+  with pytest.raises(ValueError, match=words):
+    pretrain.get_config(arg)
+
+
+def test_tasks_name_what_is_wrong():
+  with pytest.raises(ValueError, match="either field or label"):
+    tasks_lib.Task("x", "binary", reduce="any")
+  with pytest.raises(ValueError, match="needs any or none"):
+    tasks_lib.Task("x", "binary", field="sales")
+  wrong = tasks_lib.Task("x", "binary", field="salez", reduce="any")
+  with pytest.raises(ValueError, match="salez.*sales"):
+    tasks_lib.check([wrong], fake.schema())
