@@ -15,9 +15,9 @@ import runpy
 import shutil
 import time
 
+import results
 from absl import logging
 
-import results
 from lumos_jax import main as main_lib
 from lumos_jax import metric_writer
 

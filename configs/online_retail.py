@@ -28,9 +28,7 @@ def get_config(arg=None):
   )
   d = c.data
   d.source = "tables"
-  d.options = dict(
-    schema="data_prep/examples/online_retail.py", path=args.path
-  )
+  d.options = dict(schema="data_prep/examples/online_retail.py", path=args.path)
   # Day 0 is 2010-12-01; 276 + 28 = 304 is the schema's TRAIN_UNTIL.
   d.train_origin_first, d.train_origin_last = 56, 276
   d.validation_origin, d.test_origin = 304, 345

@@ -15,7 +15,9 @@ from lumos_jax import config as config_lib
 def get_config(arg=None):
   """Arguments: size=, steps=, seed=."""
   args = config_lib.parse_arg(arg, size="paper", steps=5000, seed=0)
-  c = pretrain.get_config(f"size={args.size},steps={args.steps},seed={args.seed}")
+  c = pretrain.get_config(
+    f"size={args.size},steps={args.steps},seed={args.seed}"
+  )
   with c.unlocked():
     c.name = "paper"
     d = c.data

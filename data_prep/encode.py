@@ -7,7 +7,7 @@ Letters: R rows, C categorical columns, N numeric columns, U users.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Coded:
 
 # Coded for Categorical, float64 [R] with NaN for Numeric, datetime64[s] [R]
 # with NaT for Timestamp, float32 [R, size] for Vector.
-Column = Union[Coded, np.ndarray]
+Column = Coded | np.ndarray
 
 
 def category_ids(field: schema_lib.Categorical, column: Coded) -> np.ndarray:

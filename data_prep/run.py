@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+import polars as pl
 from etils import epath
 
 from data_prep import builder, engine, sources
@@ -60,7 +61,12 @@ def prepare(
   if _is_there(path, contents, overwrite):
     say(f"{path} is complete: nothing to do")
     return path
-  prepared = engine.prepare(raw)
+  try:
+    prepared = engine.prepare(raw)
+  except pl.exceptions.PolarsError as e:
+    # A file cut short, a CSV line with a cell too many: named by Polars.
+    files = ", ".join(raw.pieces)
+    raise InputError(f"{source}: cannot read one of {files}: {e}") from e
   say(f"writing {len(prepared.users.keys):,} users to {path}")
   new = path if not path.exists() else path.parent / f"{path.name}.new"
   stats = builder.write(prepared, new, {"contents": contents}, num_shards, say)

@@ -109,7 +109,9 @@ class Checkpoints:
       "the same command goes on from there"
     )
 
-  def restore(self, abstract: State, step: int | None = None) -> tuple[State, Any]:
+  def restore(
+    self, abstract: State, step: int | None = None
+  ) -> tuple[State, Any]:
     """Reads state and input position.
 
     Args:

@@ -40,7 +40,9 @@ def default() -> ml_collections.ConfigDict:
   c.recipe = "lumos"
   c.seed = 0
   c.tasks = ml_collections.ConfigDict()  # {name: fields of data.tasks.Task}.
-  c.evals = ml_collections.ConfigDict()  # {name: dict(type=..., every_steps=...)}.
+  c.evals = (
+    ml_collections.ConfigDict()
+  )  # {name: dict(type=..., every_steps=...)}.
 
   c.data = d = ml_collections.ConfigDict()
   d.source = "complete_journey"  # A source of data_prep.

@@ -57,7 +57,9 @@ def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def state_shardings(
-  state: Mapping[str, Any], axes: Mapping[str, tuple[str | None, ...]], mesh: Mesh
+  state: Mapping[str, Any],
+  axes: Mapping[str, tuple[str | None, ...]],
+  mesh: Mesh,
 ) -> Any:
   """Shardings of a train state.
 
@@ -82,7 +84,9 @@ def state_shardings(
   return jax.tree_util.tree_map_with_path(place, state)
 
 
-def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(
+  batch: Mapping[str, np.ndarray], mesh: Mesh
+) -> dict[str, jax.Array]:
   """Host arrays -> global arrays, split over data and fsdp along axis 0."""
   sharding = NamedSharding(mesh, P(BATCH))
   return {

@@ -222,7 +222,11 @@ def train(
     _StopSignal() as stop,
   ):
     read = functools.partial(
-      _read, checkpoints=checkpoints, writer=writer, bar=bar, every=cfg.log_every
+      _read,
+      checkpoints=checkpoints,
+      writer=writer,
+      bar=bar,
+      every=cfg.log_every,
     )
     for n in range(start, cfg.steps + 1):
       last = n == cfg.steps

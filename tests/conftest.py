@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices, strict ranks; fast compilation; set before jax starts."""
+"""Eight virtual CPU devices, strict ranks, fast compilation: before jax starts."""
 
 import os
 import pathlib

@@ -14,8 +14,8 @@ import polars as pl
 import pytest
 
 import data_prep
-from data_prep import builder, days, encode, engine, fit
 from data_prep import __main__ as cli
+from data_prep import builder, days, encode, engine, fit
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data.calendar import ALWAYS_KNOWN

@@ -91,9 +91,7 @@ def test_rows_after_the_origin_change_nothing(form, rows):
 
 def test_gradient_of_an_origin_ends_at_the_origin():
   records, recipe, graph, params, _ = setup()
-  example = pipeline.Example(
-    records.schema, records.calendar, recipe.tasks, 56
-  )
+  example = pipeline.Example(records.schema, records.calendar, recipe.tasks, 56)
   origins = np.array([70, 77, 84])
   batch = jax.tree.map(lambda x: x[None], example(records.users[7], origins))
 
@@ -121,7 +119,10 @@ def test_entry_is_unknown_before_its_announcement():
   # The last sale starts on day 120 and is announced on day 110.
   records, *_ = setup()
   make = lambda o: pipeline.Example(
-    records.schema, records.calendar, tasks_lib.from_config(fake.config().tasks), 56
+    records.schema,
+    records.calendar,
+    tasks_lib.from_config(fake.config().tasks),
+    56,
   )(records.users[0], np.array([o]))
   sale = records.calendar.columns.index("type=sale")
   assert make(109)["future_calendar"][0, :, sale].sum() == 0
@@ -132,9 +133,7 @@ def test_entry_is_unknown_before_its_announcement():
 def test_padding_rows_and_batch_size_change_nothing():
   records, recipe, graph, params, _ = setup()
   c, tasks = fake.config(), recipe.tasks
-  predict = jax.jit(
-    lambda p, b: recipe.predict(state_lib.merge(graph, p), b)
-  )
+  predict = jax.jit(lambda p, b: recipe.predict(state_lib.merge(graph, p), b))
 
   def all_users(batch_size):
     out = {}
@@ -162,7 +161,9 @@ def test_ablated_model_ignores_the_part(name):
   groups = dict(record, groups=np.array([], np.int32))
   past = [forecast(r, [84]) for r in (record, changed)]
   future = [forecast(r, [84]) for r in (record, groups)]
-  same = lambda pair: all(np.array_equal(pair[0][k], pair[1][k]) for k in pair[0])
+  same = lambda pair: all(
+    np.array_equal(pair[0][k], pair[1][k]) for k in pair[0]
+  )
   assert same(past) == (name == "no_past")
   # The vip sale lies in days 80 to 100: past and future of origin 84.
   assert same(future) == (name == "no_context")

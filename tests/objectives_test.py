@@ -28,9 +28,9 @@ def _fit(name, y, steps=3000):
     return (optax.apply_updates(z, updates), opt), None
 
   z = jnp.ones(regression.OUTPUTS[name])
-  (z, _), _ = jax.jit(
-    lambda c: jax.lax.scan(body, c, length=steps)
-  )((z, tx.init(z)))
+  (z, _), _ = jax.jit(lambda c: jax.lax.scan(body, c, length=steps))(
+    (z, tx.init(z))
+  )
   return [float(v) for v in regression.FORECASTS[name](z)]
 
 
@@ -56,7 +56,9 @@ def test_hurdle_median_is_zero_where_zero_is_likelier():
 def test_losses_stay_finite_for_wild_outputs(name):
   z = jnp.full((1, regression.OUTPUTS[name]), 1e4)
   for sign in (1.0, -1.0):
-    f = lambda z, s=sign: regression.LOSSES[name](s * z, jnp.array([3.0]), 1.0).sum()
+    f = lambda z, s=sign: regression.LOSSES[name](
+      s * z, jnp.array([3.0]), 1.0
+    ).sum()
     value, grad = jax.value_and_grad(f)(z)
     assert np.isfinite(value) and np.all(np.isfinite(grad))
     for v in regression.FORECASTS[name](sign * z):
@@ -68,9 +70,7 @@ def test_weightings_follow_their_formulas():
   losses = jnp.array([0.5, 0.2, 3.0])
   counts = jnp.array([4, 0, 2])  # The second task has no label in the batch.
   s = jnp.array([0.1, 5.0, -0.3])
-  combine = lambda w, b: float(
-    multitask.combine(losses, counts, tasks, w, b)
-  )
+  combine = lambda w, b: float(multitask.combine(losses, counts, tasks, w, b))
   np.testing.assert_allclose(combine("sum", None), 3.5, rtol=1e-6)
   kendall = np.exp(-0.1) * 0.5 + 0.05 + 0.5 * np.exp(0.3) * 3.0 - 0.15
   np.testing.assert_allclose(combine("uncertainty", s), kendall, rtol=1e-6)

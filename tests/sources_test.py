@@ -414,6 +414,14 @@ def test_bad_descriptions(tmp_path, change, words):
     sources.load("tables", {"schema": path})
 
 
+def test_truncated_input_is_named(tmp_path):
+  path = tiny_data.write_tables(tmp_path)
+  file = tmp_path / "activity.parquet"
+  file.write_bytes(file.read_bytes()[:-50])
+  with pytest.raises(data_prep.InputError, match="cannot be read|cannot read"):
+    data_prep.prepare("tables", tmp_path, schema=path, quiet=True)
+
+
 def test_description_is_needed(tmp_path):
   with pytest.raises(data_prep.InputError, match="schema=FILE"):
     sources.load("tables", {})

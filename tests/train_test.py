@@ -72,9 +72,7 @@ def test_two_runs_are_equal_and_resume_is_exact(tmp_path):
   other = run(tmp_path / "c", model__dropout=0.2, train__ema_decay=0.9, seed=1)
   assert any(
     np.any(x != y)
-    for x, y in zip(
-      jax.tree.leaves(whole), jax.tree.leaves(other), strict=True
-    )
+    for x, y in zip(jax.tree.leaves(whole), jax.tree.leaves(other), strict=True)
   )
 
 
@@ -207,6 +205,7 @@ GOLDEN = {
 def test_golden_shardings():
   c, _, recipe, _ = build(mesh__fsdp=4, mesh__tensor=2, mesh__data=1)
   shardings = train.Trainer(c, recipe).shardings
+
   def trim(spec):
     names = list(spec)
     while names and names[-1] is None:
@@ -222,4 +221,6 @@ def test_golden_shardings():
     if getattr(path[-1], "key", "") == "model/encoder/0/ff_in/kernel"
   ]
   assert len(moments) == 2
-  assert all(m.spec == params["model/encoder/0/ff_in/kernel"].spec for m in moments)
+  assert all(
+    m.spec == params["model/encoder/0/ff_in/kernel"].spec for m in moments
+  )

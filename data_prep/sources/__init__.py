@@ -8,6 +8,8 @@ import importlib
 import inspect
 from typing import Any
 
+import polars as pl
+
 from data_prep.inputs import InputError, Inputs, near
 
 _MODULES = ("complete_journey", "oulad", "tables")
@@ -40,7 +42,10 @@ def load(name: str, options: dict[str, Any]) -> Inputs:
         f"source {name!r} has no option {option!r}{near(option, list(known))} "
         f"It has {list(known)}"
       )
-  return module.load(**options)
+  try:
+    return module.load(**options)
+  except pl.exceptions.PolarsError as e:
+    raise InputError(f"source {name!r}: a file cannot be read: {e}") from e
 
 
 def describe() -> str:

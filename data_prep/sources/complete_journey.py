@@ -200,7 +200,7 @@ def _activity(root, wanted: set[str], time_zone: str) -> pl.LazyFrame:
     "redemptions": pl.lit(0.0),
   }
   columns = [made.get(n, pl.col(n)).alias(n) for n in ("time", *sorted(wanted))]
-  lines = lines.select(key="household_id", *columns)
+  lines = lines.select(pl.col("household_id").alias("key"), *columns)
   if "redemptions" not in wanted:
     return lines
   day = pl.col("redemption_date")

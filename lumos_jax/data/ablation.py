@@ -7,7 +7,9 @@ import jax.numpy as jnp
 NAMES = ("no_future", "no_past", "no_context")
 
 
-def apply(batch: dict[str, Any], name: str, date_columns: int) -> dict[str, Any]:
+def apply(
+  batch: dict[str, Any], name: str, date_columns: int
+) -> dict[str, Any]:
   """The batch with a part taken away; shapes stay.
 
   - no_future: no calendar entry on any future day (dates stay).

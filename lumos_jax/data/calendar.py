@@ -317,7 +317,8 @@ class Calendar:
         hit &= table["categorical"][:, c] == self._value_id(c, value)
     if not hit.any():
       raise schema_lib.SchemaError(
-        f"calendar edit {edit.op!r} with match {dict(edit.match)} finds no entry"
+        f"calendar edit {edit.op!r} with match {dict(edit.match)} finds no "
+        "entry"
       )
     return hit
 

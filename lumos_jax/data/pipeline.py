@@ -1,10 +1,11 @@
-"""Grain pipeline: records -> choose origins -> dense history -> batch -> device.
+"""Grain pipeline: records -> origins -> dense history -> batch -> device.
 
 Dimensions: B batch, T history rows, O origins, H horizon days, K calendar
 columns, N numeric columns, C categorical columns, M tasks.
 """
 
 import collections
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -44,7 +45,7 @@ class Example:
     self.daily_labels = daily_labels
 
   def __call__(self, record: Batch, origins: np.ndarray) -> Batch:
-    """Arrays of one user; `origins` ascending int [O]; history ends at the last.
+    """Arrays of one user; `origins` ascending int [O], history ends at the last.
 
     No row at or after the last origin is read, but for the labels.
     """
@@ -199,7 +200,9 @@ def train_iterator(
   check_config(cfg, tasks)
   hosts, host = jax.process_count(), jax.process_index()
   if batch_size % hosts:
-    raise ValueError(f"batch size {batch_size} does not divide by {hosts} hosts")
+    raise ValueError(
+      f"batch size {batch_size} does not divide by {hosts} hosts"
+    )
   source = records.source(cfg.train_split)
   if len(source) < hosts:
     raise ValueError(f"{len(source)} users are too few for {hosts} hosts")
@@ -265,7 +268,8 @@ def eval_batches(
   source = records.source(split)
   hosts, host = jax.process_count(), jax.process_index()
   mine = range(host, len(source), hosts)
-  steps = -(-(-(-len(source) // hosts)) // batch_size)
+  per_host = math.ceil(len(source) / hosts)
+  steps = math.ceil(per_host / batch_size)
   origins = np.asarray([origin])
   for step in range(steps):
     rows = mine[step * batch_size : (step + 1) * batch_size]

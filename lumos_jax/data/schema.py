@@ -7,10 +7,12 @@ every vocabulary mean "missing" and "not seen in training".
 """
 
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import math
-from typing import Any, Union
+from typing import Any
 
 from etils import epath
 
@@ -54,7 +56,7 @@ class Numeric:
   Attributes:
     name: Column of the raw table.
     transform: "log1p" (sign(x) * log1p(|x|)) or "none", before scaling.
-    scale: "minmax" (the paper's), "standard" or "none"; fitted on training rows.
+    scale: "minmax" (the paper's), "standard" or "none"; fitted in training.
     daily: "sum", "mean", "max", "min", "last" or "drop".
     nullable: Nulls are allowed and shown to the model by an indicator; where it
       is False a null is a rejected row.
@@ -94,8 +96,10 @@ class Vector:
   size: int = 0
 
 
-Field = Union[Categorical, Numeric, Timestamp, Vector]
-_FIELD_TYPES = {c.__name__: c for c in (Categorical, Numeric, Timestamp, Vector)}
+Field = Categorical | Numeric | Timestamp | Vector
+_FIELD_TYPES = {
+  c.__name__: c for c in (Categorical, Numeric, Timestamp, Vector)
+}
 
 
 def width(field: Field) -> int:
@@ -169,15 +173,23 @@ class Schema:
     Raises:
       SchemaError: The table has no such field; names what it has.
     """
-    column = 0
-    for f in self.dense(table):
-      if f.name == name:
-        return column
-      column += width(f)
-    raise SchemaError(
-      f"{table} of {self.name!r} has no numeric field {name!r}; it has "
-      f"{[f.name for f in self.dense(table)]}"
-    )
+    column = self._columns[table].get(name)
+    if column is None:
+      raise SchemaError(
+        f"{table} of {self.name!r} has no numeric field {name!r}; it has "
+        f"{list(self._columns[table])}"
+      )
+    return column
+
+  @functools.cached_property
+  def _columns(self) -> dict[str, dict[str, int]]:
+    """First numeric column of each dense field, by table."""
+    out = {}
+    for table in TABLES:
+      fields = self.dense(table)
+      starts = itertools.accumulate((width(f) for f in fields), initial=0)
+      out[table] = {f.name: n for f, n in zip(fields, starts, strict=False)}
+    return out
 
   def to_json(self) -> str:
     """A canonical text: equal schemas give equal texts."""
@@ -254,7 +266,9 @@ class Schema:
 
 def _plain(value: Any) -> Any:
   if dataclasses.is_dataclass(value):
-    doc = {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    doc = {
+      f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
+    }
     if type(value).__name__ in _FIELD_TYPES:
       doc["type"] = type(value).__name__
     return doc
@@ -269,9 +283,13 @@ def _field(doc: dict[str, Any]) -> Field:
   doc = dict(doc)
   kind = doc.pop("type")
   if kind not in _FIELD_TYPES:
-    raise SchemaError(f"unknown field type {kind!r}; known: {list(_FIELD_TYPES)}")
+    raise SchemaError(
+      f"unknown field type {kind!r}; known: {list(_FIELD_TYPES)}"
+    )
   return _build(_FIELD_TYPES[kind], doc)
 
 
 def _build(cls, doc):
-  return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in doc.items()})
+  return cls(
+    **{k: tuple(v) if isinstance(v, list) else v for k, v in doc.items()}
+  )

@@ -92,7 +92,8 @@ def daily_values(
     if schema.rows == "event":
       days = days // 86400
     column = schema.numeric_column("activity", task.field)
-    values = np.nan_to_num(record["numeric"][:, column].astype(np.float64))
+    values = record["numeric"][:, column].astype(np.float64)
+    values = np.where(np.isnan(values), 0.0, values)
   else:
     index = [x.name for x in schema.labels].index(task.label)
     mine = record["label_id"] == index

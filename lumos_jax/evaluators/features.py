@@ -157,7 +157,7 @@ class Maker:
     parts = []
     for k, w in enumerate(WINDOWS_DAYS):
       low = np.maximum(at - w, 0)
-      inside = lambda x: x[at] - x[low]
+      inside = lambda x, low=low: x[at] - x[low]
       some, n = inside(total), inside(count)
       mean = np.divide(some, n, out=np.full_like(some, np.nan), where=n > 0)
       keep = [k >= len(WINDOWS_DAYS) - x for x in self._windows]

@@ -16,7 +16,7 @@ from lumos_jax.data import schema as schema_lib
 
 
 class Habits:
-  """Window sums, active days, days since, and calendar counts (no parameters)."""
+  """Window sums, active days, days since, calendar counts; no parameters."""
 
   def __init__(
     self,

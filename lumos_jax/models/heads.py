@@ -60,6 +60,7 @@ class Aggregated(nnx.Module):
     self.noisy = tuple(not r for r in regression)
 
   def __call__(self, queries, last, extra, rngs):
+    """Queries [B, O, Q, D], last [B, O, D], habits -> [B, O, M, Z]."""
     x = [queries.reshape(*queries.shape[:2], -1), last]
     if extra is not None:
       x.append(self.activation(self.habits(extra)))
@@ -90,6 +91,7 @@ class Sequence(nnx.Module):
     self.shape = tuple(shape)
 
   def __call__(self, queries, last, extra, rngs):
+    """Queries [B, O, Q, D] -> [B, O, H, M, Z]."""
     del last, extra, rngs  # A day's value comes from its own query alone.
     y = self.out(queries)
     return y.reshape(*y.shape[:2], -1, *self.shape)

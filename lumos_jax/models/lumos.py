@@ -37,11 +37,13 @@ def check_config(cfg, data_cfg, horizon: int) -> None:
     ("the longest horizon_days", horizon),
   ):
     if days % p:
-      raise ValueError(f"{name} = {days} is not a multiple of model.patch_days = {p}")
+      raise ValueError(
+        f"{name} = {days} is not a multiple of model.patch_days = {p}"
+      )
   if not cfg.causal and data_cfg.origins_per_example != 1:
     raise ValueError(
-      "model.causal = False needs data.origins_per_example = 1: a bidirectional "
-      "encoder would show one origin what lies after it"
+      "model.causal = False needs data.origins_per_example = 1: a "
+      "bidirectional encoder would show one origin what lies after it"
     )
   if cfg.head == "sequence" and cfg.habit_days:
     raise ValueError(
@@ -112,9 +114,7 @@ class Lumos(nnx.Module):
       self.past_patch, self.future_patch = (
         layers.linear(p * day, width, (None, "embed"), **kw) for _ in range(2)
       )
-    self.start = layers.linear(
-      cfg.profile_width, width, (None, "embed"), **kw
-    )
+    self.start = layers.linear(cfg.profile_width, width, (None, "embed"), **kw)
     if cfg.positions == "learned":
       count = 1 + (history_days + horizon) // p
       self.positions = layers.embedding(
@@ -236,7 +236,9 @@ class Lumos(nnx.Module):
     x = rows.reshape(b, o, h // p, -1)
     x = self.future_patch(x) if p > 1 else x
     x = x.reshape(b, -1, width)
-    before = 1 + batch["origin"] // p  # Tokens an origin may see, start included.
+    before = (
+      1 + batch["origin"] // p
+    )  # Tokens an origin may see, start included.
     index = before[..., None] + jnp.arange(h // p)[None, None]
     x = self._positions(x, index.reshape(b, -1))
     ahead = self._time(batch)[1][..., None] + p * jnp.arange(h // p)[None, None]

@@ -63,7 +63,9 @@ def _hurdle_forecast(z):
   sigma, p = jnp.exp(log_sigma), jax.nn.sigmoid(some)
   mean = p * jnp.exp(jnp.clip(mu + 0.5 * sigma**2, -20.0, 20.0))
   quantile = jnp.clip((p - 0.5) / jnp.maximum(p, 1e-6), 1e-6, 1 - 1e-6)
-  above = jnp.exp(jnp.clip(mu + sigma * jax.scipy.special.ndtri(quantile), -20, 20))
+  above = jnp.exp(
+    jnp.clip(mu + sigma * jax.scipy.special.ndtri(quantile), -20, 20)
+  )
   return jnp.where(p > 0.5, above, 0.0), mean
 
 
@@ -82,8 +84,8 @@ def _mse_forecast(z):
   return value, value
 
 
-# Raw outputs; loss (z [..., Z], y [...], mean of y -> [...]); forecast (z -> median,
-# mean; where a loss knows one of them only, both are that one).
+# Raw outputs; loss (z [..., Z], y [...], mean of y -> [...]); forecast (z ->
+# median, mean; where a loss knows one of them only, both are that one).
 NON_ZERO_ONLY = ("mse_nonzero",)
 OUTPUTS = {"mse_nonzero": 1, "l1": 1, "tweedie": 1, "hurdle": 3}
 LOSSES: dict[str, Callable] = {

@@ -1,4 +1,4 @@
-"""The LUMOS recipe: forecasts of declared tasks that know the future calendar."""
+"""The LUMOS recipe: forecasts of declared tasks that know the calendar."""
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +45,8 @@ class Lumos:
       )
     if daily and self.cfg.regression_loss == "l1":
       raise ValueError(
-        "model.head = 'sequence' adds up daily means, and model.regression_loss "
-        "= 'l1' gives medians: use 'hurdle' or 'tweedie'"
+        "model.head = 'sequence' adds up daily means, and "
+        "model.regression_loss = 'l1' gives medians: use 'hurdle' or 'tweedie'"
       )
 
   def init(self, rngs: nnx.Rngs) -> nnx.Module:
