@@ -4,12 +4,13 @@ r"""Events a second of data preparation, against pytorch-lifestream's.
 
 Complete Journey as events with four categorical and four numeric fields. Ours:
 Parquet files -> joined with products -> checked -> fitted on training rows ->
-encoded -> finished, verified shards on disk, with campaigns, holidays and
+encoded -> finished, checksummed shards, with campaigns, holidays and
 demographics. Peer: `PandasDataPreprocessor` of pytorch-lifestream 0.7.0, whose
 table is joined and in memory, and which writes nothing (see data_prep_peer.py).
 Both run twice in a fresh process, in turns; the second run counts, so that no
 import is on either clock. Processor seconds stand beside wall seconds: on a busy
-machine they are the steadier ratio, though they deny us the second core. PEER needs its own environment:
+machine they give the steadier ratio, though they hide what a second core brings.
+PEER needs its own environment:
 
   python -m venv PEER && PEER/bin/pip install pytorch-lifestream distributed
 """

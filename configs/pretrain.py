@@ -4,7 +4,7 @@
   python -m lumos_jax.main --config=configs/pretrain.py:smoke
   python -m lumos_jax.main --config=configs/pretrain.py:steps=2000,seed=1
 
-A causal encoder serves 14 origins a pass, a token is a week of seven user-days,
+A causal encoder serves 18 origins a pass, a token is a week of seven user-days,
 and the head sees habits beside the decoder's output. The paper's own form is
 configs/paper.py.
 """
@@ -42,7 +42,7 @@ EVALS = dict(
 def get_config(arg=None):
   """Arguments: smoke, size=, steps=, seed=, ablate= (one of no_future, ...)."""
   args = config_lib.parse_arg(
-    arg, smoke=False, size="base", steps=800, seed=0, ablate=""
+    arg, smoke=False, size="base", steps=600, seed=0, ablate=""
   )
   c = config_lib.default()
   c.name = "pretrain"
@@ -52,10 +52,10 @@ def get_config(arg=None):
   d = c.data
   d.source = "complete_journey"
   # Label windows of 28 days must not overlap: 281 + 28 = 309, 309 + 28 = 337.
-  d.train_origin_first, d.train_origin_last = 84, 281
+  d.train_origin_first, d.train_origin_last = 28, 281
   d.validation_origin, d.test_origin = 309, 337
   d.history_days, d.eval_history_days = 280, 336
-  d.origins_per_example, d.origin_stride_days = 14, 14
+  d.origins_per_example, d.origin_stride_days = 18, 14
   d.origin_jitter_days = 13
 
   config_lib.set_size(c, args.size)
@@ -68,7 +68,7 @@ def get_config(arg=None):
   o.learning_rate, o.adam_learning_rate = 5e-3, 2e-3
   o.warmup_steps = 50
   t = c.train
-  t.steps, t.batch_size, t.ema_decay = args.steps, 64, 0.99
+  t.steps, t.batch_size, t.ema_decay = args.steps, 32, 0.99
   if args.smoke:
     c.name = "smoke"
     config_lib.set_size(c, "tiny")

@@ -57,13 +57,15 @@ def local(
       'time_zone="Europe/Paris" or "UTC"'
     )
   # One format is inferred for all rows of an expression: parse them apart.
-  naive = pl.when(~zoned).then(column).str.to_datetime(
-    time_unit="us", strict=False
+  naive = (
+    pl.when(~zoned).then(column).str.to_datetime(time_unit="us", strict=False)
   )
   if found[0] is None:
     return naive.alias(name)
-  with_zone = pl.when(zoned).then(column).str.to_datetime(
-    time_unit="us", time_zone="UTC", strict=False
+  with_zone = (
+    pl.when(zoned)
+    .then(column)
+    .str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
   )
   return pl.coalesce(_unzoned(with_zone, time_zone), naive).alias(name)
 

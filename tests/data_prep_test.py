@@ -83,14 +83,18 @@ def test_other_tables_are_stored(tiny):
 
 def test_every_input_row_is_a_row_or_a_reject(tmp_path):
   frames = tiny_data.tiny_frames()
-  bad = frames["activity"].head(6).with_columns(
-    key=pl.Series([None, "u1", "u1", "u1", "u1", "u1"]),
-    time=pl.Series(
-      [tiny_data.START, None]
-      + [datetime.datetime(2021, 1, 1)]
-      + [tiny_data.START] * 3
-    ),
-    sales=pl.Series([1.0, 1.0, 1.0, None, np.nan, np.inf]),
+  bad = (
+    frames["activity"]
+    .head(6)
+    .with_columns(
+      key=pl.Series([None, "u1", "u1", "u1", "u1", "u1"]),
+      time=pl.Series(
+        [tiny_data.START, None]
+        + [datetime.datetime(2021, 1, 1)]
+        + [tiny_data.START] * 3
+      ),
+      sales=pl.Series([1.0, 1.0, 1.0, None, np.nan, np.inf]),
+    )
   )
   frames["activity"] = pl.concat([bad, frames["activity"]])
   path = tiny_data.tiny_data_dir(tmp_path, frames, rows="event")
@@ -183,7 +187,10 @@ def test_user_without_activity_is_kept(tmp_path):
   frames["activity"] = frames["activity"].filter(pl.col("key") != "u3")
   data, users = read(tiny_data.tiny_data_dir(tmp_path, frames))
   assert data.stats["users_without_activity"] == 1
-  assert users["u3"]["numeric"].shape == (0, data.schema.numeric_width("activity"))
+  assert users["u3"]["numeric"].shape == (
+    0,
+    data.schema.numeric_width("activity"),
+  )
   assert users["u3"]["groups"].tolist() == []
 
 
@@ -267,13 +274,16 @@ def test_times_with_and_without_zone(tmp_path):
 def test_zoned_activity_beside_naive_calendar(tmp_path):
   frames = tiny_data.tiny_frames()
   frames["activity"] = frames["activity"].with_columns(
-    pl.col("time").dt.replace_time_zone("Europe/Paris", ambiguous="earliest",
-                                        non_existent="null")
+    pl.col("time").dt.replace_time_zone(
+      "Europe/Paris", ambiguous="earliest", non_existent="null"
+    )
   )
   frames["calendar"] = frames["calendar"].with_columns(
     pl.col("start").cast(pl.Datetime("us"))
   )
-  with pytest.raises(data_prep.InputError, match="calendar.*activity.*time_zone"):
+  with pytest.raises(
+    data_prep.InputError, match="calendar.*activity.*time_zone"
+  ):
     tiny_data.tiny_data_dir(tmp_path, frames)
 
 
@@ -464,7 +474,9 @@ def test_vectors_are_stored():
   rows = engine.prepare(raw).users.rows
   np.testing.assert_array_equal(rows["numeric"], [[1, 2], [np.nan, np.nan]])
   long = pl.LazyFrame({"key": [1], "time": [1], "e": [[1.0, 2.0, 3.0]]})
-  with pytest.raises(data_prep.InputError, match="'e' holds 3 numbers in row 0"):
+  with pytest.raises(
+    data_prep.InputError, match="'e' holds 3 numbers in row 0"
+  ):
     engine.prepare(dataclasses.replace(raw, activity=long))
 
 

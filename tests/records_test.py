@@ -36,7 +36,10 @@ def test_records_have_all_keys(path):
   for user in source:
     assert user.keys() == wanted
     rows = len(user["time"])
-    assert user["numeric"].shape == (rows, data.schema.numeric_width("activity"))
+    assert user["numeric"].shape == (
+      rows,
+      data.schema.numeric_width("activity"),
+    )
     assert user["categorical"].shape == (rows, 1)
     assert np.all(np.diff(user["time"]) > 0)
 

@@ -172,7 +172,9 @@ def test_complete_journey_base_rates(tmp_path):
   assert all(mask.all() for _, mask in labels)
   rates = np.mean([y[0] for y, _ in labels], 0)
   names = [t.name for t in tasks]
-  assert dict(zip(names, rates.round(3).tolist(), strict=True)) == pytest.approx(
+  assert dict(
+    zip(names, rates.round(3).tolist(), strict=True)
+  ) == pytest.approx(
     {"churn": 0.186, "redeem": 0.040, "active7": 0.546, "seafood": 0.045},
     abs=1e-6,
   )
@@ -399,10 +401,16 @@ def test_columns_files_and_functions(tmp_path):
   "change, words",
   [
     (("TABLES = ", "TABLE = "), "TABLES is not defined"),
-    (("activity.parquet", "activty.parquet"), "no file 'activty.parquet'.*mean"),
+    (
+      ("activity.parquet", "activty.parquet"),
+      "no file 'activty.parquet'.*mean",
+    ),
     (('"profile": {{"file"', '"profil": {{"file"'), "'profil'.*'profile'"),
     (("TRAIN_UNTIL = {train_until}", ""), "train_until"),
-    (("TRAIN_UNTIL = {train_until}", "TRAIN_UNTIL = 'May'"), "'May' is no date"),
+    (
+      ("TRAIN_UNTIL = {train_until}", "TRAIN_UNTIL = 'May'"),
+      "'May' is no date",
+    ),
     (('"file": "labels.csv"', '"file": "l.txt"'), "no file 'l.txt'"),
   ],
 )

@@ -15,7 +15,7 @@ DAYS = 140
 TRAIN_UNTIL = 112
 START = datetime.datetime(2020, 1, 1)
 
-DESCRIPTION = '''
+DESCRIPTION = """
 from lumos_jax.data.schema import Categorical, Label, Numeric, Schema, Timestamp
 
 SCHEMA = Schema(
@@ -43,7 +43,7 @@ TABLES = {{
   "labels": {{"file": "labels.csv"}},
 }}
 TRAIN_UNTIL = {train_until}
-'''
+"""
 
 
 def tiny_frames(users: int = 40, seed: int = 0) -> dict[str, pl.DataFrame]:

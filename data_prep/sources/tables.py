@@ -76,6 +76,9 @@ def load(
       "or FILE.yaml; data_prep/examples/online_retail.py is one"
     )
   file = pathlib.Path(schema)
+  if not file.is_file() and not file.is_absolute():
+    # data_prep/examples/... works from any directory.
+    file = pathlib.Path(__file__).parents[2] / file
   if not file.is_file():
     raise InputError(f"schema={schema}: there is no such file")
   given = _python(file) if file.suffix == ".py" else _yaml(file)

@@ -45,7 +45,7 @@ class Habits:
     self._scale = np.asarray(scale, np.float32)
     n = len(scale)
     self.width = (len(windows) + 1) * (n + 1)
-    self.width += (1 + len(self._horizons)) * self._events
+    self.width += (2 + len(self._horizons)) * self._events
 
   def __call__(self, batch) -> jax.Array:
     """Features of each origin: float32 [B, O, width], of order one."""
@@ -73,8 +73,9 @@ class Habits:
     parts.append(gap)
     past = batch["history_calendar"][..., : self._events]
     past = jnp.pad(jnp.cumsum(past, 1), ((0, 0), (1, 0), (0, 0)))
-    before = take(past, at) - take(past, jnp.maximum(at - 28, 0))
-    parts.append(before / 28.0)
+    ends = take(past, at)
+    parts.append((ends - take(past, jnp.maximum(at - 28, 0))) / 28.0)
+    parts.append(ends / 28.0)  # All history: how often there was any.
     future = batch["future_calendar"][..., : self._events]
     parts += [future[:, :, :h].mean(2) for h in self._horizons]
     return jnp.concatenate(parts, -1)

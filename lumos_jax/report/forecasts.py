@@ -97,6 +97,8 @@ def _what_if(run, evaluator, questions) -> list[page.Html]:
   if doc.get("edits"):
     said = [page.tag("li", _said(edit)) for edit in doc["edits"]]
     parts.append(page.tag("ul", *said))
+  if doc.get("over") == "changed":
+    parts.append(page.paragraph("Mean over users whose forecast changed."))
   head = ["task", *(q.replace("_", " ") for q in questions)]
   rows = [
     [t, *(_effect(effects.get(t)) for effects in questions.values())]
