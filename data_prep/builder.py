@@ -167,10 +167,13 @@ def write(
   aside = path.parent / (path.name + INCOMPLETE)
   claim(aside, say)
   try:
-    place = _write_shards(prepared, aside, num_shards)
+    builder = _write_shards(prepared, aside, num_shards)
+    place = epath.Path(builder.data_dir)
     stats = {**prepared.stats, **(extra or {})}
-    stats |= _shard_stats(prepared, place)
-    prepared.schema.save(place / records_lib.SCHEMA)
+    stats |= _shard_stats(prepared, builder.info, place)
+    schema = prepared.schema.to_json()
+    stats["schema_hash"] = prepared.schema.hash
+    (place / records_lib.SCHEMA).write_text(schema)
     prepared.calendar.save(place / records_lib.CALENDAR)
     prepared.rejects.save(place / records_lib.REJECTS)
     text = json.dumps(stats, indent=1, sort_keys=True)
@@ -224,7 +227,7 @@ def _alive(pid: int) -> bool:
   return True
 
 
-def _write_shards(prepared, aside, num_shards) -> epath.Path:
+def _write_shards(prepared, aside, num_shards) -> Users:
   builder = Users(
     prepared=prepared,
     num_shards=num_shards,
@@ -237,13 +240,12 @@ def _write_shards(prepared, aside, num_shards) -> epath.Path:
       download_dir=aside / "downloads",
       download_config=tfds.download.DownloadConfig(try_download_gcs=False),
     )
-  return epath.Path(builder.data_dir)
+  return builder
 
 
-def _shard_stats(prepared, place: epath.Path) -> dict:
-  info = tfds.builder_from_directory(place).info
+def _shard_stats(prepared, info: tfds.core.DatasetInfo, place) -> dict:
   users = prepared.users
-  rows = np.bincount(users.rows["user"], minlength=len(users.keys))
+  rows = np.bincount(users.row_users(), minlength=len(users.keys))
   shards, splits = {}, {}
   for name, split in info.splits.items():
     files = [epath.Path(f).name for f in split.filepaths]
@@ -260,7 +262,6 @@ def _shard_stats(prepared, place: epath.Path) -> dict:
   return {
     "splits": splits,
     "shards": shards,
-    "schema_hash": prepared.schema.hash,
     "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
   }
 

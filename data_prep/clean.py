@@ -64,11 +64,14 @@ def text_keys(raw: Inputs, table: str, frame: pl.DataFrame) -> pl.DataFrame:
 
 def activity(
   raw: Inputs, rejects: rejects_lib.Rejects
-) -> tuple[pl.DataFrame, schema_lib.Schema]:
-  """Usable activity rows, and the schema with the span of the data.
+) -> tuple[pl.DataFrame, np.ndarray | None, schema_lib.Schema]:
+  """The activity table, which of its rows are usable, and the schema.
 
   Returns:
-    Columns key, _time (int32 days or seconds since the epoch) and the fields.
+    Columns key, _time (int32 days or seconds since the epoch) and the fields;
+    bool [rows] (None where all rows are usable: the table is long, so that bad
+    rows are left out at the end and not by a copy here); the schema, with the
+    span of the data.
   """
   schema = raw.schema
   unit = "days" if schema.rows == "day" else "seconds"
@@ -99,13 +102,16 @@ def activity(
     if frame[f.name].dtype.is_float():
       bad = x.is_infinite() if f.nullable else ~x.is_finite()
       checks.append((bad, f"NaN or infinite in {f.name}"))
-  frame, _ = rejects.split("activity", frame, checks)
-  if not len(frame):
+  keep = rejects.note("activity", frame, checks)
+  if not len(frame) or (keep is not None and not keep.any()):
     raise InputError(
       f"{raw.where('activity')}: no usable row; rejected: "
       f"{dict(rejects.counts['activity'])}"
     )
-  return frame.with_columns(t.cast(pl.Int32)), schema
+  time = t.cast(pl.Int32, strict=False)
+  if keep is not None:
+    time = time.fill_null(0)
+  return frame.with_columns(time), keep, schema
 
 
 def _activity_column(raw: Inputs, field) -> pl.Expr:

@@ -16,7 +16,7 @@ _MAX_DIRECT = 1 << 24
 def coded(series: pl.Series, where: str = "") -> encode.Coded:
   """Dictionary codes of a column of text, integers or truth values."""
   if series.dtype == pl.Null:
-    return encode.Coded(np.full(len(series), -1, np.int32), [])
+    return encode.Coded(np.zeros(len(series), np.int32), [])
   if series.dtype.is_float():
     series = whole(series, where)
   if series.dtype == pl.Boolean:
@@ -26,7 +26,7 @@ def coded(series: pl.Series, where: str = "") -> encode.Coded:
   seen = series.drop_nulls().unique().sort()
   values = seen.cast(pl.String).to_list()
   if not values:
-    return encode.Coded(np.full(len(series), -1, np.int32), [])
+    return encode.Coded(np.zeros(len(series), np.int32), [])
   missing = series.is_null().to_numpy() if series.null_count() else None
   if not series.dtype.is_integer():
     series, seen = series.to_physical(), seen.to_physical()
@@ -43,7 +43,7 @@ def coded(series: pl.Series, where: str = "") -> encode.Coded:
     order = np.argsort(known, kind="stable").astype(np.int32)
     codes = order[np.searchsorted(known[order], raw)]
   if missing is not None:
-    codes[missing] = -1
+    codes[missing] = len(values)
   return encode.Coded(codes, values)
 
 

@@ -22,7 +22,7 @@ class Coded:
   """A categorical column as a dictionary and codes into it.
 
   Attributes:
-    codes: int [R], position in `values`; -1 where null.
+    codes: int [R], position in `values`; len(values) where null.
     values: Distinct values as text.
   """
 
@@ -39,7 +39,6 @@ def category_ids(field: schema_lib.Categorical, column: Coded) -> np.ndarray:
   """int32 [R] ids of the fitted field's vocabulary."""
   at = {v: i + schema_lib.FIRST_VALUE for i, v in enumerate(field.values or ())}
   ids = [at.get(v, schema_lib.UNKNOWN) for v in column.values]
-  # Code -1 is the last element of the table.
   table = np.asarray([*ids, schema_lib.MISSING], np.int32)
   return table[column.codes]
 
@@ -117,8 +116,9 @@ class Users:
   Attributes:
     keys: str [U].
     rows: time [R], categorical [R, C], numeric [R, N], and user [R].
-    order: int [R] that sorts the rows by user, then time; None: they are sorted.
-      Rows are put in order user by user, which never copies the long arrays.
+    order: Positions of the usable rows by user, then time; None: all rows, as
+      they stand. Rows are put in order user by user, which never copies the
+      long arrays.
     profile: categorical [U, Cp], numeric [U, Np].
     span: int32 [U, 3].
     groups: user [G], group [G], sorted by user.
@@ -133,15 +133,19 @@ class Users:
   groups: Mapping[str, np.ndarray]
   labels: Mapping[str, np.ndarray]
 
+  def row_users(self) -> np.ndarray:
+    """int [rows], ascending: the user of each usable row."""
+    user = self.rows["user"]
+    return user if self.order is None else user[self.order]
+
 
 def records(users: Users, chosen: Sequence[int]) -> Iterator[dict[str, Any]]:
   """Records of the chosen users (positions in `keys`), in the disk's form."""
   rows, order = users.rows, users.order
-  owner = rows["user"] if order is None else rows["user"][order]
   ends = np.arange(len(users.keys) + 1)
   bounds = [
     np.searchsorted(x, ends).tolist()
-    for x in (owner, users.groups["user"], users.labels["user"])
+    for x in (users.row_users(), users.groups["user"], users.labels["user"])
   ]
   for u in chosen:
     row, group, label = [slice(b[u], b[u + 1]) for b in bounds]

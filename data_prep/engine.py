@@ -52,12 +52,14 @@ class Engine:
       schema = dataclasses.replace(raw.schema, activity=fields)
       raw = dataclasses.replace(raw, schema=schema)
     self.rejects = rejects_lib.Rejects()
-    self.activity, schema = clean.activity(raw, self.rejects)
-    self.activity_read = len(self.activity) + self.rejects.total
-    self.raw = dataclasses.replace(raw, schema=schema)
-    self.schema = schema
+    self.activity, self.usable, self.schema = clean.activity(raw, self.rejects)
+    self.activity_read = len(self.activity)
+    self.raw = dataclasses.replace(raw, schema=self.schema)
     self.profile = clean.profile(self.raw, self.rejects)
-    self.people = people.People(self.raw, self.activity, self.profile)
+    keys = self.activity["key"]
+    if self.usable is not None:
+      keys = keys.filter(pl.Series(self.usable))
+    self.people = people.People(self.raw, keys, self.profile)
     self.unknown = {}
 
   def run(self) -> Prepared:
@@ -69,12 +71,14 @@ class Engine:
     users = encode.Users(
       self.people.keys, rows, order, profile, self._span(), groups, labels
     )
+    owner = users.row_users()
+    active = np.count_nonzero(np.bincount(owner))
     stats = {
       "users": len(users.keys),
-      "users_without_activity": len(users.keys) - len(np.unique(rows["user"])),
+      "users_without_activity": len(users.keys) - active,
       "users_without_split": self.people.outside,
       "activity_rows_read": self.activity_read,
-      "rows": len(rows["time"]),
+      "rows": len(owner),
       "calendar_entries": len(calendar.group),
       "labels": len(labels["id"]),
       "first_day": self.schema.first_day,
@@ -87,16 +91,16 @@ class Engine:
       self.schema, calendar, users, self.people.splits(), self.rejects, stats
     )
 
-  def _fit_vocabularies(self, table, columns, train):
+  def _fit_vocabularies(self, table, columns, train, usable=None):
     fields = fit.vocabularies(getattr(self.schema, table), columns, train)
     self.unknown[table] = {
-      f.name: fit.unknown(f, columns[f.name], train)
+      f.name: fit.unknown(f, columns[f.name], train, usable)
       for f in fields
       if isinstance(f, schema_lib.Categorical)
     }
     return fields
 
-  def _known(self, table, frame, keys="key"):
+  def _known(self, table, frame):
     """Rows of users that are in the data set, and the users' positions."""
     frame = clean.text_keys(self.raw, table, frame)
     user = self.people.positions(table, frame["key"])
@@ -110,13 +114,23 @@ class Engine:
     return frame, user
 
   def _activity(self):
-    frame, user = self._known("activity", self.activity)
+    frame, usable = self.activity, self.usable
     self.activity = None  # Large; what follows has its own copy.
+    user = self.people.positions("activity", frame["key"])
+    known = user >= 0
+    if usable is not None:
+      known |= ~usable  # Noted already.
+    if not known.all():
+      checks = [rejects_lib.mask(~known, "user not in the data")]
+      self.rejects.note("activity", frame, checks)
+      usable = user >= 0 if usable is None else usable & (user >= 0)
     time = frame["_time"].to_numpy()
     daily = self.schema.rows == "day"
     day = time if daily else time // times.DAY_SECONDS
     until = self.schema.train_until
     train = self.people.train[user] & (day < until)
+    if usable is not None:
+      train &= usable
     if not train.any():
       raise InputError(
         f"no activity row of a training user before train_until = day {until}; "
@@ -126,12 +140,12 @@ class Engine:
     where = self.raw.where("activity")
     columns = columns_lib.columns(frame, self.schema.activity, where)
     del frame
-    fields = self._fit_vocabularies("activity", columns, train)
+    fields = self._fit_vocabularies("activity", columns, train, usable)
     categorical, numeric = encode.matrices(fields, columns, len(user))
     del columns
     rows = {"user": user, "time": time}
     rows |= {"categorical": categorical, "numeric": numeric}
-    order = sort_order(user, time)
+    order = sort_order(user, time, usable)
     if daily:
       if order is not None:
         rows = {k: np.take(v, order, axis=0) for k, v in rows.items()}
@@ -188,7 +202,9 @@ class Engine:
     if "group" in frame.columns:
       coded = columns_lib.coded(frame["group"], raw.where("calendar"))
       names += list(coded.values)
-      group = (coded.codes + 1).astype(np.int32)
+      everyone = calendar_lib.EVERYONE
+      ids = np.asarray([*range(1, len(names)), everyone], np.int32)
+      group = ids[coded.codes]
     groups = self._membership(names)
     # Only what concerns training users before the fit's end may be learned.
     mine = np.zeros(len(names), bool)
@@ -270,19 +286,25 @@ class Engine:
     return out
 
 
-def sort_order(user: np.ndarray, time: np.ndarray) -> np.ndarray | None:
-  """Stable order by user, then time; None where the rows are in order."""
-  if len(user) < 2:
-    return None
-  ascending = np.all(time[1:] >= time[:-1])
+def sort_order(
+  user: np.ndarray, time: np.ndarray, usable: np.ndarray | None = None
+) -> np.ndarray | None:
+  """Stable order of the usable rows by user, then time; None: as they stand."""
+  chosen = None
+  if usable is not None:
+    chosen = np.flatnonzero(usable)
+    user, time = user[chosen], time[chosen]
+  ascending = bool(np.all(time[1:] >= time[:-1]))
   if ascending and np.all(user[1:] >= user[:-1]):
-    return None
+    return chosen
   if ascending and user.max() < 1 << 16:
     # In time order already: a radix sort by user is enough.
-    return np.argsort(user.astype(np.uint16), kind="stable")
-  # One 64-bit key sorts several times faster than two columns.
-  key = (user.astype(np.int64) << 32) + (time.astype(np.int64) + (1 << 31))
-  return np.argsort(key, kind="stable")
+    order = np.argsort(user.astype(np.uint16), kind="stable")
+  else:
+    # One 64-bit key sorts several times faster than two columns.
+    key = (user.astype(np.int64) << 32) + (time.astype(np.int64) + (1 << 31))
+    order = np.argsort(key, kind="stable")
+  return order if chosen is None else chosen[order]
 
 
 def prepare(raw: Inputs) -> Prepared:

@@ -30,20 +30,24 @@ def vocabulary(
 
 
 def _counts(column: encode.Coded, rows: np.ndarray | None = None) -> np.ndarray:
-  """int [values], rows that hold each value; nulls (code -1) are left out."""
+  """int [values], rows that hold each value; nulls are left out."""
   codes = column.codes if rows is None else column.codes[rows]
-  return np.bincount(codes + 1, minlength=len(column.values) + 1)[1:]
+  count = len(column.values)
+  return np.bincount(codes, minlength=count + 1)[:count]
 
 
 def unknown(
-  field: schema_lib.Categorical, column: encode.Coded, train: np.ndarray
+  field: schema_lib.Categorical,
+  column: encode.Coded,
+  train: np.ndarray,
+  usable: np.ndarray | None = None,
 ) -> dict[str, int]:
-  """Rows that become UNKNOWN: {"unseen": ..., "rare": ...}.
+  """Usable rows that become UNKNOWN: {"unseen": ..., "rare": ...}.
 
   Unseen values are in no training row, rare ones lost their place in the
   vocabulary to `max_values` more frequent ones.
   """
-  rows, fitted = _counts(column), _counts(column, train)
+  rows, fitted = _counts(column, usable), _counts(column, train)
   vocabulary = set(field.values or ())
   inside = np.asarray([v in vocabulary for v in column.values], bool)
   return {
@@ -65,7 +69,8 @@ def nullable(fields):
 def transformed(field: schema_lib.Numeric, x: np.ndarray) -> np.ndarray:
   """What is scaled: x itself, or sign(x) log1p(|x|)."""
   if field.transform == "log1p":
-    return np.copysign(np.log1p(np.abs(x)), x)
+    # log(1 + x) for log1p(x): vectorised, and as exact as a scale needs.
+    return np.copysign(np.log(1.0 + np.abs(x)), x)
   if field.transform == "none":
     return x
   raise schema_lib.SchemaError(
@@ -83,7 +88,9 @@ def scaler(field: schema_lib.Numeric, x: np.ndarray) -> schema_lib.Numeric:
     if not y.size:
       return field
   if field.scale == "standard":
-    offset, divisor = y.mean(), y.std()
+    offset = y.mean()
+    y -= offset
+    divisor = np.sqrt(np.dot(y, y) / y.size)
   elif field.scale == "minmax":
     offset, divisor = y.min(), y.max() - y.min()
   else:

@@ -19,15 +19,15 @@ class People:
   """
 
   def __init__(
-    self, raw: Inputs, activity: pl.DataFrame, profile: pl.DataFrame | None
+    self, raw: Inputs, activity: pl.Series, profile: pl.DataFrame | None
   ):
-    """Collects the users.
+    """Collects the users; `activity` holds the keys of usable rows.
 
     Raises:
       InputError: No user is in a training split.
     """
     self._raw = raw
-    tables = {"activity": activity, "profile": profile, "span": raw.span}
+    tables = {"profile": profile, "span": raw.span}
     found = [
       clean.text_keys(raw, name, t.select("key"))["key"]
       .unique()
@@ -35,6 +35,7 @@ class People:
       for name, t in tables.items()
       if t is not None
     ]
+    found.append(activity.unique().cast(pl.String))
     keys = pl.concat(found).drop_nulls().unique().sort()
     self.outside = 0
     if raw.split is None:

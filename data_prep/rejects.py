@@ -32,7 +32,16 @@ class Rejects:
   def split(
     self, table: str, frame: pl.DataFrame, checks: Sequence[Check]
   ) -> tuple[pl.DataFrame, np.ndarray]:
-    """Keeps the rows that no check objects to, notes the others.
+    """Notes bad rows; returns the others, and which they are: bool [rows]."""
+    keep = self.note(table, frame, checks)
+    if keep is None:
+      return frame, np.ones(len(frame), bool)
+    return frame.filter(pl.Series(keep)), keep
+
+  def note(
+    self, table: str, frame: pl.DataFrame, checks: Sequence[Check]
+  ) -> np.ndarray | None:
+    """Notes the rows that a check objects to.
 
     Args:
       table: Name of the table.
@@ -40,13 +49,13 @@ class Rejects:
       checks: Conditions with reasons; a row's first one is its reason.
 
     Returns:
-      The rows kept, and which they are: bool [rows].
+      bool [rows], rows without objection; None where all are.
     """
     bad = frame.select(
       pl.any_horizontal(*(c for c, _ in checks)).fill_null(False).alias("bad")
     ).to_series()
     if not bad.any():
-      return frame, np.ones(len(frame), bool)
+      return None
     keep = ~bad
     reasons = frame.select(_first(checks).alias("reason")).to_series()
     bad = frame.with_row_index("_row").filter(~keep)
@@ -60,7 +69,7 @@ class Rejects:
     self._frames.append(bad)
     for name, count in bad["reason"].value_counts().iter_rows():
       self.counts[table][name] += count
-    return frame.filter(keep), keep.to_numpy()
+    return keep.to_numpy()
 
   @property
   def total(self) -> int:

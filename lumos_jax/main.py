@@ -19,6 +19,7 @@ from lumos_jax import checkpoint, evaluate, train
 from lumos_jax import recipes as recipes_lib
 from lumos_jax.data import pipeline, records, schema
 from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.evaluators import predict
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<config.name>.")
@@ -79,8 +80,8 @@ def claim_workdir(workdir: epath.Path, config) -> None:
         f"{'; '.join(differ)}. Choose another --workdir, or remove that one"
       )
   if jax.process_index() == 0:
-    workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(mine, indent=1, sort_keys=True))
+    text = json.dumps(mine, indent=1, sort_keys=True)
+    predict.write_atomic(path, text.encode())
 
 
 def _identity(doc):

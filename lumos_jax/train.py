@@ -1,5 +1,6 @@
 """The training loop: the only one; what differs between systems is a recipe."""
 
+import contextlib
 import functools
 import math
 import signal
@@ -217,6 +218,7 @@ def train(
   save = lambda n: checkpoints.save(n, state, batches.state(), meta)
   late = None  # The last step's metrics, still on the device.
   with (
+    contextlib.closing(checkpoints),  # What was begun is written, come what may.
     metric_writer.MetricWriter(workdir, start) as writer,
     progress.Progress(cfg.steps, start) as bar,
     _StopSignal() as stop,
@@ -242,7 +244,6 @@ def train(
       if stop.name or checkpoints.reached_preemption(n):
         read(late)
         save(n)
-        checkpoints.close()
         raise Stopped(
           f"{stop.name or 'preemption'}: saved step {n} of {cfg.steps}; the "
           "same command goes on from there"
@@ -254,7 +255,6 @@ def train(
       # Read one step late: the device never waits for the host.
       read(late)
       late = (n + 1, metrics, wait, recipe.tokens(batch))
-  checkpoints.close()
   return state
 
 

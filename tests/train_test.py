@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import sys
@@ -185,6 +186,16 @@ def test_resume_refuses_other_data_and_other_input(tmp_path):
     checkpoint_lib.check_meta(meta, c, other, records.calendar.columns, False)
   with pytest.raises(checkpoint_lib.CheckpointError, match="no step 5"):
     checkpoint_lib.Checkpoints(tmp_path, read_only=True).meta(5)
+
+
+def test_full_disk_is_named(tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+  try:
+    with pytest.raises(checkpoint_lib.CheckpointError, match="Make room"):
+      run(tmp_path)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 GOLDEN = {

@@ -189,7 +189,8 @@ class Predictor:
       missing = -len(x) % d
       if missing:
         x = np.concatenate([x, np.repeat(x[-1:], missing, 0)])
-      return jax.device_put(x.reshape(d, -1, *x.shape[1:]), self._split)
+      x = x.reshape(d, len(x) // d, *x.shape[1:])  # A width may be zero.
+      return jax.device_put(x, self._split)
 
     return {k: cut(v) for k, v in inputs.items()}
 
