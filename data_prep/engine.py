@@ -72,7 +72,7 @@ class Engine:
       self.people.keys, rows, order, profile, self._span(), groups, labels
     )
     owner = users.row_users()
-    active = np.count_nonzero(np.bincount(owner))
+    active = int(np.count_nonzero(np.bincount(owner)))
     stats = {
       "users": len(users.keys),
       "users_without_activity": len(users.keys) - active,

@@ -81,11 +81,9 @@ class Maker:
       self._windows += [1 if vector else len(WINDOWS_DAYS)] * n
       self._names += [f.name] if n == 1 else [f"{f.name}:{i}" for i in range(n)]
     self._mean = np.asarray(self._mean, bool)
-    # A recency for each field that a task is made of.
+    # Recency and frequency of each field that a task is made of.
     fields = list(dict.fromkeys(t.field for t in tasks if t.field))
-    self._fields = {
-      f: schema.numeric_column("activity", f) for f in fields
-    }
+    self._fields = {f: schema.numeric_column("activity", f) for f in fields}
     self._entries = calendar.width - calendar.date_columns
     self.names, self.categorical = self._layout()
 
@@ -97,6 +95,7 @@ class Maker:
       for name, n in zip(self._names, self._windows):
         if k >= len(WINDOWS_DAYS) - n:
           names.append(f"{name}/{w}")
+      names += [f"{f}/days/{w}" for f in self._fields]
     names += ["days_since_active", "days_since_first"]
     names += [f"days_since/{f}" for f in self._fields]
     columns = self._calendar.columns[: self._entries]
@@ -141,27 +140,33 @@ class Maker:
     else:
       parts.append(column(origins))
     wide = lambda x: np.broadcast_to(x, (len(origins), len(x)))
-    parts += [wide(record["profile_categorical"]), wide(record["profile_numeric"])]
+    parts += [
+      wide(record["profile_categorical"]),
+      wide(record["profile_numeric"]),
+    ]
     return np.concatenate(parts, 1).astype(np.float32)
 
   def _activity(self, day, values, at, days):
-    """Days active and sums (or means) of each number in each window."""
+    """In each window: days active, each number's sum or mean, days non-zero."""
     known = ~np.isnan(values)
-    total, count, rows = (
-      np.zeros((days + 1, n)) for n in (values.shape[1], values.shape[1], 1)
-    )
+    wide = values.shape[1]
+    total, count, rows = (np.zeros((days + 1, n)) for n in (wide, wide, 1))
     np.add.at(total, day + 1, np.where(known, values, 0.0))
     np.add.at(count, day + 1, known)
     rows[np.unique(day) + 1] = 1.0
-    total, count, rows = (np.cumsum(x, 0) for x in (total, count, rows))
+    some = total[:, list(self._fields.values())] != 0
+    total, count, rows, some_days = (
+      np.cumsum(x, 0, dtype=np.float64) for x in (total, count, rows, some)
+    )
     parts = []
     for k, w in enumerate(WINDOWS_DAYS):
       low = np.maximum(at - w, 0)
       inside = lambda x, low=low: x[at] - x[low]
-      some, n = inside(total), inside(count)
-      mean = np.divide(some, n, out=np.full_like(some, np.nan), where=n > 0)
+      sums, n = inside(total), inside(count)
+      mean = np.divide(sums, n, out=np.full_like(sums, np.nan), where=n > 0)
       keep = [k >= len(WINDOWS_DAYS) - x for x in self._windows]
-      parts += [inside(rows), np.where(self._mean, mean, some)[:, keep]]
+      parts += [inside(rows), np.where(self._mean, mean, sums)[:, keep]]
+      parts.append(inside(some_days))
     return np.concatenate(parts, 1)
 
   def _recency(self, day, values, at):
@@ -249,9 +254,7 @@ def make(
   for row, user in enumerate(users):
     record = source[user]
     x[row] = maker(record, origins)
-    y[row], mask[row] = tasks_lib.labels(
-      tasks, records.schema, record, origins
-    )
+    y[row], mask[row] = tasks_lib.labels(tasks, records.schema, record, origins)
     keys.append(record["key"])
   hashed = predict.hash_keys(keys)
   return Table(x, y, mask, hashed, origins, maker.names, maker.categorical)

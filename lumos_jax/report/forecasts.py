@@ -1,5 +1,6 @@
 """The report's look at single forecasts: calibration, lift, what-if."""
 
+import math
 from typing import Any
 
 from lumos_jax.report import charts, load, page
@@ -101,7 +102,7 @@ def _what_if(run, evaluator, questions) -> list[page.Html]:
     parts.append(page.paragraph("Mean over users whose forecast changed."))
   head = ["task", *(q.replace("_", " ") for q in questions)]
   rows = [
-    [t, *(_effect(effects.get(t)) for effects in questions.values())]
+    [t, *_effects([effects.get(t) for effects in questions.values()])]
     for t in run.tasks
   ]
   changed = [
@@ -136,14 +137,24 @@ def _what_if(run, evaluator, questions) -> list[page.Html]:
   return parts
 
 
-def _effect(d: load.Difference | None) -> page.Num:
-  if d is None:
-    return page.Num("–")
-  ends = f"[{page.signed(d.low)}, {page.signed(d.high)}]"
-  below = page.tag(
-    "div", page.tag("span", ends, class_="ends"), class_="change"
-  )
-  return page.Num(page.join([page.signed(d.value), below]), d.value)
+def _effects(row: list[load.Difference | None]) -> list[page.Num]:
+  """Cells of one task; three digits of its largest effect decide for all."""
+  largest = max((abs(d.value) for d in row if d), default=0.0)
+  digits = 4
+  if largest:
+    digits = min(7, max(1, 2 - math.floor(math.log10(largest))))
+  cells = []
+  for d in row:
+    if d is None:
+      cells.append(page.Num("–"))
+      continue
+    ends = f"[{page.signed(d.low, digits)}, {page.signed(d.high, digits)}]"
+    below = page.tag(
+      "div", page.tag("span", ends, class_="ends"), class_="change"
+    )
+    shown = page.join([page.signed(d.value, digits), below])
+    cells.append(page.Num(shown, d.value))
+  return cells
 
 
 def _effects_chart(run, questions) -> page.Html:
