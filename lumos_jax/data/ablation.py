@@ -1,9 +1,13 @@
 """What a model is not shown: the same cuts for training and for evaluation."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from lumos_jax.data import calendar as calendar_lib
 
 NAMES = ("no_future", "no_past", "no_context")
 _PAST = (
@@ -14,19 +18,40 @@ _PAST = (
 )
 
 
-def apply(
-  batch: dict[str, Any], name: str, date_columns: int
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """What an ablation knows of the calendar's K columns.
+
+  Attributes:
+    date: bool [K], columns that describe the date itself.
+    ahead: bool [K], columns of a day that tell of later days: days left.
+  """
+
+  date: tuple[bool, ...]
+  ahead: tuple[bool, ...]
+
+  @classmethod
+  def of(cls, calendar: calendar_lib.Calendar) -> "Columns":
+    """The columns of a calendar."""
+    events = calendar.width - calendar.date_columns
+    return cls(
+      tuple(i >= events for i in range(calendar.width)),
+      tuple(c.endswith(":left") for c in calendar.columns),
+    )
+
+
+def apply(batch: dict[str, Any], name: str, columns: Columns) -> dict[str, Any]:
   """The batch with a part taken away; shapes stay.
 
-  - no_future: no calendar entry on any future day (dates stay).
+  - no_future: no calendar entry on any future day, nor how many days an entry
+    of a past day had left (dates stay).
   - no_past: no history row (profile and calendar of the future stay).
   - no_context: no calendar entry, past or future (dates stay).
 
   Args:
     batch: Of the pipeline, numpy or jax arrays.
     name: One of NAMES.
-    date_columns: How many of the last calendar columns are the date's own.
+    columns: Of the data's calendar.
 
   Raises:
     ValueError: Unknown name.
@@ -40,12 +65,11 @@ def apply(
       # which takes it longer than the model takes.
       out[key] = jax.lax.optimization_barrier(jnp.zeros_like(batch[key]))
     return out
-  columns = batch["future_calendar"].shape[-1]
-  keep = jnp.arange(columns) >= columns - date_columns
-  cut = ["future_calendar"]
+  date, ahead = np.asarray(columns.date), np.asarray(columns.ahead)
+  keep = {"future_calendar": date, "history_calendar": ~ahead}
   if name == "no_context":
-    cut.append("history_calendar")
-  for key in cut:
-    wide = keep.reshape((1,) * (batch[key].ndim - 1) + keep.shape)
+    keep["history_calendar"] = date
+  for key, columns_kept in keep.items():
+    wide = columns_kept.reshape((1,) * (batch[key].ndim - 1) + (-1,))
     out[key] = jnp.where(wide, batch[key], 0.0)
   return out

@@ -47,14 +47,14 @@ class Ablation(base.Evaluator):
       )
     self._ablations = tuple(ablations)
     self._n, self._seed = n_resamples, seed
-    date = self.records.calendar.date_columns
+    columns = ablation_lib.Columns.of(self.records.calendar)
 
     def all_of_them(fn):
       # One pass over the data: the whole model and each ablation.
       def predict_fn(params, batch):
         out = {f"whole:{k}": v for k, v in fn(params, batch).items()}
         for a in self._ablations:
-          cut = ablation_lib.apply(batch, a, date)
+          cut = ablation_lib.apply(batch, a, columns)
           out |= {f"{a}:{k}": v for k, v in fn(params, cut).items()}
         return out
 

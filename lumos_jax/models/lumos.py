@@ -90,7 +90,7 @@ class Lumos(nnx.Module):
     """
     self.cfg = cfg
     self.dtype = jnp.dtype(cfg.dtype)
-    self.date_columns = calendar.date_columns
+    self.calendar_columns = ablation.Columns.of(calendar)
     self.horizon = horizon
     kw = dict(dtype=self.dtype, rngs=rngs)
     act = cfg.activation
@@ -155,7 +155,7 @@ class Lumos(nnx.Module):
       regression loss needs (objectives/multitask.py).
     """
     for name in self.cfg.ablate:
-      batch = ablation.apply(batch, name, self.date_columns)
+      batch = ablation.apply(batch, name, self.calendar_columns)
     profile = self.profile(
       batch["profile_categorical"], batch["profile_numeric"]
     )
