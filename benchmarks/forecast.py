@@ -44,6 +44,8 @@ def rows_of(config, workdir, seed, protocol):
         versus = found.get(f"{name}_vs_{other}", {})
         values |= {f"vs_{other}/{k}": v for k, v in keep(versus).items()}
     trained = kw["type"] in ("forecast", "ablation", "what_if")
+    if not trained and seed:
+      continue  # Baselines do not depend on the seed.
     out.append(
       dict(
         **common,

@@ -27,6 +27,7 @@ from jax.sharding import PartitionSpec as P
 from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import config as config_lib
 from lumos_jax import evaluators as evaluators_lib
+from lumos_jax import progress
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
 from lumos_jax.data import records as records_lib
@@ -290,6 +291,7 @@ def main(args: argparse.Namespace) -> None:
   """Entry point."""
   if args.multihost:
     jax.distributed.initialize()
+  progress.quiet_libraries()
   only = [name for name in args.only.split(",") if name]
   try:
     values = run(args.workdir, args.step, only, args.data)

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from lumos_jax import checkpoint, evaluate, train
+from lumos_jax import checkpoint, evaluate, progress, train
 from lumos_jax import recipes as recipes_lib
 from lumos_jax.data import pipeline, records, schema
 from lumos_jax.data import tasks as tasks_lib
@@ -125,6 +125,7 @@ def main(argv):
     raise app.UsageError(f"unknown arguments: {argv[1:]}")
   if _MULTIHOST.value:
     jax.distributed.initialize()
+  progress.quiet_libraries()
   config = _CONFIG.value
   workdir = _WORKDIR.value or f"runs/{config.name}"
   try:

@@ -148,9 +148,13 @@ class _StopSignal:
       raise KeyboardInterrupt
     self.name = signal.Signals(number).name
 
+  def release(self):
+    """Gives the signals back to whoever had them."""
+    while self._old:
+      signal.signal(*self._old.popitem())
+
   def __exit__(self, *exc):
-    for s, old in self._old.items():
-      signal.signal(s, old)
+    self.release()
 
 
 def check_finite(step: int, metrics: dict[str, float], saved: int | None):
@@ -218,7 +222,8 @@ def train(
   save = lambda n: checkpoints.save(n, state, batches.state(), meta)
   late = None  # The last step's metrics, still on the device.
   with (
-    contextlib.closing(checkpoints),  # What was begun is written, come what may.
+    # What was begun is written, come what may.
+    contextlib.closing(checkpoints),
     metric_writer.MetricWriter(workdir, start) as writer,
     progress.Progress(cfg.steps, start) as bar,
     _StopSignal() as stop,
@@ -235,6 +240,9 @@ def train(
       if last or (n % cfg.checkpoint_every == 0 and n > start):
         late = read(late)  # A state that is not finite is never saved.
         save(n)
+      if last:  # All is saved: a signal need not wait for the evaluators.
+        checkpoints.wait()
+        stop.release()
       if evaluate:
         values = evaluate(n, state_lib.eval_params(state), last)
         if values:
