@@ -23,7 +23,7 @@ def coded(series: pl.Series, where: str = "") -> encode.Coded:
     series = series.cast(pl.String)
   if series.dtype == pl.String:
     series = series.cast(pl.Categorical)
-  seen = series.drop_nulls().unique().sort()
+  seen = series.unique().drop_nulls().sort()
   values = seen.cast(pl.String).to_list()
   if not values:
     return encode.Coded(np.zeros(len(series), np.int32), [])

@@ -92,12 +92,9 @@ class Engine:
     )
 
   def _fit_vocabularies(self, table, columns, train, usable=None):
-    fields = fit.vocabularies(getattr(self.schema, table), columns, train)
-    self.unknown[table] = {
-      f.name: fit.unknown(f, columns[f.name], train, usable)
-      for f in fields
-      if isinstance(f, schema_lib.Categorical)
-    }
+    fields, self.unknown[table] = fit.vocabularies(
+      getattr(self.schema, table), columns, train, usable
+    )
     return fields
 
   def _known(self, table, frame):

@@ -4,6 +4,7 @@ The caller hands over training rows; nothing here knows of days or splits.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -12,21 +13,20 @@ from lumos_jax.data import schema as schema_lib
 
 
 def vocabulary(
-  field: schema_lib.Categorical, column: encode.Coded, train: np.ndarray
+  field: schema_lib.Categorical, values: Sequence[str], counts: np.ndarray
 ) -> schema_lib.Categorical:
   """The field with its most frequent training values, ties by name.
 
   Args:
     field: As declared; a declared vocabulary is kept.
-    column: Of the whole table.
-    train: bool [R], rows to fit on.
+    values: Distinct values of the column.
+    counts: int [values], training rows that hold each.
   """
   if field.values is not None:
     return field
-  counts = _counts(column, train)
-  found = [(-n, v) for n, v in zip(counts.tolist(), column.values) if n]
-  values = [v for _, v in sorted(found)[: field.max_values]]
-  return dataclasses.replace(field, values=tuple(values))
+  found = [(-n, v) for n, v in zip(counts.tolist(), values) if n]
+  kept = [v for _, v in sorted(found)[: field.max_values]]
+  return dataclasses.replace(field, values=tuple(kept))
 
 
 def _counts(column: encode.Coded, rows: np.ndarray | None = None) -> np.ndarray:
@@ -36,24 +36,42 @@ def _counts(column: encode.Coded, rows: np.ndarray | None = None) -> np.ndarray:
   return np.bincount(codes, minlength=count + 1)[:count]
 
 
-def unknown(
-  field: schema_lib.Categorical,
-  column: encode.Coded,
+def vocabularies(
+  fields: Sequence[schema_lib.Field],
+  columns: Mapping[str, encode.Column],
   train: np.ndarray,
   usable: np.ndarray | None = None,
-) -> dict[str, int]:
-  """Usable rows that become UNKNOWN: {"unseen": ..., "rare": ...}.
+) -> tuple[tuple[schema_lib.Field, ...], dict[str, dict[str, int]]]:
+  """Fits every Categorical of a table; other fields pass through.
 
-  Unseen values are in no training row, rare ones lost their place in the
-  vocabulary to `max_values` more frequent ones.
+  Args:
+    fields: As declared.
+    columns: Of the whole table.
+    train: bool [R], rows to fit on.
+    usable: bool [R], rows that count at all; None for all.
+
+  Returns:
+    The fields, and {field: {"unseen": rows, "rare": rows}}, usable rows that
+    become UNKNOWN. Unseen values are in no training row, rare ones lost their
+    place in the vocabulary to `max_values` more frequent ones.
   """
-  rows, fitted = _counts(column, usable), _counts(column, train)
-  vocabulary = set(field.values or ())
-  inside = np.asarray([v in vocabulary for v in column.values], bool)
-  return {
-    "unseen": int(rows[~inside & (fitted == 0)].sum()),
-    "rare": int(rows[~inside & (fitted > 0)].sum()),
-  }
+  bad = None if usable is None else np.flatnonzero(~usable)
+  out, unknown = [], {}
+  for f in fields:
+    if isinstance(f, schema_lib.Categorical):
+      column = columns[f.name]
+      rows, fitted = _counts(column), _counts(column, train)
+      if bad is not None:
+        rows = rows - _counts(column, bad)
+      f = vocabulary(f, column.values, fitted)
+      known = set(f.values)
+      outside = np.asarray([v not in known for v in column.values], bool)
+      unknown[f.name] = {
+        "unseen": int(rows[outside & (fitted == 0)].sum()),
+        "rare": int(rows[outside & (fitted > 0)].sum()),
+      }
+    out.append(f)
+  return tuple(out), unknown
 
 
 def nullable(fields):
@@ -69,10 +87,12 @@ def nullable(fields):
 def transformed(field: schema_lib.Numeric, x: np.ndarray) -> np.ndarray:
   """What is scaled: x itself, or sign(x) log1p(|x|)."""
   if field.transform == "log1p":
-    # log(1 + x) for log1p(x): vectorised, and as exact as a scale needs.
-    return np.copysign(np.log(1.0 + np.abs(x)), x)
+    y = np.abs(x)
+    # log(1 + x) is vectorised, unlike log1p, and as exact as a scale needs.
+    y += 1.0
+    return np.copysign(np.log(y, out=y), x)
   if field.transform == "none":
-    return x
+    return x.copy()
   raise schema_lib.SchemaError(
     f"field {field.name!r}: transform {field.transform!r}; use 'log1p' or 'none'"
   )
@@ -107,16 +127,6 @@ def scaler(field: schema_lib.Numeric, x: np.ndarray) -> schema_lib.Numeric:
   )
 
 
-def vocabularies(fields, columns, train):
-  """Fits every Categorical of a table; other fields pass through."""
-  return tuple(
-    vocabulary(f, columns[f.name], train)
-    if isinstance(f, schema_lib.Categorical)
-    else f
-    for f in fields
-  )
-
-
 def scalers(fields, numeric: np.ndarray, train: np.ndarray):
   """Fits every Numeric of a table.
 
@@ -131,7 +141,7 @@ def scalers(fields, numeric: np.ndarray, train: np.ndarray):
       out.append(f)
       continue
     if isinstance(f, schema_lib.Numeric):
-      f = scaler(f, numeric[train, column])
+      f = scaler(f, numeric[:, column][train])
     out.append(f)
     column += schema_lib.width(f)
   return tuple(out)

@@ -374,7 +374,7 @@ def test_tfds_reads_the_same_directory(tmp_path):
 
 def test_encode_is_a_pure_function_of_columns():
   field = Categorical("c", values=("x", "y"))
-  column = encode.Coded(np.array([1, 0, -1, 2]), ["y", "x", "z"])
+  column = encode.Coded(np.array([1, 0, 3, 2]), ["y", "x", "z"])
   fields = (Numeric("n"), field)
   columns = {"c": column, "n": np.array([1.0, np.nan, 3.0, 4.0])}
   ids, numbers = encode.matrices(fields, columns, 4)
@@ -383,11 +383,15 @@ def test_encode_is_a_pure_function_of_columns():
 
 
 def test_vocabulary_by_frequency_then_name():
-  column = encode.Coded(np.array([0, 1, 1, 2, 3, 3, 4]), list("dcbae"))
-  train = np.array([True] * 6 + [False])
-  field = fit.vocabulary(Categorical("c", max_values=3), column, train)
+  column = encode.Coded(np.array([0, 1, 1, 2, 3, 3, 4, 5]), list("dcbae"))
+  train = np.array([True] * 6 + [False, True])
+  declared = (Categorical("c", max_values=3),)
+  (field,), unknown = fit.vocabularies(declared, {"c": column}, train)
   assert field.values == ("a", "c", "b")
-  assert fit.unknown(field, column, train) == {"unseen": 1, "rare": 1}
+  assert unknown == {"c": {"unseen": 1, "rare": 1}}
+  usable = np.array([True] * 6 + [False, True])
+  _, unknown = fit.vocabularies(declared, {"c": column}, train, usable)
+  assert unknown == {"c": {"unseen": 0, "rare": 1}}
 
 
 @pytest.mark.parametrize("scale", ["standard", "minmax", "none"])

@@ -227,14 +227,20 @@ def _join_products(lines, root, attributes: list[str]) -> pl.LazyFrame:
   )
   products = products.collect()
   ids = products["product_id"].to_numpy()
-  row = np.full(ids.max() + 2, len(ids), np.uint32)
-  row[ids] = np.arange(len(ids), dtype=np.uint32)
-  last = len(row) - 1
-  find = lambda s: pl.Series(row[np.clip(s.to_numpy(), -1, last)])
+  # Row 0 is for products that the table lacks. Zeros take no memory until used.
+  row = np.zeros(ids.max() + 2, np.uint32)
+  row[ids] = np.arange(1, len(ids) + 1, dtype=np.uint32)
+
+  def find(column: pl.Series) -> pl.Series:
+    wanted = column.to_numpy()
+    if len(wanted) and wanted.max() >= len(row):
+      wanted = np.minimum(wanted, len(row) - 1)
+    return pl.Series(row[wanted])
+
   at = pl.col("product_id").map_batches(find, return_dtype=pl.UInt32)
   absent = pl.Series([None], dtype=pl.Categorical)
   return lines.with_columns(_at=at).with_columns(
-    pl.lit(pl.concat([products[a], absent])).gather("_at").alias(a)
+    pl.lit(pl.concat([absent, products[a]])).gather("_at").alias(a)
     for a in attributes
   )
 
