@@ -56,10 +56,10 @@ class Engine:
     self.activity_read = len(self.activity)
     self.raw = dataclasses.replace(raw, schema=self.schema)
     self.profile = clean.profile(self.raw, self.rejects)
-    keys = self.activity["key"]
-    if self.usable is not None:
-      keys = keys.filter(pl.Series(self.usable))
-    self.people = people.People(self.raw, keys, self.profile)
+    where = self.raw.where("activity")
+    self.keys = columns_lib.coded(self.activity["key"], where)
+    users = fit.present(self.keys, self.usable)
+    self.people = people.People(self.raw, users, self.profile)
     self.unknown = {}
 
   def run(self) -> Prepared:
@@ -113,7 +113,7 @@ class Engine:
   def _activity(self):
     frame, usable = self.activity, self.usable
     self.activity = None  # Large; what follows has its own copy.
-    user = self.people.positions("activity", frame["key"])
+    user = self.people.lookup(self.keys)
     known = user >= 0
     if usable is not None:
       known |= ~usable  # Noted already.

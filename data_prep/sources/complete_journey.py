@@ -237,7 +237,9 @@ def _join_products(lines, root, attributes: list[str]) -> pl.LazyFrame:
       wanted = np.minimum(wanted, len(row) - 1)
     return pl.Series(row[wanted])
 
-  at = pl.col("product_id").map_batches(find, return_dtype=pl.UInt32)
+  at = pl.col("product_id").map_batches(
+    find, return_dtype=pl.UInt32, is_elementwise=True
+  )
   absent = pl.Series([None], dtype=pl.Categorical)
   return lines.with_columns(_at=at).with_columns(
     pl.lit(pl.concat([absent, products[a]])).gather("_at").alias(a)
