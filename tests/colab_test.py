@@ -75,5 +75,5 @@ def test_notebook_runs(tmp_path, monkeypatch):
   # The last cell: what was loaded forecasts what the end of training did.
   table = cells[-1].outputs[-1]["data"]["text/plain"]
   rows = [line.split() for line in table.splitlines()[1:]]
-  assert [r[0] for r in rows][:2] == ["churn/auc", "redeem/auc"]
+  assert {"churn/auc", "redeem/auc"} <= {r[0] for r in rows}
   assert all(r[1] == r[2] for r in rows)
