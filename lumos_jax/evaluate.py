@@ -19,6 +19,7 @@ import jax
 import ml_collections
 import numpy as np
 from absl import app, logging
+from absl.flags import argparse_flags
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -113,7 +114,8 @@ class Session:
       return {}
     if any(self.evaluators[n].needs_params for n in due):
       params = self.predictor.place(params)
-    results = read(self.workdir) if last and self._keep else {}
+    # Values of an earlier evaluation stand until this one has its own.
+    results = read(self.workdir) if last else {}
     steps = results.setdefault(STEPS, {})
     fresh = []
     for name in due:
@@ -134,6 +136,10 @@ class Session:
       for name, values in self._comparisons(fresh).items():
         results[name], steps[name] = values, step
         fresh.append(name)
+      if not self._keep:
+        for name in set(results) - {STEPS, *fresh}:
+          del results[name]
+          steps.pop(name, None)
       write(self.workdir, results)
     return {f"{n}/{m}": v for n in fresh for m, v in results[n].items()}
 
@@ -274,7 +280,7 @@ def run(
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-  parser = argparse.ArgumentParser(
+  parser = argparse_flags.ArgumentParser(
     prog="python -m lumos_jax.evaluate",
     description="Evaluates a stored checkpoint on any number of devices.",
   )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import fake
 import jax
@@ -314,6 +316,7 @@ def test_whole_evaluation_in_the_loop_and_as_a_program(tmp_path, monkeypatch):
   some = s.evaluate(2, params, False)
   assert some and all(k.startswith("validation/") for k in some)
   assert not (tmp_path / "eval.json").exists()
+  evaluate.write(tmp_path, {"gone": {"x": 1.0}, "steps": {"gone": 4}})
   logged = s.evaluate(6, params, True)
   found = json.loads((tmp_path / "eval.json").read_text())
   assert set(found) == {
@@ -329,7 +332,7 @@ def test_whole_evaluation_in_the_loop_and_as_a_program(tmp_path, monkeypatch):
   )
   np.testing.assert_allclose(pair["mean_wape/difference"], difference)
   assert pair["mean_wape/low"] <= difference <= pair["mean_wape/high"]
-  assert found["steps"]["ablation"] == 6
+  assert found["steps"]["ablation"] == 6 and "gone" not in found["steps"]
   whole = found["ablation"]["no_future/active/auc"]
   change = found["ablation"]["no_future/active/auc/difference"]
   np.testing.assert_allclose(whole - change, found["forecast"]["active/auc"])
@@ -358,6 +361,16 @@ def test_whole_evaluation_in_the_loop_and_as_a_program(tmp_path, monkeypatch):
     evaluate.run(tmp_path, 5)
   with pytest.raises(ValueError, match="config.evals has no .*typo"):
     evaluate.run(tmp_path, only=["typo"])
+
+
+def test_program_names_what_is_wrong(tmp_path):
+  command = [sys.executable, "-m", "lumos_jax.evaluate"]
+  done = subprocess.run(
+    [*command, f"--workdir={tmp_path}"], capture_output=True, text=True
+  )
+  assert done.returncode == 1
+  assert done.stderr.strip().endswith("there is no config.json")
+  assert "Traceback" not in done.stderr
 
 
 def test_stored_config_comes_back(tmp_path):
