@@ -147,6 +147,7 @@ class Users:
 def records(users: Users, chosen: Sequence[int]) -> Iterator[dict[str, Any]]:
   """Records of the chosen users (positions in `keys`), in the disk's form."""
   rows, order = users.rows, users.order
+  names = ("time", "categorical", "numeric")
   ends = np.arange(len(users.keys) + 1)
   bounds = [
     np.searchsorted(x, ends).tolist()
@@ -154,13 +155,13 @@ def records(users: Users, chosen: Sequence[int]) -> Iterator[dict[str, Any]]:
   ]
   for u in chosen:
     row, group, label = [slice(b[u], b[u + 1]) for b in bounds]
-    if order is not None:
-      row = order[row]
+    if order is None:
+      mine = {n: rows[n][row] for n in names}
+    else:  # `take` is three times as fast as an index of positions.
+      mine = {n: rows[n].take(order[row], axis=0) for n in names}
     yield {
       "key": users.keys[u],
-      "time": rows["time"][row],
-      "categorical": rows["categorical"][row],
-      "numeric": rows["numeric"][row],
+      **mine,
       "profile_categorical": users.profile[0][u],
       "profile_numeric": users.profile[1][u],
       "groups": users.groups["group"][group],

@@ -30,8 +30,8 @@ def vocabulary(
 
 
 def _counts(column: encode.Coded, rows: np.ndarray | None = None) -> np.ndarray:
-  """int [values], rows that hold each value; nulls are left out."""
-  codes = column.codes if rows is None else column.codes[rows]
+  """int [values], how many rows (positions) hold each; nulls are left out."""
+  codes = column.codes if rows is None else column.codes.take(rows)
   count = len(column.values)
   return np.bincount(codes, minlength=count + 1)[:count]
 
@@ -40,7 +40,8 @@ def present(
   column: encode.Coded, usable: np.ndarray | None = None
 ) -> list[str]:
   """Values that some usable row holds (usable: bool [R], None for all)."""
-  counts = _counts(column, usable)
+  rows = None if usable is None else np.flatnonzero(usable)
+  counts = _counts(column, rows)
   return [v for v, n in zip(column.values, counts.tolist()) if n]
 
 
@@ -63,23 +64,27 @@ def vocabularies(
     become UNKNOWN. Unseen values are in no training row, rare ones lost their
     place in the vocabulary to `max_values` more frequent ones.
   """
+  train = np.flatnonzero(train)
   bad = None if usable is None else np.flatnonzero(~usable)
-  out, unknown = [], {}
-  for f in fields:
-    if isinstance(f, schema_lib.Categorical):
-      column = columns[f.name]
-      rows, fitted = _counts(column), _counts(column, train)
-      if bad is not None:
-        rows = rows - _counts(column, bad)
-      f = vocabulary(f, column.values, fitted)
-      known = set(f.values)
-      outside = np.asarray([v not in known for v in column.values], bool)
-      unknown[f.name] = {
-        "unseen": int(rows[outside & (fitted == 0)].sum()),
-        "rare": int(rows[outside & (fitted > 0)].sum()),
-      }
-    out.append(f)
-  return tuple(out), unknown
+
+  def one(f):
+    if not isinstance(f, schema_lib.Categorical):
+      return f, None
+    column = columns[f.name]
+    rows, fitted = _counts(column), _counts(column, train)
+    if bad is not None:
+      rows = rows - _counts(column, bad)
+    f = vocabulary(f, column.values, fitted)
+    known = set(f.values)
+    outside = np.asarray([v not in known for v in column.values], bool)
+    return f, {
+      "unseen": int(rows[outside & (fitted == 0)].sum()),
+      "rare": int(rows[outside & (fitted > 0)].sum()),
+    }
+
+  found = [one(f) for f in fields]
+  unknown = {f.name: count for f, count in found if count is not None}
+  return tuple(f for f, _ in found), unknown
 
 
 def nullable(fields):
@@ -118,7 +123,8 @@ def scaler(field: schema_lib.Numeric, x: np.ndarray) -> schema_lib.Numeric:
   if field.scale == "standard":
     offset = y.mean()
     y -= offset
-    divisor = np.sqrt(np.dot(y, y) / y.size)
+    y *= y
+    divisor = np.sqrt(y.mean())
   elif field.scale == "minmax":
     offset, divisor = y.min(), y.max() - y.min()
   else:
@@ -143,13 +149,13 @@ def scalers(fields, numeric: np.ndarray, train: np.ndarray):
     numeric: float32 [R, N], encoded rows.
     train: bool [R], rows to fit on.
   """
+  train = np.flatnonzero(train)  # Several times as fast as the mask.
   out, column = [], 0
   for f in fields:
-    if isinstance(f, schema_lib.Categorical):
-      out.append(f)
-      continue
     if isinstance(f, schema_lib.Numeric):
-      f = scaler(f, numeric[:, column][train])
-    out.append(f)
-    column += schema_lib.width(f)
+      out.append(scaler(f, numeric[:, column].take(train)))
+    else:
+      out.append(f)
+    if not isinstance(f, schema_lib.Categorical):
+      column += schema_lib.width(f)
   return tuple(out)
