@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from lumos_jax import checkpoint, evaluate, progress, train
+from lumos_jax import evaluate, progress, train
 from lumos_jax import recipes as recipes_lib
 from lumos_jax.data import pipeline, records, schema
 from lumos_jax.data import tasks as tasks_lib
@@ -31,14 +31,7 @@ _MULTIHOST = flags.DEFINE_bool(
 _MAY_CHANGE = ("evals", "report", "eval_batch_size", "name")
 _MAY_CHANGE_TRAIN = ("log_every", "checkpoint_every", "keep", "keep_every")
 # What a user can mend: printed as one line, without a traceback.
-ERRORS = (
-  ValueError,
-  OSError,
-  schema.SchemaError,
-  records.DataError,
-  checkpoint.CheckpointError,
-  train.NotFinite,
-)
+ERRORS = (*evaluate.ERRORS, schema.SchemaError, train.NotFinite)
 
 
 def open_data(config) -> records.Records:
