@@ -4,9 +4,9 @@
   python -m lumos_jax.main --config=configs/pretrain.py:smoke
   python -m lumos_jax.main --config=configs/pretrain.py:steps=2000,seed=1
 
-A causal encoder serves 18 origins a pass, a token is a week of seven user-days,
-and the head sees habits beside the decoder's output. The paper's own form is
-configs/paper.py.
+A causal encoder serves 14 origins a pass, a token is a week of seven user-days,
+and the head, an ensemble of eight, sees habits beside the decoder's output. The
+paper's own form is configs/paper.py.
 """
 
 from lumos_jax import config as config_lib
@@ -52,14 +52,16 @@ def get_config(arg=None):
   d = c.data
   d.source = "complete_journey"
   # Label windows of 28 days must not overlap: 281 + 28 = 309, 309 + 28 = 337.
-  d.train_origin_first, d.train_origin_last = 28, 281
+  # Earlier origins than day 84 have too little history to be like the test's.
+  d.train_origin_first, d.train_origin_last = 84, 281
   d.validation_origin, d.test_origin = 309, 337
   d.history_days, d.eval_history_days = 280, 336
-  d.origins_per_example, d.origin_stride_days = 18, 14
+  d.origins_per_example, d.origin_stride_days = 14, 14
   d.origin_jitter_days = 13
 
   config_lib.set_size(c, args.size)
   c.model.patch_days = 7
+  c.model.members = 8
   c.model.habit_days = (7, 14, 28, 56, 112, 0)
   if args.ablate:
     c.model.ablate = (args.ablate,)

@@ -13,22 +13,22 @@ SIZES: dict[str, dict[str, int]] = {
   "tiny": dict(
     d_model=32, d_ff=64, n_heads=2, n_encoder_layers=1, n_decoder_layers=1,
     activity_width=16, calendar_width=16, profile_width=8, day_width=16,
-    head_width=16, habit_width=16,
+    head_width=16, mix_width=32,
   ),
   "base": dict(
     d_model=128, d_ff=256, n_heads=4, n_encoder_layers=2, n_decoder_layers=1,
     activity_width=64, calendar_width=32, profile_width=32, day_width=64,
-    head_width=64, habit_width=64,
+    head_width=64, mix_width=128,
   ),
   "paper": dict(
     d_model=512, d_ff=1024, n_heads=8, n_encoder_layers=4, n_decoder_layers=2,
     activity_width=128, calendar_width=128, profile_width=64, day_width=128,
-    head_width=96, habit_width=128,
+    head_width=96, mix_width=256,
   ),
   "large": dict(
     d_model=1024, d_ff=4096, n_heads=16, n_encoder_layers=12,
     n_decoder_layers=4, activity_width=256, calendar_width=256,
-    profile_width=128, day_width=256, head_width=64, habit_width=128,
+    profile_width=128, day_width=256, head_width=64, mix_width=256,
   ),
 }  # fmt: skip
 
@@ -71,6 +71,7 @@ def default() -> ml_collections.ConfigDict:
   m.activation = "relu"
   m.dropout = 0.1
   m.head = "aggregated"  # or sequence.
+  m.members = 1  # Of the aggregated head, an ensemble whose mean is forecast.
   m.habit_days = ()  # Windows of habit sums that the head sees; 0 = all.
   m.regression_loss = "l1"  # mse_nonzero (the paper's), hurdle, tweedie, l1.
   m.weighting = "uncertainty"  # or sum, learned.

@@ -44,9 +44,18 @@ def structure(recipe) -> tuple[Any, dict[str, tuple[str | None, ...]]]:
   return graph, axes
 
 
-def init(recipe, tx, seed: int, ema: bool) -> State:
-  """A fresh state (call it under jit with the state's shardings)."""
-  _, params = split(recipe.init(nnx.Rngs(params=jax.random.key(seed))))
+def init(recipe, tx, seed: int, ema: bool, batch: Any = None) -> State:
+  """A fresh state (call it under jit with the state's shardings).
+
+  Args:
+    recipe: Makes the module.
+    tx: The optimizer.
+    seed: Of the parameters.
+    ema: Keep a moving average.
+    batch: The first one, from which a recipe may take scales.
+  """
+  rngs = nnx.Rngs(params=jax.random.key(seed))
+  _, params = split(recipe.init(rngs, batch))
   state = {
     "params": params,
     "opt": tx.init(params),

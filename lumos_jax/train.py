@@ -102,9 +102,9 @@ class Trainer:
     self.graph, self.axes = state_lib.structure(recipe)
     self.tx = optimizer.make(config.optimizer, config.train.steps, self.axes)
 
-    def init():
+    def init(batch=None):
       ema = bool(config.train.ema_decay)
-      return state_lib.init(recipe, self.tx, config.seed, ema)
+      return state_lib.init(recipe, self.tx, config.seed, ema, batch)
 
     shapes = jax.eval_shape(init)
     self.shardings = partition.state_shardings(shapes, self.axes, self.mesh)
@@ -120,9 +120,9 @@ class Trainer:
       out_shardings=(self.shardings, None),
     )
 
-  def init(self) -> state_lib.State:
-    """A fresh state on the mesh."""
-    return self._init()
+  def init(self, batch: pipeline.Batch) -> state_lib.State:
+    """A fresh state on the mesh; `batch` is the first, on the host."""
+    return self._init(self.put(batch))
 
   def put(self, batch: pipeline.Batch) -> pipeline.Batch:
     """A host batch onto the mesh."""
@@ -205,7 +205,10 @@ def train(
   )
   start = checkpoints.latest
   if start is None:
-    start, state = 0, trainer.init()
+    # The first batch also gives the scales; the position is put back.
+    position = iterator.get_state()
+    start, state = 0, trainer.init(next(iterator))
+    iterator.set_state(position)
   else:
     checkpoint_lib.check_meta(
       checkpoints.meta(), config, records.schema, records.calendar.columns, True

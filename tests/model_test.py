@@ -23,6 +23,7 @@ PAPER = dict(
   model__positions="learned",
   model__norm="post",
   model__habit_days=(),
+  model__members=1,
   data__origins_per_example=1,
 )
 SEQUENCE = dict(
@@ -98,7 +99,7 @@ def test_gradient_of_an_origin_ends_at_the_origin():
   def middle(numeric):
     module = state_lib.merge(graph, params)
     z = module.model(batch | {"history_numeric": numeric})
-    return z[0, 1].sum()
+    return z[0, 0, 1].sum()
 
   numeric = jnp.nan_to_num(jnp.asarray(batch["history_numeric"]))
   days = np.abs(np.asarray(jax.grad(middle)(numeric)))[0].sum(-1)
@@ -113,6 +114,32 @@ def test_an_origin_does_not_depend_on_its_neighbours():
   alone = forecast(records.users[6], [84])
   for name in many:
     np.testing.assert_allclose(many[name][-1], alone[name][0], rtol=1e-5)
+
+
+def test_habits_take_their_scale_from_the_first_batch():
+  c = fake.config()
+  records, recipe, *_ = setup()
+  batch = next(
+    pipeline.train_iterator(records, c.data, recipe.tasks, 8, c.seed)
+  )
+  plain = recipe.init(nnx.Rngs(params=0)).model.habits
+  fitted = recipe.init(nnx.Rngs(params=0), batch).model.habits
+  x, y = plain(batch), np.asarray(fitted(batch))
+  assert x.shape == (8, 4, plain.width)
+  np.testing.assert_allclose(
+    fitted.mean[...], plain._features(batch).mean((0, 1)), rtol=1e-5, atol=1e-6
+  )
+  inside = np.abs(y).max((0, 1)) < 5.0  # The rest is clipped.
+  assert inside.mean() > 0.8
+  np.testing.assert_allclose(y.mean((0, 1))[inside], 0, atol=1e-4)
+  assert y.std((0, 1))[inside].max() < 1.0 + 1e-4
+
+  # Not trained: nothing flows back.
+  def total(deviation):
+    fitted.deviation[...] = deviation
+    return fitted(batch).sum()
+
+  assert not np.any(jax.grad(total)(fitted.deviation[...]))
 
 
 def test_entry_is_unknown_before_its_announcement():

@@ -83,7 +83,7 @@ def test_weightings_follow_their_formulas():
 def test_daily_forecasts_add_up_to_the_window():
   tasks = tasks_lib.from_config(fake.config().tasks)
   z = jax.random.normal(jax.random.key(0), (2, 1, 14, 3, 3))
-  out = multitask.forecasts(z, tasks, "hurdle")
+  out = multitask.forecasts(z[None], tasks, "hurdle")
   p = jax.nn.sigmoid(z[..., 0])
   any7 = 1 - np.prod(1 - np.asarray(p[:, :, :7, 0]), -1)
   np.testing.assert_allclose(out["active"], any7, rtol=1e-5)
@@ -91,3 +91,18 @@ def test_daily_forecasts_add_up_to_the_window():
   np.testing.assert_allclose(out["churn"], none14, rtol=1e-4)
   mean = regression.FORECASTS["hurdle"](z[..., 2, :])[1].sum(-1)
   np.testing.assert_allclose(out["spend"], mean, rtol=1e-5)
+
+
+def test_members_are_trained_apart_and_forecast_together():
+  tasks = tasks_lib.from_config(fake.config().tasks)
+  z = jax.random.normal(jax.random.key(0), (3, 4, 2, 3, 3))
+  batch = dict(labels=jnp.ones((4, 2, 3)), label_mask=jnp.ones((4, 2, 3), bool))
+  totals = multitask.totals(batch, tasks, False)
+  loss = lambda z: multitask.task_losses(z, batch, tasks, "hurdle", totals)
+  each = jnp.stack([loss(z[i : i + 1]) for i in range(3)])
+  np.testing.assert_allclose(loss(z), each.mean(0), rtol=1e-5)
+  out = multitask.forecasts(z, tasks, "hurdle")
+  for name, value in out.items():
+    alone = [multitask.forecasts(z[i : i + 1], tasks, "hurdle")[name]
+             for i in range(3)]  # fmt: skip
+    np.testing.assert_allclose(value, np.mean(alone, 0), rtol=1e-5)

@@ -8,15 +8,27 @@ embedding: no features are engineered, joined or stored.
 B batch, T history days, O origins, N numeric columns, K calendar columns.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from lumos_jax.data import schema as schema_lib
+from lumos_jax.models import layers
+
+_PAST_CALENDAR_DAYS = (28, 112)
+_LEAST_DEVIATION = 0.1
+_CLIP = 5.0
 
 
-class Habits:
-  """Window sums, active days, days since, calendar counts; no parameters."""
+class Habits(nnx.Module):
+  """Window sums, active days, days since, calendar counts.
+
+  Nothing in it is trained: `fit` takes the features' mean and deviation from
+  the first batch, and they stay as they are.
+  """
 
   def __init__(
     self,
@@ -25,8 +37,18 @@ class Habits:
     calendar_width: int,
     date_columns: int,
     horizon: int,
+    columns: Sequence[int],
   ):
-    """`windows` in days, 0 for all history; schema.rows must be "day"."""
+    """Layout of the features.
+
+    Args:
+      schema: Its rows must be "day".
+      windows: In days, 0 for all history.
+      calendar_width: K, with the date's columns at the end.
+      date_columns: How many those are.
+      horizon: H, in days.
+      columns: Numeric columns whose active days are counted: the tasks'.
+    """
     if schema.rows != "day":
       raise ValueError(
         "model.habit_days needs rows of days; this data set's are events: set "
@@ -42,19 +64,42 @@ class Habits:
       if isinstance(f, schema_lib.Numeric):
         large = abs(f.offset) + 2.0 * f.divisor
       scale += [max(large, 0.25)] * schema_lib.width(f)
-    self._scale = np.asarray(scale, np.float32)
-    n = len(scale)
-    self.width = (len(windows) + 1) * (n + 1)
-    self.width += (2 + len(self._horizons)) * self._events
+    self._scale = tuple(scale)
+    self._columns = tuple(sorted(set(columns)))
+    n, days = len(scale), len(self._columns) + 1
+    self.width = len(windows) * (n + days) + n + 1
+    parts = len(_PAST_CALENDAR_DAYS) + len(self._horizons)
+    self.width += parts * self._events
+    self.mean = layers.zeros((self.width,), (None,))
+    self.deviation = nnx.Param(jnp.ones(self.width), axes=(None,))
+
+  def fit(self, batch) -> None:
+    """Takes mean and deviation of each feature over a batch and its origins."""
+    x = self._features(batch)
+    self.mean[...] = x.mean((0, 1))
+    self.deviation[...] = jnp.maximum(x.std((0, 1)), _LEAST_DEVIATION)
 
   def __call__(self, batch) -> jax.Array:
     """Features of each origin: float32 [B, O, width], of order one."""
+    mean, deviation = jax.lax.stop_gradient(
+      (self.mean[...], self.deviation[...])
+    )
+    x = (self._features(batch) - mean[None, None]) / deviation[None, None]
+    return jnp.clip(x, -_CLIP, _CLIP)
+
+  def _features(self, batch):
     mask = batch["history_mask"][..., None]
     x = jnp.nan_to_num(batch["history_numeric"].astype(jnp.float32))
     x = jnp.where(mask, x, 0.0)
-    active = (x != 0).any(-1, keepdims=True).astype(jnp.float32)
-    x = jnp.concatenate([x, active], -1)
-    scale = np.concatenate([self._scale, np.ones(1, np.float32)])
+    some = x != 0
+    active = [
+      some.any(-1, keepdims=True),
+      some[..., np.asarray(self._columns, int)],
+    ]
+    n, active = x.shape[-1] + 1, jnp.concatenate(active, -1)
+    x = jnp.concatenate([x, active.astype(jnp.float32)], -1)
+    ones = (1.0,) * (1 + len(self._columns))
+    scale = np.asarray(self._scale + ones, np.float32)
     at, t = batch["origin"], x.shape[1]
     total = jnp.pad(jnp.cumsum(x, 1), ((0, 0), (1, 0), (0, 0)))
     take = lambda a, i: jnp.take_along_axis(a, i[..., None], 1)
@@ -64,18 +109,22 @@ class Habits:
       # Sums by difference: rounding must not turn nothing into something.
       y = end - take(total, low)
       y = jnp.where(jnp.abs(y) < 1e-3, 0.0, y)
-      parts.append(jnp.sign(y) * jnp.log1p(jnp.abs(y)) / scale[None, None])
+      parts.append(_log(y) / scale[None, None])
     step = jnp.arange(1, t + 1, dtype=jnp.float32)[None, :, None]
-    last = jax.lax.cummax(jnp.where(x != 0, step, 0.0), axis=1)
+    last = jax.lax.cummax(jnp.where(x[..., :n] != 0, step, 0.0), axis=1)
     last = take(jnp.pad(last, ((0, 0), (1, 0), (0, 0))), at)
     gap = at.astype(jnp.float32)[..., None] - last
     gap = jnp.where(last > 0, jnp.log1p(gap) / np.log1p(t), 1.5)
     parts.append(gap)
     past = batch["history_calendar"][..., : self._events]
     past = jnp.pad(jnp.cumsum(past, 1), ((0, 0), (1, 0), (0, 0)))
-    ends = take(past, at)
-    parts.append((ends - take(past, jnp.maximum(at - 28, 0))) / 28.0)
-    parts.append(ends / 28.0)  # All history: how often there was any.
+    for days in _PAST_CALENDAR_DAYS:
+      inside = take(past, at) - take(past, jnp.maximum(at - days, 0))
+      parts.append(_log(inside))
     future = batch["future_calendar"][..., : self._events]
-    parts += [future[:, :, :h].mean(2) for h in self._horizons]
+    parts += [_log(future[:, :, :h].sum(2)) for h in self._horizons]
     return jnp.concatenate(parts, -1)
+
+
+def _log(x: jax.Array) -> jax.Array:
+  return jnp.sign(x) * jnp.log1p(jnp.abs(x))

@@ -13,6 +13,7 @@ B batch, T history rows, O origins, H horizon days, p patch days, P = T / p
 tokens, Q = H / p queries an origin, D model width.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from flax import nnx
 from lumos_jax.data import ablation
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import schema as schema_lib
+from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.models import attention, blocks, fields, habits, heads, layers
 
 _POSITIONS = ("learned", "sinusoidal", "rotary")
@@ -69,8 +71,8 @@ class Lumos(nnx.Module):
     cfg,
     schema: schema_lib.Schema,
     calendar: calendar_lib.Calendar,
-    outputs: tuple[int, int],
-    regression: tuple[bool, ...],
+    outputs: int,
+    tasks: Sequence[tasks_lib.Task],
     horizon: int,
     history_days: int,
     *,
@@ -82,8 +84,8 @@ class Lumos(nnx.Module):
       cfg: config.model.
       schema: Fields of the three tables.
       calendar: For its width and date columns.
-      outputs: (M, Z): tasks and raw outputs of each.
-      regression: [M], which tasks are regressions.
+      outputs: Z, raw outputs of a task.
+      tasks: M tasks.
       horizon: H, in days.
       history_days: T, the length of the learned positions.
       rngs: Stream "params".
@@ -127,19 +129,29 @@ class Lumos(nnx.Module):
     if cfg.norm == "pre":
       self.encoder_norm = layers.layer_norm(width, **kw)
       self.decoder_norm = layers.layer_norm(width, **kw)
-    extra = 0
+    extra = cfg.profile_width
     if cfg.habit_days:
+      counted = [t.field for t in tasks if t.field]
       self.habits = habits.Habits(
         schema,
         tuple(cfg.habit_days),
         calendar.width,
         calendar.date_columns,
         horizon,
+        [schema.numeric_column("activity", f) for f in counted],
       )
-      extra = self.habits.width
-    self.head = heads.make(
-      cfg, horizon // p, p, extra, outputs, regression, **kw
-    )
+      extra += self.habits.width
+    self.head = heads.make(cfg, horizon // p, p, extra, tasks, outputs, **kw)
+
+  def fit(self, batch: dict[str, Any]) -> None:
+    """Takes from a batch what is not trained: the scales of habits."""
+    if self.cfg.habit_days:
+      self.habits.fit(self._ablated(batch))
+
+  def _ablated(self, batch):
+    for name in self.cfg.ablate:
+      batch = ablation.apply(batch, name, self.calendar_columns)
+    return batch
 
   def __call__(
     self, batch: dict[str, Any], rngs: nnx.Rngs | None = None
@@ -151,11 +163,10 @@ class Lumos(nnx.Module):
       rngs: Stream "dropout" in training; None to predict.
 
     Returns:
-      float32 [B, O, M, Z], or [B, O, H, M, Z] from the sequence head; Z as the
-      regression loss needs (objectives/multitask.py).
+      float32 [E, B, O, M, Z], or [E, B, O, H, M, Z] from the sequence head, of
+      E members; Z as the regression loss needs (objectives/multitask.py).
     """
-    for name in self.cfg.ablate:
-      batch = ablation.apply(batch, name, self.calendar_columns)
+    batch = self._ablated(batch)
     profile = self.profile(
       batch["profile_categorical"], batch["profile_numeric"]
     )
@@ -163,9 +174,11 @@ class Lumos(nnx.Module):
     queries = self.decode(batch, profile, states, seen, time, rngs)
     last = (batch["origin"] // self.cfg.patch_days)[..., None]
     last = jnp.take_along_axis(states, last, 1)
-    extra = None
+    b, o, width = *last.shape[:2], profile.shape[-1]
+    extra = jnp.broadcast_to(profile[:, None], (b, o, width))
     if self.cfg.habit_days:
-      extra = self.habits(batch).astype(self.dtype)
+      habit = self.habits(batch).astype(self.dtype)
+      extra = jnp.concatenate([habit, extra], -1)
     return self.head(queries, last, extra, rngs).astype(jnp.float32)
 
   def _time(self, batch):

@@ -1,6 +1,7 @@
 """Several tasks in one loss, and forecasts from raw outputs.
 
-B batch, O origins, H horizon days, M tasks, Z outputs of the regression loss.
+E members, B batch, O origins, H horizon days, M tasks, Z outputs of the
+regression loss.
 """
 
 from collections.abc import Sequence
@@ -57,8 +58,9 @@ def task_losses(
   """Mean loss of each task over its unmasked labels.
 
   Args:
-    z: float32 [B, O, M, Z], or [B, O, H, M, Z] from the sequence head, whose
-      targets are the days' own values, `daily_labels` [B, O, H, M].
+    z: float32 [E, B, O, M, Z], or [E, B, O, H, M, Z] from the sequence head,
+      whose targets are the days' own values, `daily_labels` [B, O, H, M]. Each
+      member has its own loss; the mean of them is trained.
     batch: With labels and label_mask [B, O, M].
     tasks: M tasks.
     regression_loss: A name of objectives/regression.py.
@@ -69,7 +71,7 @@ def task_losses(
   """
   losses = []
   for m, task in enumerate(tasks):
-    y, mask = _targets(batch, tasks, m, z.ndim == 5)
+    y, mask = _targets(batch, tasks, m, z.ndim == 6)
     raw, count = z[..., m, :], totals["count"][m]
     if task.kind == "binary":
       logits = raw[..., 0]
@@ -78,6 +80,7 @@ def task_losses(
       loss = regression.LOSSES[regression_loss](raw, y, totals["mean"][m])
       if regression_loss in regression.NON_ZERO_ONLY:
         mask, count = mask & (y > 0), totals["non_zero"][m]
+    loss = loss.mean(0)
     losses.append(jnp.where(mask, loss, 0.0).sum() / jnp.maximum(count, 1))
   return jnp.stack(losses)
 
@@ -126,24 +129,24 @@ def forecasts(
     regression_loss: A name of objectives/regression.py.
 
   Returns:
-    {task: [B, O]}: probability for binary tasks; for regression the point
+    {task: [B, O]}, means over members: probability for binary tasks; for regression the point
     forecast (median, where the loss has one) and, as "task/mean", the mean. A
     daily forecast is summed up: 1 - prod(1 - p) for "any", the sum of means.
   """
-  out, sequence = {}, z.ndim == 5
+  out, sequence = {}, z.ndim == 6
   for m, task in enumerate(tasks):
     raw = z[..., m, :]
     if sequence:
-      raw = raw[:, :, : task.horizon_days]
+      raw = raw[:, :, :, : task.horizon_days]
     if task.kind == "binary":
       p = jax.nn.sigmoid(raw[..., 0])
       if sequence:
         none = jnp.exp(-jax.nn.softplus(raw[..., 0]).sum(-1))
         p = none if task.reduce == "none" else 1.0 - none
-      out[task.name] = p
+      out[task.name] = p.mean(0)
       continue
     median, mean = regression.FORECASTS[regression_loss](raw)
     if sequence:
       median = mean = mean.sum(-1)
-    out[task.name], out[f"{task.name}/mean"] = median, mean
+    out[task.name], out[f"{task.name}/mean"] = median.mean(0), mean.mean(0)
   return out

@@ -49,18 +49,20 @@ class Lumos:
         "model.regression_loss = 'l1' gives medians: use 'hurdle' or 'tweedie'"
       )
 
-  def init(self, rngs: nnx.Rngs) -> nnx.Module:
-    """A model with fresh parameters."""
+  def init(self, rngs: nnx.Rngs, batch=None) -> nnx.Module:
+    """A model with fresh parameters; a batch gives it the scales of habits."""
     model = model_lib.Lumos(
       self.cfg,
       self.schema,
       self.calendar,
-      (len(self.tasks), regression.OUTPUTS[self.cfg.regression_loss]),
-      tuple(t.kind == "regression" for t in self.tasks),
+      regression.OUTPUTS[self.cfg.regression_loss],
+      self.tasks,
       self.horizon,
       self.history_days,
       rngs=rngs,
     )
+    if batch is not None:
+      model.fit(batch)
     return _Trained(model, len(self.tasks), self.cfg.weighting)
 
   def tokens(self, batch) -> int:
