@@ -19,7 +19,7 @@ import results
 from absl import logging
 
 from lumos_jax import main as main_lib
-from lumos_jax import metric_writer
+from lumos_jax import metric_writer, progress
 
 
 def rows_of(config, workdir, seed, protocol):
@@ -70,6 +70,7 @@ def main():
   parser.add_argument("--data", default="", help="data.root, if another")
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
+  progress.quiet_libraries()
   get_config = runpy.run_path(args.config)["get_config"]
   rows, first = [], None
   for seed in range(args.seeds):

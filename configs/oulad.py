@@ -44,12 +44,13 @@ def get_config(arg=None):
 
   config_lib.set_size(c, "base")
   c.model.patch_days = 7
+  c.model.members = 8
   c.model.habit_days = (7, 14, 28, 56, 0)
   o = c.optimizer
   o.name = "muon"
   o.learning_rate, o.adam_learning_rate = 5e-3, 2e-3
   o.warmup_steps = 50
   t = c.train
-  t.steps, t.batch_size, t.ema_decay = args.steps, 64, 0.99
+  t.steps, t.batch_size, t.ema_decay = args.steps, 32, 0.99
   c.lock()
   return c

@@ -73,11 +73,12 @@ def task_losses(
   for m, task in enumerate(tasks):
     y, mask = _targets(batch, tasks, m, z.ndim == 6)
     raw, count = z[..., m, :], totals["count"][m]
+    each = y[None]  # The same target for every member.
     if task.kind == "binary":
       logits = raw[..., 0]
-      loss = jax.nn.softplus(logits) - y * logits
+      loss = jax.nn.softplus(logits) - each * logits
     else:
-      loss = regression.LOSSES[regression_loss](raw, y, totals["mean"][m])
+      loss = regression.LOSSES[regression_loss](raw, each, totals["mean"][m])
       if regression_loss in regression.NON_ZERO_ONLY:
         mask, count = mask & (y > 0), totals["non_zero"][m]
     loss = loss.mean(0)
@@ -129,9 +130,10 @@ def forecasts(
     regression_loss: A name of objectives/regression.py.
 
   Returns:
-    {task: [B, O]}, means over members: probability for binary tasks; for regression the point
-    forecast (median, where the loss has one) and, as "task/mean", the mean. A
-    daily forecast is summed up: 1 - prod(1 - p) for "any", the sum of means.
+    {task: [B, O]}, the mean over members: probability for binary tasks; for
+    regression the point forecast (median, where the loss has one) and, as
+    "task/mean", the mean. A daily forecast is summed up: 1 - prod(1 - p) for
+    "any", the sum of means.
   """
   out, sequence = {}, z.ndim == 6
   for m, task in enumerate(tasks):
