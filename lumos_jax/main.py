@@ -99,12 +99,13 @@ def _differences(a, b, prefix=""):
 def run(config, workdir: epath.PathLike) -> None:
   """Data, training, evaluation, report: all of a run."""
   workdir = epath.Path(workdir)
-  claim_workdir(workdir, config)
   tasks = tasks_lib.from_config(config.tasks)
   data = open_data(config)
   pipeline.check_config(config.data, tasks)
   recipe = recipes_lib.build(config, data, tasks)
   session = evaluate.Session(config, workdir, data, recipe, tasks)
+  # Last: a config that was refused above must not claim the workdir.
+  claim_workdir(workdir, config)
   train.train(config, workdir, data, recipe, tasks, session.evaluate)
   if config.report and jax.process_index() == 0:
     from lumos_jax import report
