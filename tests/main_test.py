@@ -101,6 +101,14 @@ def test_finished_run_goes_on_at_once_and_another_run_is_refused(finished):
     main.claim_workdir(finished / "run", other)
 
 
+def test_refused_config_leaves_the_workdir_free(finished, tmp_path):
+  wrong = config(finished, tasks__spend__field="salse")
+  with pytest.raises(ValueError, match="salse"):
+    main.run(wrong, tmp_path / "run")
+  assert not (tmp_path / "run" / "config.json").exists()
+  main.claim_workdir(tmp_path / "run", config(finished))
+
+
 def test_prepared_data_is_read_without_data_prep(finished):
   script = (
     "import sys; from lumos_jax.data import records\n"

@@ -161,8 +161,8 @@ class Records:
     for name in (SCHEMA, CALENDAR, STATS):
       if not (path / name).exists():
         raise DataError(
-          f"{path} is not a complete data set, {name} is absent: remove it and "
-          "prepare the data again"
+          f"{path} is not a complete data set, {name} is absent: give the "
+          "folder of one data set, or prepare it again where this one is broken"
         )
     schema = schema_lib.Schema.load(path / SCHEMA)
     try:
