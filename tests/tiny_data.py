@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 
 import data_prep
+from data_prep import encode
+from lumos_jax.data import records as records_lib
 
 DAYS = 140
 TRAIN_UNTIL = 112
@@ -119,3 +121,18 @@ def tiny_data_dir(tmp_path, frames=None, description=None, **options):
   return data_prep.prepare(
     "tables", tmp_path / "data", schema=schema, quiet=True, **options
   )
+
+
+def read(path, split="train"):
+  """A prepared data set and {key: record} of a split."""
+  data = records_lib.Records.open(path)
+  source = data.source(split)
+  found = source.__getitems__(range(len(source)))
+  return data, {u["key"]: u for u in found}
+
+
+def by_key(prepared):
+  """{key: record} of what `engine.prepare` returns."""
+  keys = prepared.users.keys
+  found = encode.records(prepared.users, range(len(keys)))
+  return {r["key"]: r for r in found}
