@@ -1,12 +1,12 @@
 """What a source hands over: raw tables, the declared schema, a few options."""
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 
 import polars as pl
 
 from lumos_jax.data import schema as schema_lib
+from lumos_jax.names import near
 
 
 class InputError(ValueError):
@@ -75,18 +75,21 @@ _OPTIONAL = {
 }
 
 
-def near(name: str, names: Sequence[str]) -> str:
-  """ "; did you mean 'x'?" for a name close to one of the names, or ""."""
-  lower = {n.lower(): n for n in names}
-  close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-  return f"; did you mean {lower[close[0]]!r}?" if close else ""
+def missing_column(
+  where: str, name: str, names: Sequence[str], reader: str = ""
+) -> InputError:
+  """The error for a column that is not there.
 
-
-def missing_column(where: str, name: str, names: Sequence[str]) -> InputError:
-  """The error for a column that is not there."""
+  Args:
+    where: Table and file.
+    name: Of the column.
+    names: Columns that are there.
+    reader: What asks for the column.
+  """
+  reader = reader and f", which {reader} names"
   return InputError(
-    f"{where}: no column {name!r}{near(name, names)} It has {list(names)}. "
-    "Correct the schema's field name or rename the column"
+    f"{where}: no column {name!r}{reader}{near(name, names)} It has "
+    f"{list(names)}. Correct the name or rename the column"
   )
 
 
@@ -113,7 +116,7 @@ def check(inputs: Inputs) -> None:
     if table in schema_lib.TABLES:
       for field in fields:
         if field.name not in dtypes:
-          raise missing_column(where, field.name, list(dtypes))
+          raise missing_column(where, field.name, list(dtypes), "the schema")
         _check_type(where, field, dtypes[field.name], frame)
 
 

@@ -43,7 +43,7 @@ def duplicate(frames):
       rename("activity", sales="Sale"),
       ["activity.parquet", "'sales'", "did you mean 'Sale'"],
     ),
-    (rename("activity", key="user"), ["'key'", "'user'"]),
+    (rename("activity", key="user"), ["'key'. It has ['user'"]),
     (
       break_("activity", sales=pl.lit("12,50")),
       ["activity.parquet", "'sales'", "row 0", "'12,50'"],

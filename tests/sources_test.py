@@ -76,6 +76,29 @@ def test_columns_files_and_functions(tmp_path):
 
 
 @pytest.mark.parametrize(
+  "body, words",
+  [
+    (
+      "return frame.with_columns(pl.col('sale') * 2)",
+      r"activity.parquet.*no column 'sale', which function activity\(\) names; "
+      "did you mean 'sales'. It has .*'visits'",
+    ),
+    ("return frame.select('zip').collect()", r"names\. It has \['key'"),
+    ("return frame.with_columns(pl.col('sales') + pl.lit(b'x'))", "fails: "),
+    ("return 3", "returned int"),
+  ],
+)
+def test_function_that_does_not_fit_its_table_is_named(tmp_path, body, words):
+  text = "import polars as pl\n" + tiny_data.DESCRIPTION.format(
+    days=140, train_until=112
+  )
+  text += f"\ndef activity(frame):\n  {body}\n"
+  path = tiny_data.write_tables(tmp_path, description=text)
+  with pytest.raises(data_prep.InputError, match=words):
+    sources.load("tables", {"schema": path})
+
+
+@pytest.mark.parametrize(
   "change, words",
   [
     (("TABLES = ", "TABLE = "), "TABLES is not defined"),
@@ -90,6 +113,7 @@ def test_columns_files_and_functions(tmp_path):
       "'May' is no date",
     ),
     (('"file": "labels.csv"', '"file": "l.txt"'), "no file 'l.txt'"),
+    (('{{"file": "labels.csv"}}', '"l.csv"'), r"'file'.*it has \['l.csv'\]"),
   ],
 )
 def test_bad_descriptions(tmp_path, change, words):
@@ -116,6 +140,8 @@ def test_description_is_needed(tmp_path):
 
 
 def test_unknown_source_and_option():
+  with pytest.raises(data_prep.InputError, match="'zebra'. There are"):
+    sources.load("zebra", {})
   with pytest.raises(data_prep.InputError, match="did you mean 'oulad'"):
     sources.load("ouladd", {})
   with pytest.raises(data_prep.InputError, match="did you mean 'departments'"):

@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from data_prep.inputs import InputError, Inputs, near
+from data_prep.inputs import InputError, Inputs
+from lumos_jax.names import near
 
 _MODULES = ("complete_journey", "oulad", "tables")
 

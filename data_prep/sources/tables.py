@@ -22,6 +22,7 @@ split); all but activity may be absent. Other columns are named as the fields.
 import dataclasses
 import datetime
 import pathlib
+import re
 import runpy
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,8 +30,9 @@ from typing import Any
 import polars as pl
 
 from data_prep import times
-from data_prep.inputs import InputError, Inputs, missing_column, near
+from data_prep.inputs import InputError, Inputs, missing_column
 from lumos_jax.data import schema as schema_lib
+from lumos_jax.names import near
 
 _TABLES = (
   "activity",
@@ -180,11 +182,11 @@ def _describe(where, entries, functions) -> _Description:
         f"{where}: unknown table {name!r}{near(name, _TABLES)} There are "
         f"{list(_TABLES)}"
       )
-    extra = table.keys() - {"file", "columns"}
-    if extra or "file" not in table:
+    found = table.keys() if isinstance(table, Mapping) else {table}
+    if not {"file"} <= found <= {"file", "columns"}:
       raise InputError(
         f"{where}: table {name!r} needs 'file', may have 'columns'; it has "
-        f"{sorted(table)}"
+        f"{sorted(map(str, found))}"
       )
   return _Description(**{"tables": {}, **entries}, functions=functions)
 
@@ -206,15 +208,18 @@ def _read(root, name, table, function, pieces) -> pl.LazyFrame:
     frame = pl.scan_parquet(files)
   else:
     raise InputError(f"{files[0]}: only .parquet, .csv and .csv.gz can be read")
+  where = f"{pattern} (table {name})"
   names = list(frame.collect_schema())
   columns = table.get("columns") or {}
   for column in columns.values():
     if column not in names:
-      raise missing_column(f"{pattern} (table {name})", column, names)
+      raise missing_column(where, column, names, "'columns'")
   frame = frame.with_columns(
     pl.col(column).alias(new) for new, column in columns.items()
   )
-  if function:
+  if not function:
+    return frame
+  try:
     frame = function(frame)
     if isinstance(frame, pl.DataFrame):
       frame = frame.lazy()
@@ -222,6 +227,16 @@ def _read(root, name, table, function, pieces) -> pl.LazyFrame:
       raise InputError(
         f"function {name}() returned {type(frame).__name__}, not a polars frame"
       )
+    # A lazy frame meets a column that is not there only when it is resolved.
+    frame.collect_schema()
+  except pl.exceptions.ColumnNotFoundError as e:
+    found = re.search('"(.+?)"', str(e))
+    if not found:
+      raise
+    raise missing_column(where, found[1], names, f"function {name}()") from e
+  except pl.exceptions.PolarsError as e:
+    reason = str(e).partition("\n")[0]
+    raise InputError(f"{where}: function {name}() fails: {reason}") from e
   return frame
 
 
