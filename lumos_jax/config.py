@@ -1,12 +1,19 @@
 """The default config: every key there is, with its meaning.
 
 An experiment (configs/*.py) starts from `default()` and changes values; the
-result is locked, so a misspelt key is an error that names the nearest one.
+result is locked. A misspelt key, in a flag or in a file, is an error that names
+the nearest one.
 """
 
+import pathlib
+import runpy
+from collections.abc import Iterator
 from typing import Any
 
 import ml_collections
+from ml_collections.config_flags import config_path
+
+from lumos_jax.names import near
 
 # Widths and depths. "paper": 14.7 M parameters as in LUMOS' public port.
 SIZES: dict[str, dict[str, int]] = {
@@ -31,6 +38,14 @@ SIZES: dict[str, dict[str, int]] = {
     profile_width=128, day_width=256, head_width=64, mix_width=256,
   ),
 }  # fmt: skip
+
+
+# What stands in them has names of its own; their readers check them.
+_FREE = ("tasks.", "evals.", "data.options.")
+
+
+class ConfigError(ValueError):
+  """A config's file, argument or key is not known; says which there are."""
 
 
 def default() -> ml_collections.ConfigDict:
@@ -113,25 +128,26 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
     **defaults: Every known name with its default, which also gives its type.
 
   Raises:
-    ValueError: Unknown name or a value of another type.
+    ConfigError: Unknown name or a value of another type.
   """
   out = ml_collections.ConfigDict(defaults)
   for part in filter(None, (arg or "").split(",")):
     name, given, text = part.partition("=")
     if name not in defaults:
-      raise ValueError(
-        f"config argument {name!r} is unknown; there are {sorted(defaults)}"
+      raise ConfigError(
+        f"config argument {name!r} is unknown{near(name, defaults)} There are "
+        f"{sorted(defaults)}"
       )
     kind = type(defaults[name])
     if kind is not bool and not given:
-      raise ValueError(f"config argument {name!r} needs a value, {name}=...")
+      raise ConfigError(f"config argument {name!r} needs a value, {name}=...")
     try:
       if kind is bool:
         value = {"": True, "true": True, "false": False}[text.lower()]
       else:
         value = kind(text)
     except (ValueError, KeyError) as e:
-      raise ValueError(
+      raise ConfigError(
         f"config argument {part!r}: not of type {kind.__name__}"
       ) from e
     out[name] = value
@@ -141,5 +157,67 @@ def parse_arg(arg: str | None, **defaults: Any) -> ml_collections.ConfigDict:
 def set_size(config: ml_collections.ConfigDict, size: str) -> None:
   """Sets the model's widths and depths to a named size."""
   if size not in SIZES:
-    raise ValueError(f"size={size!r}; there are {list(SIZES)}")
+    raise ConfigError(
+      f"config argument size={size!r} is unknown{near(size, SIZES)} There are "
+      f"{list(SIZES)}"
+    )
   config.model.update(SIZES[size])
+
+
+def load(path: str) -> ml_collections.ConfigDict:
+  """The config of a file: "FILE.py" or "FILE.py:ARGUMENTS".
+
+  Raises:
+    ConfigError: There is no such file, or its arguments are not known.
+  """
+  name, *arguments = path.split(":", 1)
+  file = pathlib.Path(name)
+  if not file.is_file():
+    folders = {file.parent, pathlib.Path("configs")}
+    there = sorted(str(p) for f in folders for p in f.glob("[!_]*.py"))
+    raise ConfigError(
+      f"no config file {name!r}{near(name, there)} {pathlib.Path.cwd()} has "
+      f"{there}"
+    )
+  found = runpy.run_path(name)
+  if "get_config" not in found:
+    raise ConfigError(f"{name} has no function get_config()")
+  return found["get_config"](*arguments)
+
+
+def _keys(config: ml_collections.ConfigDict, prefix="") -> Iterator[str]:
+  for name, value in config.items():
+    yield prefix + name
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _keys(value, f"{prefix}{name}.")
+
+
+def check_key(config: ml_collections.ConfigDict, key: str) -> None:
+  """Raises ConfigError where a config lacks "train.steps" or its like."""
+  try:
+    parts = config_path.split(key)
+  except ValueError:
+    parts = (key,)
+  where, node = "config", config
+  for part in parts:
+    if isinstance(node, list) and part in range(len(node)):
+      where, node = f"{where}[{part}]", node[part]
+      continue
+    if not isinstance(node, (ml_collections.ConfigDict, dict)):
+      raise ConfigError(f"config.{key}: {where} has no keys, it is {node!r}")
+    if part not in node:
+      raise ConfigError(
+        f"config.{key}: there is no such key{near(key, _keys(config))} {where} "
+        f"has {sorted(node)}"
+      )
+    where, node = f"{where}.{part}", node[part]
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Raises ConfigError where a config's file made a key that nothing reads."""
+  known = list(_keys(default()))
+  for key in _keys(config):
+    if key not in known and not key.startswith(_FREE):
+      raise ConfigError(
+        f"config.{key}: nothing reads this key{near(key, known)}"
+      )

@@ -8,21 +8,28 @@ The same command goes on where an interrupted run stopped.
 """
 
 import json
+import re
 import sys
+from collections.abc import Sequence
 
 import jax
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
+from lumos_jax import config as config_lib
 from lumos_jax import evaluate, progress, train
 from lumos_jax import recipes as recipes_lib
 from lumos_jax.data import pipeline, records, schema
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import predict
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment file.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Default: runs/<config.name>.")
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "Experiment, FILE.py or FILE.py:ARGUMENTS."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Of the run's outputs; default runs/<config.name>."
+)
 _MULTIHOST = flags.DEFINE_bool(
   "multihost", False, "One process of several: a TPU slice's workers."
 )
@@ -99,6 +106,7 @@ def _differences(a, b, prefix=""):
 def run(config, workdir: epath.PathLike) -> None:
   """Data, training, evaluation, report: all of a run."""
   workdir = epath.Path(workdir)
+  config_lib.check(config)
   tasks = tasks_lib.from_config(config.tasks)
   data = open_data(config)
   pipeline.check_config(config.data, tasks)
@@ -113,10 +121,40 @@ def run(config, workdir: epath.PathLike) -> None:
     logging.info("report: %s", report.build(workdir))
 
 
-def main(argv):
+def _check_config_flags(argv: Sequence[str]) -> None:
+  """Finds mistakes in --config and --config.KEY that absl tells by traceback."""
+  path, keys = None, []
+  for i, flag in enumerate(argv):
+    found = re.fullmatch(r"--?(?:no)?config(?:\.([^=]+))?(?:=(.*))?", flag)
+    if not found:
+      continue
+    key, value = found.groups()
+    if key:
+      keys.append(key)
+    else:
+      path = value if value is not None else "".join(argv[i + 1 : i + 2])
+  if path is not None:
+    config = config_lib.load(path)
+    for key in keys:
+      config_lib.check_key(config, key)
+
+
+def parse_flags(argv: Sequence[str]) -> None:
+  """Parses flags; a mistake ends in one line and exit status 2."""
+  try:
+    _check_config_flags(argv)
+    rest = flags.FLAGS(argv)[1:]
+    if rest:
+      raise flags.Error(f"unknown arguments {rest}; write --FLAG=VALUE")
+    if _CONFIG.value is None:
+      raise flags.Error("--config=FILE is needed, see --help")
+  except (config_lib.ConfigError, flags.Error) as e:
+    print(f"error: {e}", file=sys.stderr)
+    sys.exit(2)
+
+
+def main(_):
   """Entry point."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {argv[1:]}")
   if _MULTIHOST.value:
     jax.distributed.initialize()
   progress.quiet_libraries()
@@ -134,5 +172,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

@@ -8,7 +8,7 @@ import fake
 import pytest
 
 from lumos_jax import config as config_lib
-from lumos_jax import evaluators
+from lumos_jax import evaluators, main
 from lumos_jax.data import pipeline
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.models import lumos
@@ -70,7 +70,8 @@ def test_every_key_is_read_somewhere():
 @pytest.mark.parametrize(
   "arg,words",
   [
-    ("stepz=3", "'stepz' is unknown"),
+    ("stepz=3", "'stepz' is unknown; did you mean 'steps'"),
+    ("smok", "'smok' is unknown; did you mean 'smoke'"),
     ("steps=many", "not of type int"),
     ("steps", "needs a value"),
     ("size=huge", "'tiny', 'base'"),
@@ -84,7 +85,65 @@ def test_bad_arguments_are_named(arg, words):
     pretrain.get_config(arg)
 
 
+@pytest.mark.parametrize(
+  "flags,words",
+  [
+    (["--config=configs/nope.py"], ["'configs/nope.py'", "configs/oulad.py"]),
+    (["--config=configs/pretrain.py:smok"], ["'smok'", "mean 'smoke'"]),
+    (
+      ["--config", "configs/pretrain.py", "--config.trian.steps=3"],
+      ["config.trian.steps", "mean 'train.steps'", "'optimizer'"],
+    ),
+    (
+      ["--config=configs/pretrain.py", "--noconfig.reprot"],
+      ["config.reprot", "mean 'report'"],
+    ),
+    (
+      ["--config=configs/pretrain.py", "--config.seed.x", "3"],
+      ["config.seed has no keys"],
+    ),
+  ],
+)
+def test_mistakes_in_flags_end_in_one_line(flags, words, capsys, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  with pytest.raises(SystemExit) as e:
+    main.parse_flags(["main", *flags])
+  assert e.value.code == 2
+  said = capsys.readouterr().err
+  assert said.startswith("error: ") and said.count("\n") == 1
+  for word in words:
+    assert word in said
+
+
+def test_elements_of_lists_are_keys():
+  c = config_lib.load(str(ROOT / "configs" / "pretrain.py"))
+  config_lib.check_key(c, "evals.what_if.edits[0].days")
+  with pytest.raises(config_lib.ConfigError, match="edits\\[0\\] has .*'op'"):
+    config_lib.check_key(c, "evals.what_if.edits[0].dayz")
+
+
+def test_a_key_that_a_file_made_up_is_named(tmp_path):
+  file = tmp_path / "mine.py"
+  file.write_text(
+    "from configs import pretrain\n"
+    "def get_config(arg=None):\n"
+    "  c = pretrain.get_config(arg)\n"
+    "  with c.unlocked():\n"
+    "    c.train.stepz = 3\n"
+    "  return c\n"
+  )
+  c = config_lib.load(f"{file}:smoke")
+  words = r"config.train.stepz: nothing reads this key; .* 'train.steps'"
+  with pytest.raises(config_lib.ConfigError, match=words):
+    main.run(c, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
 def test_tasks_name_what_is_wrong():
+  with pytest.raises(ValueError, match="a.feild: .* did you mean 'field'"):
+    tasks_lib.from_config({"a": dict(kind="binary", feild="sales")})
+  with pytest.raises(ValueError, match="config.tasks.a lacks kind"):
+    tasks_lib.from_config({"a": dict(field="sales")})
   with pytest.raises(ValueError, match="either field or label"):
     tasks_lib.Task("x", "binary", reduce="any")
   with pytest.raises(ValueError, match="needs any or none"):

@@ -129,13 +129,17 @@ def test_program_names_a_mistake_in_one_line(tmp_path):
       text=True,
       env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )
-    assert done.returncode
-    return done.stderr
+    return done.returncode, done.stderr
 
   config_file = "--config=configs/pretrain.py:smoke"
-  assert "steps_" in call(config_file, "--config.train.steps_=3")
+  status, error = call(config_file, "--config.train.steps_=3")
+  assert status == 2 and "'train.steps'" in error
+  assert error.splitlines() == [error.strip()]
   folder = f"--workdir={tmp_path}"
-  error = call(config_file, folder, "--config.data.source=complete_jurney")
+  status, error = call(
+    config_file, folder, "--config.data.source=complete_jurney"
+  )
+  assert status == 1
   assert error.splitlines()[-1].startswith("error: ")
   assert "complete_journey" in error
   assert "Traceback" not in error

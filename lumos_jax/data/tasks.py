@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from lumos_jax.data import schema as schema_lib
+from lumos_jax.names import near
 
 NO_TIME = np.iinfo(np.int32).min
 _KINDS = ("binary", "regression")
@@ -55,7 +56,21 @@ class Task:
 
 
 def from_config(tasks: Mapping[str, Mapping]) -> tuple[Task, ...]:
-  """Tasks of `config.tasks`: {name: dict(kind=..., field=..., ...)}."""
+  """Tasks of `config.tasks`: {name: dict(kind=..., field=..., ...)}.
+
+  Raises:
+    ValueError: A task has a setting that there is not, or lacks its kind.
+  """
+  known = [f.name for f in dataclasses.fields(Task)[1:]]
+  for name, kw in tasks.items():
+    for key in kw:
+      if key not in known:
+        raise ValueError(
+          f"config.tasks.{name}.{key}: a task has no such setting"
+          f"{near(key, known)} It has {known}"
+        )
+    if "kind" not in kw:
+      raise ValueError(f"config.tasks.{name} lacks kind, one of {_KINDS}")
   return tuple(Task(name=n, **dict(kw)) for n, kw in tasks.items())
 
 
