@@ -216,10 +216,17 @@ def check_meta(
   """
   if meta["schema_hash"] != schema.hash:
     theirs = schema_lib.Schema.from_json(meta["schema"])
+    differ = (
+      f"the data set is {schema.name!r}, the checkpoint's {theirs.name!r}"
+    )
+    if schema.name == theirs.name:
+      differ = (
+        f"the schema of data set {schema.name!r} is not the checkpoint's: "
+        f"{schema.difference(theirs)} (data against checkpoint)"
+      )
     raise CheckpointError(
-      "the data set's schema is not the checkpoint's: "
-      f"{schema.difference(theirs)} (data against checkpoint). Evaluate with "
-      "the data it was trained on, or train again in a new --workdir"
+      f"{differ}. Evaluate with the data it was trained on, or train again in "
+      "a new --workdir"
     )
   if list(meta["calendar_columns"]) != list(calendar_columns):
     raise CheckpointError(

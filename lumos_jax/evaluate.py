@@ -1,7 +1,7 @@
 r"""Evaluates a stored checkpoint, on any number of devices.
 
   python -m lumos_jax.evaluate --workdir=runs/pretrain [--step=400] \
-    [--only=forecast,what_if]
+    [--only=forecast,what_if] [--data_dir=DIR]
 
 Writes eval.json and predictions/ of the workdir, and its report anew if there
 is one. Training evaluates by the same `Session`.
@@ -225,10 +225,7 @@ def restore(
   Raises:
     CheckpointError: There is none, or the data set is not the checkpoint's.
   """
-  store = checkpoint_lib.Checkpoints(workdir, read_only=True)
-  columns = records.calendar.columns
-  meta = store.meta(step)
-  checkpoint_lib.check_meta(meta, config, records.schema, columns, False)
+  store = _checked(workdir, config, records, step)
   whole = NamedSharding(Mesh(np.asarray(jax.devices()), ("all",)), P())
   shapes = jax.eval_shape(
     lambda: state_lib.split(recipe.init(nnx.Rngs(params=0)))[1]
@@ -239,6 +236,14 @@ def restore(
   }
   params = store.restore_params(abstract, step)
   return store.latest if step is None else step, params
+
+
+def _checked(workdir, config, records, step) -> checkpoint_lib.Checkpoints:
+  """The checkpoints, once the data set is known to be the checkpoint's."""
+  store = checkpoint_lib.Checkpoints(workdir, read_only=True)
+  meta, columns = store.meta(step), records.calendar.columns
+  checkpoint_lib.check_meta(meta, config, records.schema, columns, False)
+  return store
 
 
 def run(
@@ -265,6 +270,8 @@ def run(
     name = records_lib.directory_name(config.data.source, options)
     data_dir = epath.Path(config.data.root) / name
   records = records_lib.Records.open(data_dir)
+  # Before a recipe or a task can miss a field that another data set lacks.
+  _checked(workdir, config, records, step)
   tasks = tasks_lib.from_config(config.tasks)
   recipe = recipes_lib.build(config, records, tasks)
   session = Session(config, workdir, records, recipe, tasks, only)
@@ -285,10 +292,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     description="Evaluates a stored checkpoint on any number of devices.",
   )
   add = parser.add_argument
-  add("--workdir", required=True, help="of the run")
+  add("--workdir", required=True, help="of the run's outputs")
   add("--step", type=int, help="checkpoint; default the newest")
   add("--only", default="", help="names in config.evals; default all")
-  add("--data", help="data set's directory, if not where the config says")
+  add("--data_dir", help="the data set, if not where the config says")
   add("--multihost", action="store_true", help="one process of several")
   return parser.parse_args(argv[1:])
 
@@ -300,7 +307,7 @@ def main(args: argparse.Namespace) -> None:
   progress.quiet_libraries()
   only = [name for name in args.only.split(",") if name]
   try:
-    values = run(args.workdir, args.step, only, args.data)
+    values = run(args.workdir, args.step, only, args.data_dir)
   except ERRORS as e:
     logging.debug("", exc_info=True)
     print(f"error: {e}", file=sys.stderr)

@@ -157,3 +157,13 @@ def test_checkpoint_of_other_data_is_refused(finished, tmp_path):
   recipe = main.recipes_lib.build(c, data, tasks)
   with pytest.raises(Exception, match="sales.*Evaluate with the data"):
     evaluate.restore(finished / "run", c, data, recipe, None)
+
+
+def test_another_data_set_is_named_before_its_fields(
+  finished, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(
+    evaluate.records_lib.Records, "open", lambda path: fake.Records()
+  )
+  with pytest.raises(Exception, match="is 'fake', the checkpoint's 'tiny'"):
+    evaluate.run(finished / "run", data_dir=tmp_path)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lumos_jax import metric_writer, report
+from lumos_jax.report import __main__ as cli
 from lumos_jax.report import charts, load, page
 
 EVIL = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>'
@@ -235,6 +236,27 @@ def test_a_run_that_only_began(tmp_path):
 def test_no_run(tmp_path):
   with pytest.raises(FileNotFoundError, match="holds no run"):
     report.build(tmp_path)
+  (tmp_path / "config.json").write_text("{ torn")
+  with pytest.raises(ValueError, match="config.json cannot be read"):
+    report.build(tmp_path)
+
+
+def test_program_says_what_is_missing(tmp_path, capsys):
+  fake_run(tmp_path / "w", tmp_path / "data")
+  workdir = f"--workdir={tmp_path / 'w'}"
+  assert cli.main([workdir, f"--data_dir={tmp_path / 'data'}"]) == 0
+  assert capsys.readouterr().out.strip().endswith("report.html")
+  assert cli.main([workdir, f"--data_dir={tmp_path / 'absent'}"]) == 1
+  said = capsys.readouterr().err
+  assert said.startswith("error: ") and "absent holds no data set" in said
+  (tmp_path / "config.json").write_text(
+    (tmp_path / "w/config.json").read_text()
+  )
+  assert cli.main([f"--workdir={tmp_path}"]) == 1
+  said = capsys.readouterr().err
+  for word in ("nothing to show", "metrics.jsonl", "eval.json", "predictions/"):
+    assert word in said
+  assert not (tmp_path / "report.html").exists()
 
 
 def test_the_model_is_the_test_split_and_differences_turn(tmp_path):

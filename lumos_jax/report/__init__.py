@@ -1,6 +1,6 @@
 """The report of a run: one HTML file that needs nothing else.
 
-python -m lumos_jax.report --workdir=W
+python -m lumos_jax.report --workdir=W [--data_dir=D]
 """
 
 from absl import logging
@@ -46,9 +46,14 @@ def build(
     The report's path.
 
   Raises:
-    FileNotFoundError: The workdir holds no run.
+    FileNotFoundError: The workdir holds no run, or `data_dir` no data set.
+    ValueError: config.json is damaged.
   """
-  run = load.load(workdir, data_dir)
+  return write(load.load(workdir, data_dir))
+
+
+def write(run: load.Run) -> epath.Path:
+  """Writes the report of what was loaded; returns its path."""
   plotly = _plotly()
   header = results.header(run)
   if plotly is None:

@@ -1,27 +1,34 @@
 """python -m lumos_jax.report --workdir=W [--data_dir=D]"""
 
+import argparse
 import sys
-
-from absl import app, flags
+from collections.abc import Sequence
 
 from lumos_jax import report
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "Of the run.", required=True)
-_DATA_DIR = flags.DEFINE_string(
-  "data_dir", None, "Its data set, if not where the config says."
-)
+from lumos_jax.report import load
 
 
-def main(argv):
-  """Entry point."""
-  if len(argv) > 1:
-    raise app.UsageError(f"unknown arguments: {argv[1:]}")
+def main(argv: Sequence[str] | None = None) -> int:
+  """Returns the exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m lumos_jax.report",
+    description="Writes WORKDIR/report.html from a run's other outputs.",
+  )
+  add = parser.add_argument
+  add("--workdir", required=True, help="of the run's outputs")
+  add("--data_dir", help="the data set, if not where the config says")
+  args = parser.parse_args(argv)
   try:
-    print(report.build(_WORKDIR.value, _DATA_DIR.value))
-  except FileNotFoundError as e:
+    run = load.load(args.workdir, args.data_dir)
+    if run.empty:
+      why = " ".join(v for k, v in run.absent.items() if k != "data")
+      raise ValueError(f"{args.workdir} has nothing to show yet: {why}")
+    print(report.write(run))
+  except (OSError, ValueError) as e:
     print(f"error: {e}", file=sys.stderr)
-    sys.exit(1)
+    return 1
+  return 0
 
 
 if __name__ == "__main__":
-  app.run(main)
+  sys.exit(main())

@@ -81,6 +81,11 @@ class Run:
   schema: dict[str, Any] = dataclasses.field(default_factory=dict)
   absent: dict[str, str] = dataclasses.field(default_factory=dict)
 
+  @property
+  def empty(self) -> bool:
+    """Whether the run has left nothing yet but its config."""
+    return not (self.metrics or self.evals or self.predictions or self.what_if)
+
   def kind(self, evaluator: str) -> str:
     """The evaluator's type in the config; its own name where it has none."""
     evals = self.config.get("evals") or {}
@@ -206,14 +211,22 @@ def load(
     data_dir: Its data set; by default where the config says.
 
   Raises:
-    FileNotFoundError: The workdir does not exist or holds no run.
+    FileNotFoundError: The workdir holds no run, or `data_dir` no data set.
+    ValueError: config.json is damaged.
   """
   workdir = epath.Path(workdir)
   if not (workdir / "config.json").exists():
     raise FileNotFoundError(
       f"{workdir} holds no run: there is no config.json in it"
     )
-  run = Run(workdir, config=_json(workdir / "config.json"))
+  if data_dir and not (epath.Path(data_dir) / "stats.json").exists():
+    raise FileNotFoundError(
+      f"{data_dir} holds no data set: there is no stats.json in it"
+    )
+  try:
+    run = Run(workdir, config=_json(workdir / "config.json"))
+  except ValueError as e:
+    raise ValueError(f"{workdir}/config.json cannot be read: {e}") from e
   run.metrics = metric_writer.read(workdir)
   if not run.metrics:
     run.absent["metrics"] = f"{metric_writer.METRICS} is absent or empty."
