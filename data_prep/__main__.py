@@ -27,9 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     description="Prepares a data set for lumos_jax.",
   )
   parser.add_argument("--source", help="Name of a source; --list shows them.")
-  parser.add_argument("--out", default="data", help="Root of data sets.")
+  parser.add_argument("--out", default="data", help="Folder of data sets.")
   parser.add_argument(
-    "--rows", choices=("day", "event"), help="Row of activity."
+    "--rows", choices=("day", "event"), help="What a row of activity is."
   )
   parser.add_argument(
     "--set",
@@ -40,8 +40,14 @@ def _parser() -> argparse.ArgumentParser:
     help="Options of the source.",
   )
   parser.add_argument("--num_shards", type=int, help="Files of each split.")
-  parser.add_argument("--overwrite", action="store_true")
-  parser.add_argument("--list", action="store_true", help="Lists the sources.")
+  parser.add_argument(
+    "--overwrite",
+    action="store_true",
+    help="Replaces a data set that was prepared otherwise.",
+  )
+  parser.add_argument(
+    "--list", action="store_true", help="Lists the sources and their options."
+  )
   return parser
 
 
