@@ -271,15 +271,15 @@ class Engine:
   def _span(self):
     s = self.schema
     out = np.empty((len(self.people.keys), 3), np.int32)
-    out[:] = (s.first_day, s.last_day, s.last_day)
+    default = (s.first_day, s.last_day, s.last_day)
+    out[:] = default
     if self.raw.span is not None:
       frame, user = self._known("span", self.raw.span)
       clean.no_duplicates(self.raw, "span", frame)
+      raw = dataclasses.replace(self.raw, span=frame)
       for i, name in enumerate(("enter", "exit", "observed_until")):
-        column = (
-          frame[name].fill_null(int(out[0, i])) if len(out) else frame[name]
-        )
-        out[user, i] = column.to_numpy()
+        day = frame.select(clean.time_expr(raw, "span", name, "days"))
+        out[user, i] = day.to_series().fill_null(default[i]).to_numpy()
     return out
 
 

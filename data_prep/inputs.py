@@ -28,8 +28,8 @@ class Inputs:
     membership: Columns key, group: who is in which calendar group.
     profile: Column key and the profile fields; one row a user.
     labels: Columns key, name, time (null for the user as a whole), value.
-    span: Columns key, enter, exit, observed_until, in days since the epoch;
-      users without a row get the span of the schema.
+    span: Columns key, enter, exit (exclusive), observed_until (exclusive);
+      users without a row, or a day, get the span of the schema.
     split: Columns key, split. Without it every user is in "train".
     train_splits: Splits whose users fit vocabularies and scales.
     time_zone: Where days begin: zoned times are converted to it, times without

@@ -148,6 +148,28 @@ def test_fit_ignores_users_of_other_splits(tmp_path, tiny):
   assert other.schema.hash == base.schema.hash
 
 
+def test_spans_are_dates_or_days(tmp_path):
+  description = tiny_data.DESCRIPTION.format(days=140, train_until=112)
+  description += 'TABLES["span"] = {"file": "span.csv"}\n'
+  frames = tiny_data.tiny_frames()
+  date = lambda day: tiny_data.START.date() + datetime.timedelta(days=day)
+  last = [120, None]
+  for folder, kind in (("dates", date), ("days", int)):
+    frames["span"] = pl.DataFrame(
+      {
+        "key": ["u0", "u1"],
+        "enter": [kind(10), kind(0)],
+        "exit": [None if d is None else kind(d) for d in last],
+        "observed_until": [kind(130), kind(140)],
+      }
+    )
+    path = tiny_data.tiny_data_dir(tmp_path / folder, frames, description)
+    _, users = tiny_data.read(path)
+    assert users["u0"]["span"].tolist() == [10, 120, 130]
+    assert users["u1"]["span"].tolist() == [0, 140, 140]
+    assert users["u2"]["span"].tolist() == [0, 140, 140]
+
+
 def test_events_keep_order_and_time(tmp_path):
   path = tiny_data.tiny_data_dir(tmp_path, rows="event")
   data, users = tiny_data.read(path)
