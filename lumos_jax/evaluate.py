@@ -225,7 +225,18 @@ def restore(
   Raises:
     CheckpointError: There is none, or the data set is not the checkpoint's.
   """
-  store = _checked(workdir, config, records, step)
+  return _params(_checked(workdir, config, records, step), recipe, step)
+
+
+def _checked(workdir, config, records, step) -> checkpoint_lib.Checkpoints:
+  """The checkpoints, once the data set is known to be the checkpoint's."""
+  store = checkpoint_lib.Checkpoints(workdir, read_only=True)
+  meta, columns = store.meta(step), records.calendar.columns
+  checkpoint_lib.check_meta(meta, config, records.schema, columns, False)
+  return store
+
+
+def _params(store, recipe, step) -> tuple[int, dict[str, jax.Array]]:
   whole = NamedSharding(Mesh(np.asarray(jax.devices()), ("all",)), P())
   shapes = jax.eval_shape(
     lambda: state_lib.split(recipe.init(nnx.Rngs(params=0)))[1]
@@ -236,14 +247,6 @@ def restore(
   }
   params = store.restore_params(abstract, step)
   return store.latest if step is None else step, params
-
-
-def _checked(workdir, config, records, step) -> checkpoint_lib.Checkpoints:
-  """The checkpoints, once the data set is known to be the checkpoint's."""
-  store = checkpoint_lib.Checkpoints(workdir, read_only=True)
-  meta, columns = store.meta(step), records.calendar.columns
-  checkpoint_lib.check_meta(meta, config, records.schema, columns, False)
-  return store
 
 
 def run(
@@ -271,11 +274,11 @@ def run(
     data_dir = epath.Path(config.data.root) / name
   records = records_lib.Records.open(data_dir)
   # Before a recipe or a task can miss a field that another data set lacks.
-  _checked(workdir, config, records, step)
+  store = _checked(workdir, config, records, step)
   tasks = tasks_lib.from_config(config.tasks)
   recipe = recipes_lib.build(config, records, tasks)
   session = Session(config, workdir, records, recipe, tasks, only)
-  step, params = restore(workdir, config, records, recipe, step)
+  step, params = _params(store, recipe, step)
   values = session.evaluate(step, params, last=True)
   has_report = importlib.util.find_spec("lumos_jax.report") is not None
   if has_report and (workdir / "report.html").exists():

@@ -21,8 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     run = load.load(args.workdir, args.data_dir)
     if run.empty:
-      why = " ".join(v for k, v in run.absent.items() if k != "data")
-      raise ValueError(f"{args.workdir} has nothing to show yet: {why}")
+      absent = [v.rstrip(".") for k, v in run.absent.items() if k != "data"]
+      raise ValueError(
+        f"{args.workdir} has nothing to show yet: {'; '.join(absent)}"
+      )
     print(report.write(run))
   except (OSError, ValueError) as e:
     print(f"error: {e}", file=sys.stderr)
