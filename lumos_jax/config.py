@@ -41,7 +41,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 # What stands in them has names of its own; their readers check them.
-_FREE = ("tasks.", "evals.", "data.options.")
+_FREE = ("tasks.", "evals.", "data.options.", "model.views.")
 
 
 class ConfigError(ValueError):
@@ -87,6 +87,9 @@ def default() -> ml_collections.ConfigDict:
   m.dropout = 0.1
   m.head = "aggregated"  # or sequence.
   m.members = 1  # Of the aggregated head, an ensemble whose mean is forecast.
+  m.state_members = 0  # Of these, members that see no habits.
+  m.sparsity = 0.0  # L1 weight of a linear row on habits; 0 for no such row.
+  m.views = ml_collections.ConfigDict()  # {task: views that forecast it}.
   m.habit_days = ()  # Windows of habit sums that the head sees; 0 = all.
   m.regression_loss = "l1"  # mse_nonzero (the paper's), hurdle, tweedie, l1.
   m.weighting = "uncertainty"  # or sum, learned.
@@ -107,6 +110,7 @@ def default() -> ml_collections.ConfigDict:
   c.train = t = ml_collections.ConfigDict()
   t.steps = 1000
   t.batch_size = 128  # B, users a step over all hosts.
+  t.init_batches = 8  # Whose statistics scale the inputs of a fresh model.
   t.accumulate = 1  # Parts that a batch is cut into, one after another.
   t.ema_decay = 0.0  # 0 for none; evaluations use the average.
   t.log_every = 10

@@ -5,11 +5,12 @@ import functools
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from absl import logging
 from etils import epath
@@ -120,9 +121,10 @@ class Trainer:
       out_shardings=(self.shardings, None),
     )
 
-  def init(self, batch: pipeline.Batch) -> state_lib.State:
-    """A fresh state on the mesh; `batch` is the first, on the host."""
-    return self._init(self.put(batch))
+  def init(self, batches: Sequence[pipeline.Batch]) -> state_lib.State:
+    """A fresh state on the mesh; `batches` are the first, on the host."""
+    joined = {k: np.concatenate([b[k] for b in batches]) for k in batches[0]}
+    return self._init(self.put(joined))
 
   def put(self, batch: pipeline.Batch) -> pipeline.Batch:
     """A host batch onto the mesh."""
@@ -205,9 +207,10 @@ def train(
   )
   start = checkpoints.latest
   if start is None:
-    # The first batch also gives the scales; the position is put back.
+    # The first batches also give the scales; the position is put back.
     position = iterator.get_state()
-    start, state = 0, trainer.init(next(iterator))
+    first = [next(iterator) for _ in range(cfg.init_batches)]
+    start, state = 0, trainer.init(first)
     iterator.set_state(position)
   else:
     checkpoint_lib.check_meta(

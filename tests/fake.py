@@ -114,7 +114,8 @@ def config(**overrides):
   d.origins_per_example = 4
   config_lib.set_size(c, "tiny")
   c.model.patch_days = 7
-  c.model.members = 2
+  c.model.members, c.model.state_members = 2, 1
+  c.model.sparsity = 0.01
   c.model.habit_days = (7, 28, 0)
   c.model.dropout = 0.0
   c.train.steps, c.train.batch_size = 6, 8

@@ -53,6 +53,17 @@ def test_hurdle_median_is_zero_where_zero_is_likelier():
 
 
 @pytest.mark.parametrize("name", regression.LOSSES)
+def test_start_is_the_best_constant(name):
+  rng = np.random.default_rng(0)
+  y = np.exp(rng.normal(2.0, 0.7, 2001)) * (rng.random(2001) < 0.7)
+  y, mask = jnp.asarray(y), jnp.arange(y.size) < 1500
+  got = regression.FORECASTS[name](regression.start(name, y, mask))
+  np.testing.assert_allclose(got, _fit(name, y[:1500]), rtol=0.06)
+  nothing = regression.start(name, y, jnp.zeros_like(mask))
+  assert np.all(np.isfinite(nothing))
+
+
+@pytest.mark.parametrize("name", regression.LOSSES)
 def test_losses_stay_finite_for_wild_outputs(name):
   z = jnp.full((1, regression.OUTPUTS[name]), 1e4)
   for sign in (1.0, -1.0):
@@ -83,7 +94,7 @@ def test_weightings_follow_their_formulas():
 def test_daily_forecasts_add_up_to_the_window():
   tasks = tasks_lib.from_config(fake.config().tasks)
   z = jax.random.normal(jax.random.key(0), (2, 1, 14, 3, 3))
-  out = multitask.forecasts(z[None], tasks, "hurdle")
+  out = multitask.forecasts(z[None], tasks, "hurdle", np.ones((1, 3)))
   p = jax.nn.sigmoid(z[..., 0])
   any7 = 1 - np.prod(1 - np.asarray(p[:, :, :7, 0]), -1)
   np.testing.assert_allclose(out["active"], any7, rtol=1e-5)
@@ -101,8 +112,16 @@ def test_members_are_trained_apart_and_forecast_together():
   loss = lambda z: multitask.task_losses(z, batch, tasks, "hurdle", totals)
   each = jnp.stack([loss(z[i : i + 1]) for i in range(3)])
   np.testing.assert_allclose(loss(z), each.mean(0), rtol=1e-5)
-  out = multitask.forecasts(z, tasks, "hurdle")
+  views = ("states", "all", "all")
+  weights = multitask.view_weights(views, tasks, {"churn": ("all",)})
+  np.testing.assert_allclose(weights[:, 0], [0.5, 0.25, 0.25])
+  np.testing.assert_allclose(weights[:, 1], [0.0, 0.5, 0.5])
+  out = multitask.forecasts(z, tasks, "hurdle", weights)
+  one = np.ones((1, 3))
   for name, value in out.items():
-    alone = [multitask.forecasts(z[i : i + 1], tasks, "hurdle")[name]
+    alone = [multitask.forecasts(z[i : i + 1], tasks, "hurdle", one)[name]
              for i in range(3)]  # fmt: skip
-    np.testing.assert_allclose(value, np.mean(alone, 0), rtol=1e-5)
+    w = weights[:, 1 if name == "churn" else 0]
+    np.testing.assert_allclose(
+      value, np.tensordot(w, np.stack(alone), 1), rtol=1e-5
+    )

@@ -45,7 +45,7 @@ def gradients(devices=None, batch_size=8, **overrides):
   c, records, recipe, tasks = build(train__batch_size=batch_size, **overrides)
   trainer = train.Trainer(c, recipe, devices)
   batch = next(pipeline.train_iterator(records, c.data, tasks, batch_size, 0))
-  state, metrics = trainer.step(trainer.init(batch), trainer.put(batch))
+  state, metrics = trainer.step(trainer.init([batch]), trainer.put(batch))
   return jax.device_get(state["opt"]), float(metrics["loss"])
 
 

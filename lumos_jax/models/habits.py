@@ -57,16 +57,9 @@ class Habits(nnx.Module):
     self._windows = windows
     self._events = calendar_width - date_columns
     self._horizons = sorted({min(7, horizon), min(14, horizon), horizon})
-    scale = []
-    for f in schema.dense("activity"):
-      # About what a large day comes to, in the field's own log or plain units.
-      large = 1.0
-      if isinstance(f, schema_lib.Numeric):
-        large = abs(f.offset) + 2.0 * f.divisor
-      scale += [max(large, 0.25)] * schema_lib.width(f)
-    self._scale = tuple(scale)
     self._columns = tuple(sorted(set(columns)))
-    n, days = len(scale), len(self._columns) + 1
+    n = schema.numeric_width("activity")
+    days = len(self._columns) + 1
     self.width = len(windows) * (n + days) + n + 1
     parts = len(_PAST_CALENDAR_DAYS) + len(self._horizons)
     self.width += parts * self._events
@@ -98,8 +91,6 @@ class Habits(nnx.Module):
     ]
     n, active = x.shape[-1] + 1, jnp.concatenate(active, -1)
     x = jnp.concatenate([x, active.astype(jnp.float32)], -1)
-    ones = (1.0,) * (1 + len(self._columns))
-    scale = np.asarray(self._scale + ones, np.float32)
     at, t = batch["origin"], x.shape[1]
     total = jnp.pad(jnp.cumsum(x, 1), ((0, 0), (1, 0), (0, 0)))
     take = lambda a, i: jnp.take_along_axis(a, i[..., None], 1)
@@ -109,7 +100,7 @@ class Habits(nnx.Module):
       # Sums by difference: rounding must not turn nothing into something.
       y = end - take(total, low)
       y = jnp.where(jnp.abs(y) < 1e-3, 0.0, y)
-      parts.append(_log(y) / scale[None, None])
+      parts.append(_log(y))
     step = jnp.arange(1, t + 1, dtype=jnp.float32)[None, :, None]
     last = jax.lax.cummax(jnp.where(x[..., :n] != 0, step, 0.0), axis=1)
     last = take(jnp.pad(last, ((0, 0), (1, 0), (0, 0))), at)

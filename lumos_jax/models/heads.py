@@ -11,6 +11,8 @@ from flax import nnx
 
 from lumos_jax.models import layers
 
+VIEWS = ("states", "all", "linear")
+
 
 def make(cfg, queries, patch_days, extra, tasks, outputs, *, dtype, rngs):
   """The head that config.model.head names; ValueError for an unknown one.
@@ -34,27 +36,40 @@ def make(cfg, queries, patch_days, extra, tasks, outputs, *, dtype, rngs):
 
 
 class Aggregated(nnx.Module):
-  """[B, O, Q, D], last states, habits and profile -> [E, B, O, M, Z].
+  """[B, O, Q, D], last states, habits and profile -> [R, B, O, M, Z].
 
-  A shared layer, then a hidden layer a task. E members share both layers'
-  matrices and differ in signs of the input, scales, biases and the last layer
-  (BatchEnsemble, arXiv 2002.06715, in TabM's form, arXiv 2410.24210): the mean
-  of their forecasts is an ensemble's for little more than one model's cost.
+  R rows of outputs, each trained on its own; a row's view is what it sees:
 
-  Habits and profile also have a direct linear path, and dropout spares
-  regression outputs: under an exponential, noise in the last layers would
-  shrink large forecasts.
+  - "all": E - S members, perceptrons of states, habits and profile.
+  - "states": S members of the same kind that see no habits. What is read off
+    habits is learned in few steps and leaves the encoder little to learn from;
+    these members keep teaching it.
+  - "linear": one row, linear in habits and profile, with an L1 penalty. Rare
+    outcomes hang on few habits, and a perceptron's many are noise to them.
+
+  A perceptron is a shared layer, then a hidden layer a task. Members share both
+  layers' matrices and differ in signs of the input, scales, biases and the last
+  layer (BatchEnsemble, arXiv 2002.06715, in TabM's form, arXiv 2410.24210): the
+  mean of their forecasts is an ensemble's for little more than one's cost.
+
+  Dropout spares regression outputs: under an exponential, noise in the last
+  layers would shrink large forecasts.
   """
+
+  # Adam moves a weight by at most its rate a step; the linear row's start at
+  # zero and have further to go than others' (L1 fits reach .5).
+  _LINEAR_STEP = 10.0
 
   def __init__(self, cfg, queries, extra, tasks, outputs, *, dtype, rngs):
     n, hidden, width = len(tasks), cfg.mix_width, cfg.head_width
-    inputs = (queries + 1) * cfg.d_model + extra
+    states = (queries + 1) * cfg.d_model
+    inputs = states + extra
     make = lambda n, m, axes: layers.linear(
       n, m, axes, dtype=dtype, rngs=rngs, use_bias=False
     )
     self.mix = make(inputs, hidden, (None, "embed"))
     self.hidden = make(hidden, n * width, ("embed", "mlp"))
-    e = cfg.members
+    e, s = cfg.members, cfg.state_members
     if e > 1:
       signs = jax.random.rademacher(rngs.params(), (e, inputs))
       self.signs = nnx.Param(signs.astype(jnp.float32), axes=(None, None))
@@ -64,11 +79,29 @@ class Aggregated(nnx.Module):
     self.hidden_bias = layers.zeros((e, n * width), (None, None))
     value = jax.random.normal(rngs.params(), (e, n, width, outputs))
     self.out = nnx.Param(value * width**-0.5, axes=(None,) * 4)
-    self.bias = layers.zeros((e, n, outputs), (None, None, None))
-    self.direct = layers.zeros((extra, n * outputs), (None, None))
-    self.members, self.shape, self.rate = e, (n, width, outputs), cfg.dropout
+    self.views = ("states",) * s + ("all",) * (e - s)
+    if cfg.sparsity:
+      self.linear = layers.zeros((extra, n * outputs), (None, None))
+      self.views += ("linear",)
+    self.bias = layers.zeros((len(self.views), n, outputs), (None,) * 3)
+    self.inputs, self.rate = (states, extra), cfg.dropout
+    self.shape, self.sparsity = (n, width, outputs), cfg.sparsity
     self.activation = layers.ACTIVATIONS[cfg.activation]
     self.noisy = tuple(t.kind != "regression" for t in tasks)
+
+  def start(self, outputs: jax.Array) -> None:
+    """Outputs [M, Z] that every row starts from."""
+    self.bias[...] = jnp.broadcast_to(outputs, self.bias.shape)
+
+  def penalty(self) -> jax.Array:
+    """L1 penalty of each task [M], on the scale of the mean loss of rows."""
+    if not self.sparsity:
+      return jnp.zeros(self.shape[0])
+    weights = jnp.abs(self.linear[...]).reshape(
+      -1, self.shape[0], self.shape[2]
+    )
+    scale = self.sparsity * self._LINEAR_STEP / len(self.views)
+    return scale * weights.sum((0, 2))
 
   def __call__(self, queries, last, extra, rngs):
     """Queries [B, O, Q, D], last [B, O, D], extra [B, O, X]."""
@@ -78,25 +111,42 @@ class Aggregated(nnx.Module):
       [queries.reshape(*queries.shape[:2], -1), last], -1
     )
     x = jnp.concatenate([drop(states), extra], -1)[None]
-    if self.members > 1:
-      x = self.mix(x * each(self.signs)) * each(self.mix_scale)
+    members = self.out.shape[0]
+    if members > 1:
+      x = self.mix(x * each(self._seen())) * each(self.mix_scale)
     else:
       x = self.mix(x)
     x = self.activation(x + each(self.mix_bias))
     x = self.hidden(x)
-    if self.members > 1:
+    if members > 1:
       x = x * each(self.hidden_scale)
     x = self.activation(x + each(self.hidden_bias))
     x = x.reshape(*x.shape[:3], *self.shape[:2])
     x = jnp.where(np.asarray(self.noisy)[:, None], drop(x), x)
     y = jnp.einsum("ebomk,emkz->ebomz", x, self.out[...].astype(x.dtype))
-    direct = extra @ self.direct[...].astype(x.dtype)
-    y = y + direct.reshape(1, *direct.shape[:2], *y.shape[3:])
+    if self.sparsity:
+      linear = extra @ (self._LINEAR_STEP * self.linear[...]).astype(x.dtype)
+      y = jnp.concatenate([y, linear.reshape(1, *y.shape[1:])], 0)
     return y + each(self.bias)
+
+  def _seen(self):
+    """Signs [E, inputs], zero where a member does not look.
+
+    A member that sees less sees it larger, so that all sum up to about the
+    same.
+    """
+    states, extra = self.inputs
+    hidden = np.asarray([v == "states" for v in self.views if v != "linear"])
+    sees = np.ones((len(hidden), states + extra), np.float32)
+    sees[hidden] *= np.sqrt((states + extra) / states)
+    sees[hidden, states:] = 0.0
+    return self.signs[...] * sees
 
 
 class Sequence(nnx.Module):
   """[B, O, Q, D] -> [1, B, O, H, M, Z], H = Q * patch days."""
+
+  views = ("all",)
 
   def __init__(self, cfg, patch_days, shape, *, dtype, rngs):
     n_tasks, outputs = shape
@@ -108,6 +158,10 @@ class Sequence(nnx.Module):
       rngs=rngs,
     )
     self.shape = tuple(shape)
+
+  def penalty(self) -> jax.Array:
+    """None: zeros [M]."""
+    return jnp.zeros(self.shape[0])
 
   def __call__(self, queries, last, extra, rngs):
     """Queries [B, O, Q, D] -> [1, B, O, H, M, Z]."""

@@ -51,6 +51,25 @@ def check_config(cfg, data_cfg, horizon: int) -> None:
     raise ValueError(
       "model.head = 'sequence' reads no habits: set model.habit_days = ()"
     )
+  if not 0 <= cfg.state_members < cfg.members:
+    raise ValueError(
+      f"model.state_members = {cfg.state_members} must leave one of "
+      f"model.members = {cfg.members}"
+    )
+  if (cfg.state_members or cfg.sparsity) and not cfg.habit_days:
+    raise ValueError(
+      "model.state_members and model.sparsity are about habits, and "
+      "model.habit_days = (): set model.state_members = 0, model.sparsity = 0.0"
+    )
+  if any(not isinstance(d, int) or d < 0 for d in cfg.habit_days):
+    raise ValueError(
+      f"model.habit_days = {cfg.habit_days!r}; use numbers of days, 0 for all"
+    )
+  for task, views in cfg.views.items():
+    if not views or set(views) - set(heads.VIEWS):
+      raise ValueError(
+        f"model.views.{task} = {views}; use some of {heads.VIEWS}"
+      )
   if cfg.positions not in _POSITIONS:
     raise ValueError(f"model.positions = {cfg.positions!r}; use {_POSITIONS}")
   if (
@@ -163,8 +182,9 @@ class Lumos(nnx.Module):
       rngs: Stream "dropout" in training; None to predict.
 
     Returns:
-      float32 [E, B, O, M, Z], or [E, B, O, H, M, Z] from the sequence head, of
-      E members; Z as the regression loss needs (objectives/multitask.py).
+      float32 [R, B, O, M, Z], or [R, B, O, H, M, Z] from the sequence head, in
+      R rows (models/heads.py); Z as the regression loss needs
+      (objectives/multitask.py).
     """
     batch = self._ablated(batch)
     profile = self.profile(

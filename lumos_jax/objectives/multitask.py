@@ -1,13 +1,14 @@
 """Several tasks in one loss, and forecasts from raw outputs.
 
-E members, B batch, O origins, H horizon days, M tasks, Z outputs of the
-regression loss.
+R rows of outputs (models/heads.py), B batch, O origins, H horizon days, M
+tasks, Z outputs of the regression loss.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.objectives import regression
@@ -48,6 +49,21 @@ def totals(
   }
 
 
+def starts(
+  batch: dict[str, jax.Array],
+  tasks: Sequence[tasks_lib.Task],
+  regression_loss: str,
+  sequence: bool,
+) -> jax.Array:
+  """Raw outputs [M, Z] to start from: zero but for regression tasks."""
+  out = jnp.zeros((len(tasks), regression.OUTPUTS[regression_loss]))
+  for m, task in enumerate(tasks):
+    if task.kind == "regression":
+      y, mask = _targets(batch, tasks, m, sequence)
+      out = out.at[m].set(regression.start(regression_loss, y, mask))
+  return out
+
+
 def task_losses(
   z: jax.Array,
   batch: dict[str, jax.Array],
@@ -58,9 +74,9 @@ def task_losses(
   """Mean loss of each task over its unmasked labels.
 
   Args:
-    z: float32 [E, B, O, M, Z], or [E, B, O, H, M, Z] from the sequence head,
+    z: float32 [R, B, O, M, Z], or [R, B, O, H, M, Z] from the sequence head,
       whose targets are the days' own values, `daily_labels` [B, O, H, M]. Each
-      member has its own loss; the mean of them is trained.
+      row has its own loss; the mean of them is trained.
     batch: With labels and label_mask [B, O, M].
     tasks: M tasks.
     regression_loss: A name of objectives/regression.py.
@@ -119,8 +135,32 @@ def combine(
   return (weights * (scaled + 0.5 * share * balance)).sum()
 
 
+def view_weights(
+  views: Sequence[str],
+  tasks: Sequence[tasks_lib.Task],
+  chosen: Mapping[str, Sequence[str]],
+) -> np.ndarray:
+  """Weights [R, M] of rows in the forecasts; every view counts alike.
+
+  Args:
+    views: The view of each of R rows.
+    tasks: M tasks.
+    chosen: {task: its views}; a task that is not there takes all.
+  """
+  out = np.zeros((len(views), len(tasks)), np.float32)
+  for m, task in enumerate(tasks):
+    names = set(chosen.get(task.name, views)) & set(views) or set(views)
+    for r, view in enumerate(views):
+      if view in names:
+        out[r, m] = 1.0 / (len(names) * views.count(view))
+  return out
+
+
 def forecasts(
-  z: jax.Array, tasks: Sequence[tasks_lib.Task], regression_loss: str
+  z: jax.Array,
+  tasks: Sequence[tasks_lib.Task],
+  regression_loss: str,
+  weights: np.ndarray,
 ) -> dict[str, jax.Array]:
   """Forecasts of the label window.
 
@@ -128,9 +168,10 @@ def forecasts(
     z: As in `task_losses`.
     tasks: M tasks.
     regression_loss: A name of objectives/regression.py.
+    weights: Of `view_weights`.
 
   Returns:
-    {task: [B, O]}, the mean over members: probability for binary tasks; for
+    {task: [B, O]}, the weighted mean over rows: probability for binary tasks; for
     regression the point forecast (median, where the loss has one) and, as
     "task/mean", the mean. A daily forecast is summed up: 1 - prod(1 - p) for
     "any", the sum of means.
@@ -138,6 +179,7 @@ def forecasts(
   out, sequence = {}, z.ndim == 6
   for m, task in enumerate(tasks):
     raw = z[..., m, :]
+    mean_of = lambda x, w=weights[:, m, None, None]: (x * w).sum(0)
     if sequence:
       raw = raw[:, :, :, : task.horizon_days]
     if task.kind == "binary":
@@ -145,10 +187,11 @@ def forecasts(
       if sequence:
         none = jnp.exp(-jax.nn.softplus(raw[..., 0]).sum(-1))
         p = none if task.reduce == "none" else 1.0 - none
-      out[task.name] = p.mean(0)
+      out[task.name] = mean_of(p)
       continue
     median, mean = regression.FORECASTS[regression_loss](raw)
     if sequence:
       median = mean = mean.sum(-1)
-    out[task.name], out[f"{task.name}/mean"] = median.mean(0), mean.mean(0)
+    out[task.name] = mean_of(median)
+    out[f"{task.name}/mean"] = mean_of(mean)
   return out

@@ -84,6 +84,45 @@ def _mse_forecast(z):
   return value, value
 
 
+def _l1_start(y, mask):
+  median = jnp.nanmedian(jnp.where(mask, y, jnp.nan))
+  # softplus's inverse, finite for a median of zero.
+  return [jnp.log(jnp.expm1(jnp.maximum(jnp.log1p(median), 1e-2)))]
+
+
+def _tweedie_start(y, mask):
+  return [jnp.log(jnp.maximum(jnp.mean(y, where=mask), 1e-3))]
+
+
+def _mse_start(y, mask):
+  return [jnp.mean(jnp.log1p(y), where=mask & (y > 0))]
+
+
+def _hurdle_start(y, mask):
+  positive = mask & (y > 0)
+  log_y = jnp.log(jnp.where(positive, y, 1.0))
+  some = jnp.clip(jnp.mean(positive, where=mask), 1e-3, 1 - 1e-3)
+  return [
+    jnp.log(some) - jnp.log1p(-some),
+    jnp.mean(log_y, where=positive),
+    jnp.log(jnp.maximum(jnp.std(log_y, where=positive), 1e-2)),
+  ]
+
+
+def start(name: str, y: jax.Array, mask: jax.Array) -> jax.Array:
+  """Raw outputs [Z] of the best constant forecast, where training may start.
+
+  From zero, an exponential forecast of large amounts has a long way to go.
+
+  Args:
+    name: Of the loss.
+    y: Targets.
+    mask: Which of them count; zeros where nothing does.
+  """
+  z = jnp.stack(_STARTS[name](y, mask))
+  return jnp.where(jnp.isfinite(z), z, 0.0)
+
+
 # Raw outputs; loss (z [..., Z], y [...], mean of y -> [...]); forecast (z ->
 # median, mean; where a loss knows one of them only, both are that one).
 NON_ZERO_ONLY = ("mse_nonzero",)
@@ -99,4 +138,10 @@ FORECASTS: dict[str, Callable] = {
   "l1": _l1_forecast,
   "tweedie": _tweedie_forecast,
   "hurdle": _hurdle_forecast,
+}
+_STARTS: dict[str, Callable] = {
+  "mse_nonzero": _mse_start,
+  "l1": _l1_start,
+  "tweedie": _tweedie_start,
+  "hurdle": _hurdle_start,
 }

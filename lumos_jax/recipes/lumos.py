@@ -50,7 +50,7 @@ class Lumos:
       )
 
   def init(self, rngs: nnx.Rngs, batch=None) -> nnx.Module:
-    """A model with fresh parameters; a batch gives it the scales of habits."""
+    """A fresh model; a batch gives scales of habits and outputs to start from."""
     model = model_lib.Lumos(
       self.cfg,
       self.schema,
@@ -63,6 +63,13 @@ class Lumos:
     )
     if batch is not None:
       model.fit(batch)
+      outputs = multitask.starts(
+        batch,
+        self.tasks,
+        self.cfg.regression_loss,
+        self.cfg.head == "sequence",
+      )
+      model.head.start(outputs)
     return _Trained(model, len(self.tasks), self.cfg.weighting)
 
   def tokens(self, batch) -> int:
@@ -100,8 +107,9 @@ class Lumos:
     )
     weighting = self.cfg.weighting
     balance = None if weighting == "sum" else module.balance[...]
+    penalty = share * module.model.head.penalty()
     total = multitask.combine(
-      losses, totals["count"], self.tasks, weighting, balance, share
+      losses + penalty, totals["count"], self.tasks, weighting, balance, share
     )
     logs = {f"loss/{t.name}": losses[m] for m, t in enumerate(self.tasks)}
     return total, logs
@@ -109,4 +117,7 @@ class Lumos:
   def predict(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """Forecasts {task: float32 [B, O]}; see multitask.forecasts."""
     z = module.model(batch)
-    return multitask.forecasts(z, self.tasks, self.cfg.regression_loss)
+    weights = multitask.view_weights(
+      module.model.head.views, self.tasks, self.cfg.views
+    )
+    return multitask.forecasts(z, self.tasks, self.cfg.regression_loss, weights)
