@@ -107,12 +107,16 @@ def _short(argument: str) -> str:
 
 
 def commit() -> str:
-  """Commit of the working tree, "+" behind it where files differ; or ""."""
+  """Commit of the working tree, "+" behind it where code differs; or ""."""
   git = lambda *a: subprocess.run(
     ["git", "-C", str(ROOT), *a], capture_output=True, text=True, check=True
   ).stdout.strip()
   try:
-    changed = git("status", "--porcelain", "--untracked-files=no")
+    # Results of earlier scripts, and tables made from them, are no code.
+    no_code = [f":!{p}" for p in ("benchmarks/results", "docs", "README.md")]
+    changed = git(
+      "status", "--porcelain", "--untracked-files=no", "--", ".", *no_code
+    )
     return git("rev-parse", "HEAD") + ("+" if changed else "")
   except (OSError, subprocess.CalledProcessError):
     return ""
