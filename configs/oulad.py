@@ -44,7 +44,7 @@ def get_config(arg=None):
 
   config_lib.set_size(c, "base")
   c.model.patch_days = 7
-  c.model.members = 8  # Other views were no better on validation students.
+  c.model.members = 8  # Other views did worse: docs/results.md.
   c.model.habit_days = (7, 14, 28, 56, 0)
   o = c.optimizer
   o.name = "muon"

@@ -116,6 +116,10 @@ def test_members_are_trained_apart_and_forecast_together():
   weights = multitask.view_weights(views, tasks, {"churn": ("all",)})
   np.testing.assert_allclose(weights[:, 0], [0.5, 0.25, 0.25])
   np.testing.assert_allclose(weights[:, 1], [0.0, 0.5, 0.5])
+  with pytest.raises(ValueError, match="names .'chrun'"):
+    multitask.view_weights(views, tasks, {"chrun": ("all",)})
+  with pytest.raises(ValueError, match="churn = .*linear.*only"):
+    multitask.view_weights(views, tasks, {"churn": ("linear",)})
   out = multitask.forecasts(z, tasks, "hurdle", weights)
   one = np.ones((1, 3))
   for name, value in out.items():

@@ -89,7 +89,7 @@ def task_losses(
   for m, task in enumerate(tasks):
     y, mask = _targets(batch, tasks, m, z.ndim == 6)
     raw, count = z[..., m, :], totals["count"][m]
-    each = y[None]  # The same target for every member.
+    each = y[None]  # The same target for every row.
     if task.kind == "binary":
       logits = raw[..., 0]
       loss = jax.nn.softplus(logits) - each * logits
@@ -146,10 +146,24 @@ def view_weights(
     views: The view of each of R rows.
     tasks: M tasks.
     chosen: {task: its views}; a task that is not there takes all.
+
+  Raises:
+    ValueError: A task that there is not, or none of whose views has a row.
   """
+  unknown = set(chosen) - {t.name for t in tasks}
+  if unknown:
+    raise ValueError(
+      f"model.views names {sorted(unknown)}; the tasks are "
+      f"{[t.name for t in tasks]}"
+    )
   out = np.zeros((len(views), len(tasks)), np.float32)
   for m, task in enumerate(tasks):
-    names = set(chosen.get(task.name, views)) & set(views) or set(views)
+    names = set(chosen.get(task.name, views)) & set(views)
+    if not names:
+      raise ValueError(
+        f"model.views.{task.name} = {chosen[task.name]}: this head has only "
+        f"{sorted(set(views))}; see model.state_members and model.sparsity"
+      )
     for r, view in enumerate(views):
       if view in names:
         out[r, m] = 1.0 / (len(names) * views.count(view))
