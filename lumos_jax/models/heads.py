@@ -14,6 +14,15 @@ from lumos_jax.models import layers
 VIEWS = ("states", "all", "linear")
 
 
+def views(cfg) -> tuple[str, ...]:
+  """The view of each row of outputs that config.model asks for."""
+  if cfg.head == "sequence":
+    return ("all",)
+  seen = cfg.members - cfg.state_members
+  linear = ("linear",) if cfg.sparsity else ()
+  return ("states",) * cfg.state_members + ("all",) * seen + linear
+
+
 def make(cfg, queries, patch_days, extra, tasks, outputs, *, dtype, rngs):
   """The head that config.model.head names; ValueError for an unknown one.
 
@@ -69,7 +78,7 @@ class Aggregated(nnx.Module):
     )
     self.mix = make(inputs, hidden, (None, "embed"))
     self.hidden = make(hidden, n * width, ("embed", "mlp"))
-    e, s = cfg.members, cfg.state_members
+    e = cfg.members
     if e > 1:
       signs = jax.random.rademacher(rngs.params(), (e, inputs))
       self.signs = nnx.Param(signs.astype(jnp.float32), axes=(None, None))
@@ -79,10 +88,9 @@ class Aggregated(nnx.Module):
     self.hidden_bias = layers.zeros((e, n * width), (None, None))
     value = jax.random.normal(rngs.params(), (e, n, width, outputs))
     self.out = nnx.Param(value * width**-0.5, axes=(None,) * 4)
-    self.views = ("states",) * s + ("all",) * (e - s)
+    self.views = views(cfg)
     if cfg.sparsity:
       self.linear = layers.zeros((extra, n * outputs), (None, None))
-      self.views += ("linear",)
     self.bias = layers.zeros((len(self.views), n, outputs), (None,) * 3)
     self.inputs, self.rate = (states, extra), cfg.dropout
     self.shape, self.sparsity = (n, width, outputs), cfg.sparsity
@@ -145,8 +153,6 @@ class Aggregated(nnx.Module):
 
 class Sequence(nnx.Module):
   """[B, O, Q, D] -> [1, B, O, H, M, Z], H = Q * patch days."""
-
-  views = ("all",)
 
   def __init__(self, cfg, patch_days, shape, *, dtype, rngs):
     n_tasks, outputs = shape

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lumos_jax.data import pipeline
+from lumos_jax.models import heads
 from lumos_jax.models import lumos as model_lib
 from lumos_jax.objectives import multitask, regression
 
@@ -38,6 +39,9 @@ class Lumos:
         f"model.regression_loss = {self.cfg.regression_loss!r}; "
         f"use one of {list(regression.LOSSES)}"
       )
+    self.weights = multitask.view_weights(
+      heads.views(self.cfg), self.tasks, self.cfg.views
+    )
     daily = self.cfg.head == "sequence"
     if daily != config.data.daily_labels:
       raise ValueError(
@@ -117,7 +121,6 @@ class Lumos:
   def predict(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """Forecasts {task: float32 [B, O]}; see multitask.forecasts."""
     z = module.model(batch)
-    weights = multitask.view_weights(
-      module.model.head.views, self.tasks, self.cfg.views
+    return multitask.forecasts(
+      z, self.tasks, self.cfg.regression_loss, self.weights
     )
-    return multitask.forecasts(z, self.tasks, self.cfg.regression_loss, weights)
