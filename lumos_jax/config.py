@@ -41,7 +41,13 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 # What stands in them has names of its own; their readers check them.
-_FREE = ("tasks.", "evals.", "data.options.", "model.views.")
+_FREE = (
+  "tasks.",
+  "evals.",
+  "data.options.",
+  "model.views.",
+  "objective.contrastive_within.",
+)
 
 
 class ConfigError(ValueError):
@@ -74,6 +80,15 @@ def default() -> ml_collections.ConfigDict:
   d.origin_stride_days = 7
   d.origin_jitter_days = 6  # The last origin is drawn this far before the last.
   d.daily_labels = False  # Targets of the sequence head.
+  # Next-event prediction (recipe "panther"; data/sequences.py).
+  d.target = ""  # Categorical field whose next value is predicted.
+  d.sequence_length = 64  # T, tokens of a row; longer users are cut.
+  d.overlap = 8  # Events that a window repeats from the one before it.
+  d.segments = 32  # S, users that share a row at most.
+  d.start_token = True  # An empty row first: the first event is predicted too.
+  d.holdout = "last"  # Or "time": by train_origin_last and the two origins.
+  d.filter_seen = True  # Values of the history do not compete.
+  d.cache = False  # Keeps decoded training records in memory.
   d.workers = 0  # Processes that read; 0 reads in threads of this one.
   d.read_threads = 2
 
@@ -94,7 +109,34 @@ def default() -> ml_collections.ConfigDict:
   m.regression_loss = "l1"  # mse_nonzero (the paper's), hurdle, tweedie, l1.
   m.weighting = "uncertainty"  # or sum, learned.
   m.ablate = ()  # no_future, no_past, no_context: trained without.
+  # Of recipe "panther" (models/panther.py).
+  m.attention = "softmax"  # Or HSTU's "pointwise", or "none".
+  m.sprm = "none"  # paper, release: beside attention.
+  m.sprm_scales = ((3, 1), (3, 2), (3, 4))  # (kernel, dilation).
+  m.sprm_prototypes = 64
+  m.profile_as = "none"  # token, or position: at every one.
+  m.time_bias = False  # Attention biases of time differences.
+  m.target_time = False  # They see when the next event is, not what.
+  m.masked = False  # BERT4Rec's form instead of the causal one.
+  m.use_attributes = True  # Of the target's values, where the data have them.
+  m.use_fields = True  # The events' other fields.
+  m.cosine = False  # Logits are cosines / temperature.
+  m.temperature = 0.05
   m.dtype = "float32"  # Of computation; bfloat16 on TPU and GPU.
+
+  c.objective = j = ml_collections.ConfigDict()  # Of recipe "panther".
+  j.loss = "softmax"  # Over all values; sampled, gbce.
+  j.chunk = 1024  # Targets whose logits exist at a time.
+  j.negatives = 128  # Of sampled and gbce, shared by a batch.
+  j.by_frequency = True  # Negatives by frequency, else uniform.
+  j.calibration = 0.75  # t of gbce.
+  j.mask_rate = 0.2  # Of model.masked.
+  j.contrastive_weight = 0.0  # lambda of the contrastive profile loss.
+  j.contrastive_temperature = 1.0  # tau.
+  j.contrastive_fields = ()  # Profile fields that positives share; () for all.
+  j.contrastive_within = ml_collections.ConfigDict()  # {numeric: tolerance}.
+  j.attribute_weight = 0.0  # Of predicting the next event's other categories.
+  j.gap_weight = 0.0  # Of predicting the time to the next event.
 
   c.optimizer = o = ml_collections.ConfigDict()
   o.name = "adamw"  # or muon.

@@ -20,7 +20,7 @@ from ml_collections import config_flags
 from lumos_jax import config as config_lib
 from lumos_jax import evaluate, progress, train
 from lumos_jax import recipes as recipes_lib
-from lumos_jax.data import pipeline, records, schema
+from lumos_jax.data import records, schema
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import predict
 
@@ -109,7 +109,6 @@ def run(config, workdir: epath.PathLike) -> None:
   config_lib.check(config)
   tasks = tasks_lib.from_config(config.tasks)
   data = open_data(config)
-  pipeline.check_config(config.data, tasks)
   recipe = recipes_lib.build(config, data, tasks)
   session = evaluate.Session(config, workdir, data, recipe, tasks)
   # Last: a config that was refused above must not claim the workdir.

@@ -202,7 +202,7 @@ def train(
     config, records.schema, records.calendar.columns
   )
   checkpoints = checkpoint_lib.Checkpoints(workdir, cfg.keep, cfg.keep_every)
-  iterator = pipeline.train_iterator(
+  iterator = recipe.inputs.train_iterator(
     records, config.data, tasks, cfg.batch_size, config.seed
   )
   start = checkpoints.latest

@@ -13,7 +13,7 @@ import polars as pl
 from data_prep.inputs import InputError, Inputs
 from lumos_jax.names import near
 
-_MODULES = ("complete_journey", "oulad", "tables")
+_MODULES = ("complete_journey", "oulad", "sequences", "tables")
 
 
 def names() -> list[str]:

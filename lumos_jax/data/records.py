@@ -32,12 +32,15 @@ def directory_name(source: str, options: Mapping[str, Any]) -> str:
   Args:
     source: Name of a data_prep source.
     options: Its options. Where the raw files lie ("path") does not change the
-      name; other options do. With "schema", a file, its stem replaces `source`.
+      name; other options do. With "schema", a file, its stem replaces `source`;
+      so does "name".
   """
   options = {k: v for k, v in options.items() if k != "path"}
   name = source
   if isinstance(options.get("schema"), str):
     name = epath.Path(options.pop("schema")).stem
+  if options.get("name"):
+    name = options.pop("name")
   if not options:
     return name
   text = json.dumps(options, sort_keys=True, default=list)
@@ -125,6 +128,27 @@ class Source:
         f"record {i} of {self._paths[0]} and its fellows is not one of this "
         f"data set ({type(e).__name__}: {e}): prepare the data again"
       ) from e
+
+
+class Cached:
+  """A source whose records are decoded once and stay in memory."""
+
+  def __init__(self, source: Source):
+    """Reads all of it."""
+    self._records = source.__getitems__(range(len(source)))
+    self._name = repr(source)
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __repr__(self) -> str:
+    return f"Cached({self._name})"
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    return self._records[i]
+
+  def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+    return [self._records[i] for i in positions]
 
 
 class Records:

@@ -36,12 +36,24 @@ class Categorical:
       column a value: rows of that day with it), "pivot:F" (the day's sum of the
       numeric field F over rows with that value) or "drop".
     values: Fitted vocabulary, most frequent first; id = position + 2.
+    attributes: What is known of each value (the categories of an item), as
+      numbers from 0; one tuple a value.
   """
 
   name: str
   max_values: int = 1000
   daily: str = "last"
   values: tuple[str, ...] | None = None
+  attributes: tuple[tuple[int, ...], ...] | None = None
+
+  def __post_init__(self):
+    if self.attributes is not None and len(self.attributes) != len(
+      self.values or ()
+    ):
+      raise SchemaError(
+        f"field {self.name!r}: attributes of {len(self.attributes)} values, "
+        f"and there are {len(self.values or ())}"
+      )
 
   @property
   def size(self) -> int:
@@ -269,6 +281,9 @@ def _plain(value: Any) -> Any:
     doc = {
       f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
     }
+    # Came later: absent where it is not used, so that older hashes stand.
+    if doc.get("attributes", 0) is None:
+      del doc["attributes"]
     if type(value).__name__ in _FIELD_TYPES:
       doc["type"] = type(value).__name__
     return doc
@@ -290,6 +305,8 @@ def _field(doc: dict[str, Any]) -> Field:
 
 
 def _build(cls, doc):
-  return cls(
-    **{k: tuple(v) if isinstance(v, list) else v for k, v in doc.items()}
-  )
+  return cls(**{k: _tuples(v) for k, v in doc.items()})
+
+
+def _tuples(value: Any) -> Any:
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -16,7 +16,9 @@ from lumos_jax.evaluators import (
   base,
   baseline_lightgbm,
   baseline_naive,
+  baseline_next_event,
   forecast,
+  next_event,
   predict,
   what_if,
 )
@@ -26,6 +28,8 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "baseline_lightgbm": baseline_lightgbm.BaselineLightGBM,
   "baseline_naive": baseline_naive.BaselineNaive,
   "ablation": ablation.Ablation,
+  "next_event": next_event.NextEvent,
+  "baseline_next_event": baseline_next_event.BaselineNextEvent,
   "what_if": what_if.WhatIf,
 }
 _COMMON = ("type", "every_steps")

@@ -1,10 +1,12 @@
 """What all evaluators share."""
 
 import abc
+import io
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 from etils import epath
 
 from lumos_jax.data import pipeline
@@ -92,6 +94,14 @@ class Evaluator(abc.ABC):
     if jax.process_index() == 0:
       path = self.workdir / "predictions" / f"{self.name}{suffix}.npz"
       predictions.save(path, [t.name for t in self.tasks])
+
+  def save_arrays(self, **arrays: np.ndarray) -> None:
+    """Writes predictions/<name>.npz of named arrays."""
+    if jax.process_index() == 0:
+      buffer = io.BytesIO()
+      np.savez_compressed(buffer, **arrays)
+      path = self.workdir / "predictions" / f"{self.name}.npz"
+      predict.write_atomic(path, buffer.getvalue())
 
   def save_text(self, text: str) -> None:
     """Writes predictions/<name>.json."""

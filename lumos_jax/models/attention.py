@@ -69,6 +69,7 @@ class Attention(nnx.Module):
     mask: jax.Array,
     time_x: jax.Array,
     time_context: jax.Array,
+    bias: jax.Array | None = None,
   ) -> jax.Array:
     """Attends.
 
@@ -77,6 +78,7 @@ class Attention(nnx.Module):
       context: Keys' and values' states [B, T, D].
       mask: bool [B, Q, T], True where a query may look.
       time_x, time_context: float32 [B, Q] and [B, T] in days.
+      bias: [B or 1, heads, Q, T], added to the scores.
 
     Returns:
       [B, Q, D].
@@ -86,5 +88,47 @@ class Attention(nnx.Module):
     v = split(self.value(context))
     if self.use_rotary:
       q, k = rotary(q, time_x), rotary(k, time_context)
-    y = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+    if bias is not None:
+      bias = bias.astype(q.dtype)
+    y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask[:, None])
     return self.out(y.reshape(x.shape))
+
+
+class PointwiseAttention(nnx.Module):
+  """HSTU's self-attention (arXiv 2402.17152, eq. 1-3): SiLU, no softmax.
+
+  A row's scores are not normalised, so that intensity counts; the result is
+  gated, which takes the place of a feed-forward layer.
+  """
+
+  def __init__(
+    self,
+    width: int,
+    n_heads: int,
+    length: int,
+    *,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+  ):
+    """`length` is T, by which the sum over keys is divided."""
+    if width % n_heads:
+      raise ValueError(
+        f"model.d_model = {width} is not a multiple of model.n_heads = {n_heads}"
+      )
+    kw = dict(dtype=dtype, rngs=rngs)
+    self.inner = layers.linear(width, 4 * width, ("embed", "heads"), **kw)
+    self.norm = layers.layer_norm(width, **kw)
+    self.out = layers.linear(width, width, ("heads", "embed"), **kw)
+    self.n_heads, self.length = n_heads, length
+
+  def __call__(
+    self, x: jax.Array, mask: jax.Array, bias: jax.Array
+  ) -> jax.Array:
+    """x [B, T, D], mask bool [B, T, T], bias [B or 1, heads, T, T] -> x's."""
+    gate, q, k, v = jnp.split(jax.nn.silu(self.inner(x)), 4, -1)
+    split = lambda a: a.reshape(*a.shape[:2], self.n_heads, -1)
+    scores = jnp.einsum("bqnk,btnk->bnqt", split(q), split(k))
+    scores = jax.nn.silu(scores + bias.astype(x.dtype)) / self.length
+    scores = jnp.where(mask[:, None], scores, 0)
+    y = jnp.einsum("bnqt,btnk->bqnk", scores, split(v)).reshape(x.shape)
+    return self.out(self.norm(y) * gate)

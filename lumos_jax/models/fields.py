@@ -61,13 +61,19 @@ class RowEncoder(nnx.Module):
     table: str,
     width: int,
     *,
+    without: str = "",
     activation: str = "relu",
     dtype: jnp.dtype = jnp.float32,
     rngs: nnx.Rngs,
   ):
-    """Encoder of `table` ("activity" or "profile") with output `width`."""
+    """Encoder of `table` ("activity" or "profile") with output `width`.
+
+    `without` names a categorical field that is left out.
+    """
     self.scaler = Scaler(schema, table)
     fields = schema.categorical(table)
+    self.columns = tuple(i for i, f in enumerate(fields) if f.name != without)
+    fields = [fields[i] for i in self.columns]
     self.tables = nnx.List(
       [
         layers.embedding(
@@ -89,7 +95,7 @@ class RowEncoder(nnx.Module):
   def __call__(self, categorical: jax.Array, numeric: jax.Array) -> jax.Array:
     """categorical int32 [..., C], numeric float32 [..., N] -> [..., width]."""
     parts = [self.scaler(numeric).astype(self.dtype)]
-    for i, table in enumerate(self.tables):
+    for i, table in zip(self.columns, self.tables, strict=True):
       parts.append(table[...][categorical[..., i]].astype(self.dtype))
     x = jnp.concatenate(parts, -1)
     if not x.shape[-1]:

@@ -1,8 +1,8 @@
 """Recipes: model + loss + predict functions of each system."""
 
-from lumos_jax.recipes import lumos
+from lumos_jax.recipes import lumos, panther
 
-_RECIPES = {"lumos": lumos.Lumos}
+_RECIPES = {"lumos": lumos.Lumos, "panther": panther.Panther}
 
 
 def build(config, records, tasks):

@@ -22,10 +22,13 @@ class _Trained(nnx.Module):
 class Lumos:
   """Model + loss + predict of LUMOS, as train.py and evaluators call them."""
 
+  inputs = pipeline
+
   def __init__(self, config, records, tasks):
     """Checks config.model against config.data; see ValueError's text."""
     self.cfg, self.tasks = config.model, tuple(tasks)
     self.schema, self.calendar = records.schema, records.calendar
+    pipeline.check_config(config.data, tasks)
     self.horizon = pipeline.horizon_days(tasks)
     self.history_days = config.data.history_days
     model_lib.check_config(config.model, config.data, self.horizon)

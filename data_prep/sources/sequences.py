@@ -1,0 +1,120 @@
+"""Item sequences of the recommendation benchmarks: who took what, in order.
+
+Reads the text files that SASRec, S3-Rec and their followers use, plain or .gz:
+`user item item ...`, one line a user, or `user item`, one line an event. There
+are no times: the position in the sequence stands for the second since 1970.
+
+With `attributes`, a JSON file {item: [number, ...]}, each item carries what is
+known of it (categories, brand).
+
+The catalogue is known in advance: every item of the file is in the vocabulary,
+also those that only stand last in some sequence, ordered by how often they occur
+among the events that train (all but the last two of a user).
+"""
+
+import collections
+import gzip
+import json
+import pathlib
+
+import numpy as np
+import polars as pl
+
+from data_prep.inputs import InputError, Inputs
+from lumos_jax.data import schema as schema_lib
+
+_HELD_OUT = 2  # Validation and test event of each user.
+
+
+def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
+  """Reads a file of sequences.
+
+  Args:
+    path: The file.
+    attributes: JSON file of the items' attributes, beside `path` or anywhere.
+    name: Of the data set; default the file's.
+  """
+  if not path:
+    raise InputError("source 'sequences' needs path=FILE, the sequences")
+  file = pathlib.Path(path)
+  user, item = _read(file)
+  count = collections.Counter()
+  # Position from the end of the user's sequence, to leave out what is held out.
+  order = np.argsort(user, kind="stable")
+  user, item = user[order], item[order]
+  first = np.flatnonzero(np.diff(user, prepend=-1))
+  length = np.diff(np.append(first, len(user)))
+  position = np.arange(len(user)) - np.repeat(first, length)
+  trains = position < np.repeat(length, length) - _HELD_OUT
+  count.update(item[trains].tolist())
+  items = sorted(set(item.tolist()), key=lambda i: (-count[i], i))
+  known = None
+  pieces = {file.name: file.stat().st_size}
+  if attributes:
+    beside = pathlib.Path(attributes)
+    beside = beside if beside.is_file() else file.parent / attributes
+    known = _attributes(beside, items)
+    pieces[beside.name] = beside.stat().st_size
+  field = schema_lib.Categorical(
+    "item",
+    max_values=len(items),
+    values=tuple(map(str, items)),
+    attributes=known,
+  )
+  schema = schema_lib.Schema(
+    name=name or file.name.split(".")[0].lower(),
+    activity=(field,),
+    rows="event",
+    epoch="1970-01-01",
+    first_day=0,
+    last_day=int(position.max()) // 86_400 + 1,
+    train_until=int(position.max()) // 86_400 + 1,
+  )
+  time = position.astype("datetime64[s]").astype("datetime64[ms]")
+  activity = pl.DataFrame({"key": user, "time": time, "item": item})
+  return Inputs(
+    schema=schema,
+    activity=activity.lazy(),
+    files={"activity": file.name},
+    notes={
+      "items": len(items),
+      "items without a training event": sum(not count[i] for i in items),
+      "users with fewer than 3 events": int((length < 3).sum()),
+    },
+    pieces=pieces,
+  )
+
+
+def _read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """Users and items [R], int64, in the file's order."""
+  if not file.is_file():
+    raise InputError(f"no file {file}: give path=FILE, user and items a line")
+  opened = gzip.open if file.suffix == ".gz" else open
+  user, item = [], []
+  with opened(file, "rt", encoding="utf-8") as lines:
+    for n, line in enumerate(lines, 1):
+      try:
+        who, *what = map(int, line.split())
+      except ValueError as e:
+        raise InputError(
+          f"{file.name}: line {n} is no user number and item numbers: "
+          f"{line.strip()[:60]!r}"
+        ) from e
+      user += [who] * len(what)
+      item += what
+  if not user:
+    raise InputError(f"{file.name}: no event in the file")
+  return np.asarray(user, np.int64), np.asarray(item, np.int64)
+
+
+def _attributes(file: pathlib.Path, items: list[int]):
+  if not file.is_file():
+    raise InputError(f"no file {file}: attributes= names the items' attributes")
+  opened = gzip.open if file.suffix == ".gz" else open
+  with opened(file, "rt", encoding="utf-8") as f:
+    table = json.load(f)
+  numbers = sorted({a for v in table.values() for a in v})
+  at = {a: i for i, a in enumerate(numbers)}
+  return tuple(
+    tuple(at[a] for a in dict.fromkeys(table.get(str(i), ()))) for i in items
+  )

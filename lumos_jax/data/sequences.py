@@ -1,0 +1,300 @@
+"""Grain pipeline of next-event prediction: records -> windows -> packed rows.
+
+The target of a row is the next event's value of one field. Long users are cut
+into windows that overlap; windows of several users share a row of T tokens.
+
+Dimensions: B batch, T tokens of a row, S segments of a row, C categorical and N
+numeric columns of an event, Cp and Np of a profile.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from lumos_jax.data import packing
+from lumos_jax.data import records as records_lib
+from lumos_jax.data import schema as schema_lib
+
+Batch = dict[str, Any]
+HOLDOUTS = ("last", "time")
+_DAY_SECONDS = 86400
+_BLOCK_USERS = 64  # Read at a time.
+_PROFILE = ("profile_categorical", "profile_numeric")
+
+
+def check_config(cfg, tasks: Sequence[Any] = ()) -> None:
+  """Raises ValueError, naming the keys, where settings exclude each other."""
+  if tasks:
+    raise ValueError(
+      "config.tasks are for recipe 'lumos'; next-event prediction has "
+      "data.target"
+    )
+  if cfg.holdout not in HOLDOUTS:
+    raise ValueError(f"data.holdout = {cfg.holdout!r}; use one of {HOLDOUTS}")
+  if not 0 <= cfg.overlap < cfg.sequence_length:
+    raise ValueError(
+      f"data.overlap = {cfg.overlap} must be from 0 to below "
+      f"data.sequence_length = {cfg.sequence_length}"
+    )
+  days = (cfg.train_origin_last, cfg.validation_origin, cfg.test_origin)
+  if cfg.holdout == "time" and not days[0] <= days[1] < days[2]:
+    raise ValueError(
+      "data.holdout = 'time' needs data.train_origin_last <= validation_origin "
+      f"< test_origin; they are {days}"
+    )
+
+
+def target_column(schema: schema_lib.Schema, cfg) -> int:
+  """Column of `categorical` that is predicted.
+
+  Raises:
+    SchemaError: The data have no such field, or no rows of events.
+  """
+  if schema.rows != "event":
+    raise schema_lib.SchemaError(
+      f"{schema.name!r} has a row a day; next-event prediction needs events: "
+      "prepare it with rows=event"
+    )
+  names = [f.name for f in schema.categorical("activity")]
+  if cfg.target not in names:
+    raise schema_lib.SchemaError(
+      f"data.target = {cfg.target!r}: {schema.name!r} has the fields {names}"
+    )
+  return names.index(cfg.target)
+
+
+class Sequences:
+  """Cuts records into what trains, and what is held out."""
+
+  def __init__(self, schema: schema_lib.Schema, cfg):
+    """Keeps what every user shares; `cfg` is config.data."""
+    check_config(cfg)
+    self._column = target_column(schema, cfg)
+    self.cfg = cfg
+
+  def cut(self, record: Batch, split: str) -> int | None:
+    """Events before the target of a split; None where there is no target.
+
+    The events before the validation target are what trains.
+    """
+    n, cfg = len(record["time"]), self.cfg
+    if cfg.holdout == "last":
+      if n < 3:
+        return None
+      return n - 1 if split == "test" else n - 2
+    at = lambda day: int(
+      np.searchsorted(record["time"], day * _DAY_SECONDS, side="left")
+    )
+    first = at(cfg.test_origin if split == "test" else cfg.validation_origin)
+    last = n if split == "test" else at(cfg.test_origin)
+    return first if first < last else None
+
+  def training_events(self, record: Batch) -> int:
+    """Number of a user's events that train: those before what is held out."""
+    if self.cfg.holdout == "time":
+      day = self.cfg.train_origin_last * _DAY_SECONDS
+      return int(np.searchsorted(record["time"], day, side="left"))
+    held_out = self.cut(record, "validation")
+    return len(record["time"]) if held_out is None else held_out
+
+  def rows(self, record: Batch, start: int, stop: int) -> Batch:
+    """Input rows of events [start, stop); start -1 is the start token.
+
+    The start token is a row of missing values at the first event's time.
+    """
+    out = {
+      "ids": record["categorical"][max(start, 0) : stop],
+      "numeric": record["numeric"][max(start, 0) : stop],
+      "time": record["time"][max(start, 0) : stop],
+    }
+    if start >= 0:
+      return out
+    before = lambda x: np.pad(x, ((1, 0),) + ((0, 0),) * (x.ndim - 1))
+    out = {k: before(x) for k, x in out.items()}
+    if len(record["time"]):
+      out["time"][0] = record["time"][0]
+    return out
+
+  def windows(self, record: Batch) -> list[Batch]:
+    """Windows of a user's training events, each with its targets.
+
+    Every event but the first (with the start token: every event) is a target
+    once: rows that a window repeats from the one before it have target 0.
+    """
+    n, cfg = self.training_events(record), self.cfg
+    first = -1 if cfg.start_token else 0
+    out = []
+    start = first
+    while start < n - 1:
+      stop = min(start + cfg.sequence_length, n - 1)
+      window = self.rows(record, start, stop)
+      target = record["categorical"][start + 1 : stop + 1, self._column].copy()
+      if start > first:
+        target[: cfg.overlap] = 0
+      window["target"] = target
+      for name in _PROFILE:
+        window[name] = record[name][None]
+      out.append(window)
+      if stop == n - 1:
+        break
+      start = stop - cfg.overlap
+    return out
+
+  def example(self, record: Batch, split: str) -> Batch | None:
+    """What is known before the target of a split; None where there is none.
+
+    Rows are left-aligned, `last` is the one that predicts. A user without
+    history has the start token, if there is one.
+    """
+    cut, cfg = self.cut(record, split), self.cfg
+    if cut is None or (cut == 0 and not cfg.start_token):
+      return None
+    first = -1 if cfg.start_token else 0
+    start = max(first, cut - cfg.sequence_length)
+    out = self.rows(record, start, cut)
+    length = cut - start
+    pad = cfg.sequence_length - length
+    out = {
+      k: np.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1))
+      for k, x in out.items()
+    }
+    steps = np.arange(cfg.sequence_length, dtype=np.int32)
+    out["segment"] = (steps < length).astype(np.int32)
+    out["position"] = np.where(steps < length, steps, 0).astype(np.int32)
+    out["last"] = np.int32(length - 1)
+    out["next"] = record["categorical"][cut, self._column]
+    out["seen"] = _different(record["categorical"][:cut, self._column])
+    out["history"] = cut
+    for name in _PROFILE:
+      out[name] = record[name][None]
+    return out
+
+
+def _different(ids: np.ndarray) -> np.ndarray:
+  """Each id once, where it stands last."""
+  _, at = np.unique(ids[::-1], return_index=True)
+  return ids[np.sort(len(ids) - 1 - at)]
+
+
+def train_iterator(
+  records, cfg, tasks: Sequence[Any], batch_size: int, seed: int
+) -> grain.DatasetIterator:
+  """Endless shuffled batches of this host's users; its state can be saved.
+
+  Args:
+    records: An open `Records`.
+    cfg: `config.data`.
+    tasks: None: they belong to another recipe.
+    batch_size: B over all hosts, in packed rows.
+    seed: Of shuffling.
+
+  Raises:
+    ValueError: B does not divide by the hosts, or a host has no user.
+  """
+  check_config(cfg, tasks)
+  hosts, host = jax.process_count(), jax.process_index()
+  if batch_size % hosts:
+    raise ValueError(
+      f"batch size {batch_size} does not divide by {hosts} hosts"
+    )
+  source = records.source(cfg.train_split)
+  if len(source) < hosts:
+    raise ValueError(f"{len(source)} users are too few for {hosts} hosts")
+  if cfg.cache:
+    source = records_lib.Cached(source)
+  sequences = Sequences(records.schema, cfg)
+  dataset = (
+    grain.MapDataset.source(source)
+    .slice(slice(host, None, hosts))
+    .seed(seed)
+    .shuffle()
+    .repeat()
+    # Grain's work an element costs more than that of a short user.
+    .batch(_BLOCK_USERS, batch_fn=tuple)
+    .to_iter_dataset(
+      grain.ReadOptions(
+        # Records that are in memory need no thread.
+        num_threads=0 if cfg.cache else cfg.read_threads,
+        prefetch_buffer_size=2,
+      )
+    )
+  )
+  dataset = packing.Packed(
+    dataset,
+    lambda block: [w for record in block for w in sequences.windows(record)],
+    batch_size // hosts,
+    cfg.sequence_length,
+    cfg.segments,
+  )
+  if cfg.workers:
+    dataset = dataset.mp_prefetch(
+      grain.multiprocessing.MultiprocessingOptions(num_workers=cfg.workers)
+    )
+  return iter(dataset)
+
+
+def eval_batches(
+  records, cfg, split: str, batch_size: int
+) -> Iterator[Batch]:
+  """Each user of this host's slice that has a target, once.
+
+  `labels` [B, 1, 2] are the target's id and the number of events before it.
+  The last batch is padded with copies, `user_mask` False; hosts yield equally
+  many batches.
+
+  Args:
+    records: An open `Records`.
+    cfg: `config.data`.
+    split: "validation" or "test".
+    batch_size: B on this host.
+  """
+  sequences = Sequences(records.schema, cfg)
+  source = records.source(cfg[f"{split}_split"])
+  hosts, host = jax.process_count(), jax.process_index()
+  mine = range(host, len(source), hosts)
+  steps = math.ceil(math.ceil(len(source) / hosts) / batch_size)
+  spare = None
+  for step in range(steps):
+    block = mine[step * batch_size : (step + 1) * batch_size]
+    found = source.__getitems__(block)
+    parts = [(r["key"], sequences.example(r, split)) for r in found]
+    parts = [(k, e) for k, e in parts if e is not None]
+    if spare is None:
+      spare = parts[-1][1] if parts else _spare(sequences, source, split)
+    yield _batch(parts, spare, batch_size)
+
+
+def _spare(sequences, source, split) -> Batch:
+  """An example to pad with, for a host that has none in its first block."""
+  for i in range(len(source)):
+    found = sequences.example(source[i], split)
+    if found is not None:
+      return found
+  raise ValueError(f"no user has an event to predict in split {split!r}")
+
+
+def _batch(parts, spare: Batch, batch_size: int) -> Batch:
+  keys, found = [k for k, _ in parts], [e for _, e in parts]
+  found += [spare] * (batch_size - len(found))
+  # Few different widths, so that few shapes are compiled.
+  most = max(len(e["seen"]) for e in found)
+  width = max(8, 1 << (most - 1).bit_length()) if most else 8
+  seen = np.zeros((batch_size, width), np.int32)
+  for i, e in enumerate(found):
+    seen[i, : len(e["seen"])] = e["seen"]
+  out = {
+    k: np.stack([e[k] for e in found])
+    for k in found[0]
+    if k not in ("seen", "history")
+  }
+  out["seen"] = seen
+  pairs = [(int(e["next"]), int(e["history"])) for e in found]
+  out["labels"] = np.asarray(pairs, np.float32)[:, None]
+  out["label_mask"] = np.ones(out["labels"].shape, bool)
+  out["user_mask"] = np.arange(batch_size) < len(keys)
+  out["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
+  return out

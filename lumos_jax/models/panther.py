@@ -1,0 +1,301 @@
+"""PANTHER (arXiv 2510.10102): a causal transformer over events.
+
+A layer is self-attention and SPRM side by side, their outputs added, then a
+feed-forward layer; the user's profile embedding joins every position. With
+other settings the same model is SASRec, BERT4Rec or HSTU.
+
+B batch, T tokens of a packed row, S segments (users) of a row, D model width,
+V vocabulary of the target field.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from lumos_jax.data import schema as schema_lib
+from lumos_jax.models import attention, fields, layers, relative, sprm
+
+ATTENTIONS = ("softmax", "pointwise", "none")
+PROFILES = ("none", "token", "position")
+POSITIONS = ("learned", "sinusoidal", "rotary", "none")
+_DAY_SECONDS = 86400.0
+
+
+def check_config(cfg, data_cfg) -> None:
+  """Raises ValueError, naming the keys, where settings exclude each other."""
+  for name, known in (
+    ("attention", ATTENTIONS),
+    ("sprm", sprm.KINDS),
+    ("profile_as", PROFILES),
+    ("positions", POSITIONS),
+  ):
+    if cfg[name] not in known:
+      raise ValueError(f"model.{name} = {cfg[name]!r}; use one of {known}")
+  if cfg.attention == "none" and cfg.sprm == "none":
+    raise ValueError(
+      "model.attention = 'none' and model.sprm = 'none': a token would see no "
+      "other; choose one of them"
+    )
+  if cfg.profile_as == "token" and not data_cfg.start_token:
+    raise ValueError(
+      "model.profile_as = 'token' puts the profile into the start token: set "
+      "data.start_token = True"
+    )
+  if cfg.masked and not data_cfg.start_token:
+    raise ValueError("model.masked = True needs data.start_token = True")
+  if cfg.masked and cfg.sprm != "none":
+    raise ValueError(
+      "model.masked = True looks both ways, and SPRM is causal: set model.sprm "
+      "= 'none'"
+    )
+  if cfg.target_time and not cfg.time_bias:
+    raise ValueError("model.target_time = True needs model.time_bias = True")
+
+
+class Layer(nnx.Module):
+  """Attention and SPRM side by side, then a feed-forward layer."""
+
+  def __init__(self, cfg, length: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    """`cfg` is config.model; `length` is T."""
+    kw = dict(dtype=dtype, rngs=rngs)
+    width = cfg.d_model
+    self.kind, self.pre = cfg.attention, cfg.norm == "pre"
+    self.merge = 0.5 if cfg.sprm == "release" else 1.0
+    if self.kind == "softmax":
+      self.attention = attention.Attention(
+        width, cfg.n_heads, use_rotary=cfg.positions == "rotary", **kw
+      )
+    elif self.kind == "pointwise":
+      self.attention = attention.PointwiseAttention(
+        width, cfg.n_heads, length, **kw
+      )
+    if cfg.sprm != "none":
+      self.sprm = sprm.SPRM(
+        width, cfg.sprm, cfg.sprm_scales, cfg.sprm_prototypes, **kw
+      )
+    self.norm = layers.layer_norm(width, **kw)
+    # HSTU's gate and the release's prototypes stand for the feed-forward.
+    self.has_ff = bool(cfg.d_ff)
+    if self.has_ff:
+      self.norm_ff = layers.layer_norm(width, **kw)
+      self.ff_in = layers.linear(width, cfg.d_ff, ("embed", "mlp"), **kw)
+      self.ff_out = layers.linear(cfg.d_ff, width, ("mlp", "embed"), **kw)
+    self.rate, self.activation = cfg.dropout, cfg.activation
+
+  def _mix(self, h, mask, time, bias, segment):
+    out = 0
+    if self.kind == "softmax":
+      out = self.attention(h, h, mask, time, time, bias)
+    elif self.kind == "pointwise":
+      out = self.attention(h, mask, bias)
+    if hasattr(self, "sprm"):
+      found = self.sprm(h, segment)
+      out = found if self.kind == "none" else self.merge * (out + found)
+    return out
+
+  def _ff(self, h, rngs):
+    h = layers.ACTIVATIONS[self.activation](self.ff_in(h))
+    return self.ff_out(layers.dropout(self.rate, rngs, h))
+
+  def __call__(self, x, mask, time, bias, segment, rngs) -> jax.Array:
+    """x [B, T, D] -> [B, T, D]."""
+    drop = lambda y: layers.dropout(self.rate, rngs, y)
+    if self.pre:
+      x = x + drop(self._mix(self.norm(x), mask, time, bias, segment))
+      return x + drop(self._ff(self.norm_ff(x), rngs)) if self.has_ff else x
+    x = self.norm(x + drop(self._mix(x, mask, time, bias, segment)))
+    return (
+      self.norm_ff(x + drop(self._ff(x, rngs))) if self.has_ff else x
+    )
+
+
+class _Members:
+  """Which attributes each value has; no parameters.
+
+  Attributes:
+    at: int32 [V, P], padded with `count`.
+    number: float32 [V, 1], how many, at least 1.
+    count: A, different attributes.
+  """
+
+  def __init__(self, field: schema_lib.Categorical):
+    known = field.attributes
+    self.count = 1 + max((max(a) for a in known if a), default=-1)
+    most = max(1, *map(len, known))
+    self.at = np.full((field.size, most), self.count, np.int32)
+    for i, a in enumerate(known):
+      self.at[i + schema_lib.FIRST_VALUE, : len(a)] = a
+    number = (self.at < self.count).sum(-1, keepdims=True)
+    self.number = np.maximum(number, 1).astype(np.float32)
+
+
+class Values(nnx.Module):
+  """Vectors of the values of a field: a table, and what is known of each.
+
+  A value's vector is its own plus the mean of its attributes', so that a rare
+  value learns from its likes. Used at the input and, tied, at the output.
+  """
+
+  def __init__(self, field, width: int, use_attributes: bool, *, rngs):
+    """`field` has `size` ids and perhaps `attributes`."""
+    self.table = layers.embedding(
+      field.size, width, ("vocab", "embed"), rngs=rngs
+    )
+    self.members = None
+    if use_attributes and getattr(field, "attributes", None):
+      self.members = _Members(field)
+      self.attributes = layers.embedding(
+        self.members.count, width, (None, "embed"), rngs=rngs
+      )
+
+  def __call__(self, ids: jax.Array | None = None) -> jax.Array:
+    """int ids [...] -> float32 [..., D]; None for all [V, D]."""
+    take = lambda x: x if ids is None else jnp.asarray(x)[ids]
+    out = take(self.table[...])
+    if self.members is None:
+      return out
+    rows = jnp.pad(self.attributes[...], ((0, 1), (0, 0)))
+    rows = rows[take(self.members.at)]
+    return out + jnp.sum(rows, -2) / take(self.members.number)
+
+
+class Panther(nnx.Module):
+  """Events of packed users -> a state a token, and scores of what comes next."""
+
+  def __init__(self, cfg, schema: schema_lib.Schema, data_cfg, *, rngs):
+    """Builds the parameters.
+
+    Args:
+      cfg: config.model.
+      schema: Of the data; its rows are events.
+      data_cfg: config.data: target, sequence_length.
+      rngs: Stream "params".
+    """
+    self.cfg, self.length = cfg, data_cfg.sequence_length
+    self.dtype = jnp.dtype(cfg.dtype)
+    kw = dict(dtype=self.dtype, rngs=rngs)
+    width = cfg.d_model
+    names = [f.name for f in schema.categorical("activity")]
+    self.column = names.index(data_cfg.target)
+    field = schema.categorical("activity")[self.column]
+    self.values = Values(field, width, cfg.use_attributes, rngs=rngs)
+    self.has_more = cfg.use_fields and len(schema.activity) > 1
+    if self.has_more:
+      self.event = fields.RowEncoder(
+        schema,
+        "activity",
+        cfg.activity_width,
+        without=data_cfg.target,
+        activation=cfg.activation,
+        **kw,
+      )
+      self.event_out = layers.linear(
+        cfg.activity_width, width, (None, "embed"), **kw
+      )
+    if cfg.profile_as != "none":
+      if not schema.profile:
+        raise ValueError(
+          f"model.profile_as = {cfg.profile_as!r}, and {schema.name!r} has no "
+          "profile: set model.profile_as = 'none'"
+        )
+      self.profile = fields.RowEncoder(
+        schema, "profile", cfg.profile_width, activation=cfg.activation, **kw
+      )
+      self.profile_out = layers.linear(
+        cfg.profile_width, width, (None, "embed"), **kw
+      )
+    if cfg.positions == "learned":
+      self.positions = layers.embedding(
+        self.length, width, (None, "embed"), rngs=rngs
+      )
+    self.bias = None
+    if cfg.time_bias or cfg.attention == "pointwise":
+      self.bias = relative.RelativeBias(
+        self.length, cfg.n_heads, use_time=cfg.time_bias, rngs=rngs
+      )
+    self.layers = nnx.List(
+      [Layer(cfg, self.length, **kw) for _ in range(cfg.n_encoder_layers)]
+    )
+    self.norm_out = layers.layer_norm(width, **kw)
+    if cfg.cosine:
+      # Cosines are at most 1: what they are multiplied by.
+      self.scale = 1.0 / cfg.temperature
+
+  def users(self, batch) -> jax.Array:
+    """Profile embeddings e_u [B, S, D]."""
+    empty = lambda dtype: jnp.zeros((*batch["time"].shape[:1], 1, 0), dtype)
+    x = self.profile(
+      batch.get("profile_categorical", empty(jnp.int32)),
+      batch.get("profile_numeric", empty(jnp.float32)),
+    )
+    return self.profile_out(x)
+
+  def _embed(self, batch, ids, rngs) -> jax.Array:
+    """Input vectors [B, T, D]; `ids` of the target field [B, T]."""
+    cfg = self.cfg
+    x = self.values(ids).astype(self.dtype) * cfg.d_model**0.5
+    if self.has_more:
+      numeric = batch.get("numeric")
+      if numeric is None:
+        numeric = jnp.zeros((*ids.shape, 0), jnp.float32)
+      more = self.event(batch["ids"], numeric)
+      # A start token and a masked event say nothing.
+      known = (ids != schema_lib.MISSING)[..., None]
+      x = x + jnp.where(known, self.event_out(more), 0)
+    if cfg.profile_as != "none":
+      place = jnp.maximum(batch["segment"] - 1, 0)[..., None]
+      user = jnp.take_along_axis(self.users(batch), place, 1)
+      if cfg.profile_as == "token":
+        first = (batch["position"] == 0) & (ids == schema_lib.MISSING)
+        user = jnp.where(first[..., None], user, 0)
+      x = x + user
+    if cfg.positions == "learned":
+      x = x + self.positions[...][batch["position"]].astype(self.dtype)
+    elif cfg.positions == "sinusoidal":
+      x = x + attention.sinusoidal(batch["position"], cfg.d_model)
+    return layers.dropout(cfg.dropout, rngs, x)
+
+  def __call__(
+    self, batch: dict[str, Any], rngs: nnx.Rngs | None = None, ids=None
+  ) -> jax.Array:
+    """States of all tokens.
+
+    Args:
+      batch: Of `data.sequences`.
+      rngs: Stream "dropout" in training; None to predict.
+      ids: int32 [B, T] of the target field, if not the batch's own.
+
+    Returns:
+      [B, T, D]: what the token at t says of what comes after it (of itself,
+      with model.masked).
+    """
+    cfg, segment, time = self.cfg, batch["segment"], batch["time"]
+    ids = batch["ids"][..., self.column] if ids is None else ids
+    x = self._embed(batch, ids, rngs)
+    mask = (segment[:, :, None] == segment[:, None]) & (segment > 0)[:, None]
+    if not cfg.masked:
+      mask = mask & jnp.tril(jnp.ones(mask.shape[1:], bool))[None]
+    # A row of padding looks at itself, so that attention is defined.
+    mask = mask | jnp.eye(mask.shape[1], dtype=bool)[None]
+    bias = None
+    if self.bias is not None:
+      query_time = time
+      if cfg.target_time:
+        query_time = batch["next_time"]
+      bias = self.bias(query_time, time)
+    # From the row's first event: days as float32 stay exact to a second.
+    days = (time - time[:, :1]).astype(jnp.float32) / _DAY_SECONDS
+    for layer in self.layers:
+      x = layer(x, mask, days, bias, segment, rngs)
+    return self.norm_out(x) if cfg.norm == "pre" else x
+
+  def scored(self, states: jax.Array, vectors: jax.Array):
+    """States and value vectors whose products are the logits, in float32."""
+    states, vectors = (x.astype(jnp.float32) for x in (states, vectors))
+    if not self.cfg.cosine:
+      return states, vectors
+    unit = lambda x: x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
+    return unit(states) * self.scale, unit(vectors)

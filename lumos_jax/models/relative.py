@@ -1,0 +1,45 @@
+"""Additive attention biases of relative position and real time (HSTU, 2024).
+
+B batch, T tokens, N heads.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lumos_jax.models import layers
+
+# exp(0.301 * 64) seconds is 7 years.
+_TIME_BUCKETS = 64
+_LOG_STEP = 0.301
+
+
+def time_bucket(seconds: jax.Array) -> jax.Array:
+  """Logarithmic buckets of time differences, int32; 0 for under 2 seconds."""
+  log = jnp.log(jnp.maximum(seconds, 1).astype(jnp.float32)) / _LOG_STEP
+  return jnp.minimum(log.astype(jnp.int32), _TIME_BUCKETS - 1)
+
+
+class RelativeBias(nnx.Module):
+  """Bias [B, N, T, T] (or [1, N, T, T]) of position and time differences."""
+
+  def __init__(
+    self, length: int, n_heads: int, *, use_time: bool, rngs: nnx.Rngs
+  ):
+    """`length` is T; with `use_time`, time stamps enter."""
+    del rngs
+    self.position = layers.zeros((2 * length - 1, n_heads), (None, None))
+    if use_time:
+      self.time = layers.zeros((_TIME_BUCKETS, n_heads), (None, None))
+    self.use_time = use_time
+
+  def __call__(self, query_time: jax.Array, key_time: jax.Array) -> jax.Array:
+    """Times int32 [B, T] in seconds, of queries and of keys."""
+    length = (self.position[...].shape[0] + 1) // 2
+    step = jnp.arange(key_time.shape[1])
+    away = step[:, None] - step[None] + length - 1
+    out = jnp.moveaxis(self.position[...][away], -1, 0)[None]
+    if self.use_time:
+      gap = jnp.abs(query_time[:, :, None] - key_time[:, None])
+      out = out + jnp.moveaxis(self.time[...][time_bucket(gap)], -1, 1)
+    return out

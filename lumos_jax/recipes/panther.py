@@ -1,0 +1,235 @@
+"""The PANTHER recipe: generative pretraining on the next event.
+
+SASRec, BERT4Rec and HSTU are settings of it (configs/panther.py).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from lumos_jax.data import schema as schema_lib
+from lumos_jax.data import sequences
+from lumos_jax.models import layers
+from lumos_jax.models import panther as model_lib
+from lumos_jax.objectives import contrastive, next_event
+
+
+class _Trained(nnx.Module):
+  """The model and the heads of auxiliary losses."""
+
+  def __init__(self, cfg, objective, schema, data_cfg, *, rngs):
+    self.model = model_lib.Panther(cfg, schema, data_cfg, rngs=rngs)
+    kw = dict(dtype=jnp.float32, rngs=rngs)
+    if objective.attribute_weight:
+      fields = schema.categorical("activity")
+      self.others = tuple(
+        i for i in range(len(fields)) if i != self.model.column
+      )
+      self.attribute_heads = nnx.List(
+        [
+          layers.linear(cfg.d_model, fields[i].size, ("embed", None), **kw)
+          for i in self.others
+        ]
+      )
+    if objective.gap_weight:
+      self.gap_head = layers.linear(cfg.d_model, 1, ("embed", None), **kw)
+
+
+class Panther:
+  """Model + loss + predict of PANTHER, as train.py and evaluators call them."""
+
+  inputs = sequences
+
+  def __init__(self, config, records, tasks):
+    """Checks the config; see ValueError's text."""
+    self.cfg, self.objective = config.model, config.objective
+    self.data_cfg, self.schema = config.data, records.schema
+    sequences.check_config(config.data, tasks)
+    model_lib.check_config(config.model, config.data)
+    self.column = sequences.target_column(records.schema, config.data)
+    if self.objective.loss not in next_event.LOSSES:
+      raise ValueError(
+        f"objective.loss = {self.objective.loss!r}; use one of "
+        f"{next_event.LOSSES}"
+      )
+    self._check_auxiliary()
+
+  def _check_auxiliary(self):
+    o, names = self.objective, [f.name for f in self.schema.profile]
+    if o.contrastive_weight and self.cfg.profile_as == "none":
+      raise ValueError(
+        "objective.contrastive_weight needs model.profile_as = 'position' or "
+        "'token'"
+      )
+    for name in (*o.contrastive_fields, *o.contrastive_within):
+      if name not in names:
+        raise ValueError(
+          f"objective.contrastive_*: no profile field {name!r}; there are "
+          f"{names}"
+        )
+    if o.attribute_weight and len(self.schema.categorical("activity")) < 2:
+      raise ValueError(
+        "objective.attribute_weight: the events have no other categorical field"
+      )
+    if o.gap_weight and self.cfg.masked:
+      raise ValueError("objective.gap_weight needs model.masked = False")
+
+  def init(self, rngs: nnx.Rngs, batch=None) -> nnx.Module:
+    """A fresh model; the batch is not needed."""
+    del batch
+    return _Trained(
+      self.cfg, self.objective, self.schema, self.data_cfg, rngs=rngs
+    )
+
+  def tokens(self, batch) -> int:
+    """Tokens that a batch holds, padding included, for tokens/s."""
+    return batch["time"].size
+
+  def totals(self, batch) -> dict[str, jax.Array]:
+    """What a loss is divided by, of the whole batch before it is cut up."""
+    count = jnp.sum(batch["target"] > 0).astype(jnp.float32)
+    return {"count": jnp.maximum(count, 1.0)}
+
+  def loss(self, module, batch, rngs, totals, share=1.0):
+    """Loss of a part of a batch; the parts' losses add up to the batch's.
+
+    Args:
+      module: Of `init`.
+      batch: The part.
+      rngs: Stream "dropout"; it also draws negatives and masks.
+      totals: Of the whole batch.
+      share: The part's share of the batch.
+
+    Returns:
+      The loss and the numbers to log.
+    """
+    o = self.objective
+    target, weight = batch["target"], (batch["target"] > 0)
+    if self.cfg.masked:
+      states, weight = self._masked(module, batch, rngs)
+      # Fewer tokens count here: as many in expectation as in the causal form.
+      scale = 1.0 / o.mask_rate
+    else:
+      states, scale = module.model(batch, rngs), 1.0
+    width = states.shape[-1]
+    value = self._next(
+      module.model,
+      states.reshape(-1, width),
+      target.reshape(-1),
+      weight.reshape(-1).astype(jnp.float32),
+      rngs,
+    )
+    value = value * scale / totals["count"]
+    logs = {"loss/next": value}
+    if o.attribute_weight or o.gap_weight:
+      for name, (weight, part) in self._auxiliary(module, batch, states).items():
+        part = part / totals["count"]
+        value, logs[f"loss/{name}"] = value + weight * part, part
+    if o.contrastive_weight:
+      close = self._contrastive(module.model, batch) * share
+      logs["loss/contrastive"] = close
+      w = o.contrastive_weight
+      value = (1.0 - w) * value + w * close
+    return value, logs
+
+  def _masked(self, module, batch, rngs):
+    """States where each token is itself the target, and which are masked."""
+    target = batch["target"]
+    key = rngs.dropout()
+    drawn = jax.random.bernoulli(key, self.objective.mask_rate, target.shape)
+    chosen = drawn & (target > 0)
+    ids = jnp.where(chosen, schema_lib.MISSING, target)
+    return module.model(batch, rngs, ids), chosen
+
+  def _next(self, model, states, target, weight, rngs):
+    """Sum of the losses of N targets."""
+    o = self.objective
+    if o.loss == "softmax":
+      states, table = model.scored(states, model.values())
+      return next_event.softmax_sum(states, table, target, weight, o.chunk)
+    vocabulary = model.values.table.shape[0]
+    ids, log_q = next_event.draw_negatives(
+      rngs.dropout(), vocabulary, o.negatives, o.by_frequency
+    )
+    scaled, positive = model.scored(states, model.values(target))
+    _, negative = model.scored(states, model.values(ids))
+    if o.loss == "sampled":
+      each = next_event.sampled_softmax(
+        scaled, positive, negative, target, ids, log_q
+      )
+    else:
+      each = next_event.gbce(
+        scaled, positive, negative, target, ids, vocabulary, o.calibration
+      )
+    return jnp.sum(each * weight)
+
+  def _auxiliary(self, module, batch, states):
+    """{name: (weight, summed loss)} of next categories and time to the next.
+
+    The last token of a window knows no next row and has no such loss.
+    """
+    o, segment = self.objective, batch["segment"]
+    inside = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
+    inside = inside & (batch["target"][:, :-1] > 0)
+    now, out = states[:, :-1].astype(jnp.float32), {}
+    if o.attribute_weight:
+      total = 0.0
+      for i, head in zip(module.others, module.attribute_heads):
+        logits = jax.nn.log_softmax(head(now), -1)
+        right = batch["ids"][:, 1:, i][..., None]
+        right = jnp.take_along_axis(logits, right, -1)[..., 0]
+        total = total - jnp.sum(jnp.where(inside, right, 0.0))
+      out["attributes"] = o.attribute_weight, total
+    if o.gap_weight:
+      gap = batch["time"][:, 1:] - batch["time"][:, :-1]
+      gap = jnp.log1p(jnp.maximum(gap, 0).astype(jnp.float32))
+      miss = jnp.square(module.gap_head(now)[..., 0] - gap)
+      out["gap"] = o.gap_weight, jnp.sum(jnp.where(inside, miss, 0.0))
+    return out
+
+  def _contrastive(self, model, batch):
+    """Mean contrastive loss over the users of the batch."""
+    o, schema = self.objective, self.schema
+    users = model.users(batch)
+    b, s, width = users.shape
+    place = jnp.arange(1, s + 1)
+    known = (batch["segment"][:, :, None] == place[None, None]).any(1)
+    alike = jnp.ones((b * s, b * s), bool)
+    flat = lambda name: batch[name].reshape(b * s, -1)
+    same = lambda x: x[:, None] == x[None]
+    if "profile_categorical" in batch:
+      for i, f in enumerate(schema.categorical("profile")):
+        if not o.contrastive_fields or f.name in o.contrastive_fields:
+          alike &= same(flat("profile_categorical")[:, i])
+    for name, tolerance in o.contrastive_within.items():
+      x = flat("profile_numeric")[:, schema.numeric_column("profile", name)]
+      alike &= jnp.abs(x[:, None] - x[None]) <= tolerance
+    total, count = contrastive.loss(
+      users.reshape(-1, width),
+      alike,
+      known.reshape(-1),
+      o.contrastive_temperature,
+    )
+    return total / jnp.maximum(count, 1.0)
+
+  def states(self, module, batch) -> jax.Array:
+    """What each user's history says of the next event: [B, D]."""
+    ids, last = None, batch["last"]
+    if self.cfg.masked:
+      # The start token's place holds the first event, the last one the mask.
+      own = batch["ids"][..., self.column]
+      ids = jnp.pad(own[:, 1:], ((0, 0), (0, 1)))
+      at = jnp.arange(ids.shape[1])[None] == last[:, None]
+      ids = jnp.where(at, schema_lib.MISSING, ids)
+    found = module.model(batch, None, ids)
+    return jnp.take_along_axis(found, last[:, None, None], 1)[:, 0]
+
+  def predict(self, module, batch) -> dict[str, jax.Array]:
+    """Rank of each user's next event: {"rank": float32 [B, 1]}."""
+    model = module.model
+    states, table = model.scored(self.states(module, batch), model.values())
+    seen = batch["seen"]
+    if not self.data_cfg.filter_seen:
+      seen = jnp.zeros_like(seen)
+    found = next_event.ranks(states, table, batch["next"], seen)
+    return {"rank": found[:, None]}
