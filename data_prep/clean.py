@@ -75,7 +75,11 @@ def activity(
   """
   schema = raw.schema
   unit = "days" if schema.rows == "day" else "seconds"
-  fields = [_activity_column(raw, f) for f in schema.activity]
+  fields = [
+    _activity_column(raw, f)
+    for f in schema.activity
+    if not isinstance(f, schema_lib.Clock | schema_lib.Composite)
+  ]
   time = time_expr(raw, "activity", "time", unit).alias("_time")
   frame = raw.activity.select("key", time, *fields)
   # Streaming touches a third less memory: a table's worth of page faults.
@@ -122,6 +126,8 @@ def _activity_column(raw: Inputs, field) -> pl.Expr:
     return times.local(
       raw.activity, field.name, zone, raw.where("activity")
     ).alias(field.name)
+  if isinstance(field, schema_lib.Binned):
+    return pl.col(field.of).alias(field.name)
   return pl.col(field.name)
 
 

@@ -114,8 +114,12 @@ def _vectors(series, field, where) -> np.ndarray:
 def columns(
   frame: pl.DataFrame, fields: tuple[schema_lib.Field, ...], where: str = ""
 ) -> dict[str, encode.Column]:
-  """Numpy columns of all fields of a table."""
-  return {f.name: column(frame[f.name], f, where) for f in fields}
+  """Numpy columns of all fields of a table that are made from one column."""
+  return {
+    f.name: column(frame[f.name], f, where)
+    for f in fields
+    if not isinstance(f, schema_lib.Clock | schema_lib.Composite)
+  }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,8 +30,9 @@ class Coded:
   values: Sequence[str]
 
 
-# Coded for Categorical, float64 [R] with NaN for Numeric, datetime64[s] [R]
-# with NaT for Timestamp, float32 [R, size] for Vector.
+# Coded for Categorical, float64 [R] with NaN for Numeric and (before it is
+# fitted) Binned, int32 [R] ids for fitted derived fields, datetime64[s] [R] with
+# NaT for Timestamp, float32 [R, size] for Vector.
 Column = Coded | np.ndarray
 
 
@@ -92,6 +93,8 @@ def matrices(
     if isinstance(f, schema_lib.Categorical):
       ids = category_ids(f, column.values)
       categorical.append(lambda rows, i=ids, c=column.codes: i[c[rows]])
+    elif isinstance(f, schema_lib.Derived):
+      categorical.append(column.__getitem__)
     elif isinstance(f, schema_lib.Timestamp):
       numeric += [x.__getitem__ for x in cyclic(f, column).T]
     elif isinstance(f, schema_lib.Vector):

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 import polars as pl
 
-from data_prep import clean, encode, fit, people, times
+from data_prep import clean, derive, encode, fit, people, times
 from data_prep import columns as columns_lib
 from data_prep import days as days_lib
 from data_prep import inputs as inputs_lib
@@ -85,6 +85,7 @@ class Engine:
       "last_day": self.schema.last_day,
       "rejected": self.rejects.to_json(),
       "unknown_categories": self.unknown,
+      "composites": self.composites,
       "notes": dict(self.raw.notes),
     }
     return Prepared(
@@ -137,12 +138,16 @@ class Engine:
     where = self.raw.where("activity")
     columns = columns_lib.columns(frame, self.schema.activity, where)
     del frame
+    order = sort_order(user, time, usable)
+    train = self._without_held_out(train, user, order)
     fields = self._fit_vocabularies("activity", columns, train, usable)
+    fields, self.composites = derive.fill(
+      fields, columns, train, usable, time, user, order, self._epoch_day()
+    )
     categorical, numeric = encode.matrices(fields, columns, len(user))
     del columns
     rows = {"user": user, "time": time}
     rows |= {"categorical": categorical, "numeric": numeric}
-    order = sort_order(user, time, usable)
     if daily:
       if order is not None:
         rows = {k: np.take(v, order, axis=0) for k, v in rows.items()}
@@ -153,6 +158,25 @@ class Engine:
     fields = fit.scalers(fields, rows["numeric"], train)
     self.schema = dataclasses.replace(self.schema, activity=fields)
     return rows, order
+
+  def _without_held_out(self, train, user, order):
+    """Leaves out the last events of each user, as the source asks."""
+    count = self.raw.held_out_events
+    if not count:
+      return train
+    at = np.arange(len(user)) if order is None else order
+    owner = user[at]
+    last = np.searchsorted(owner, owner, side="right")
+    held_out = at[np.arange(len(at)) >= last - count]
+    train = train.copy()
+    train[held_out] = False
+    return train
+
+  def _epoch_day(self) -> int:
+    """Days from 1970-01-01 to the epoch; 0 where days are relative."""
+    if not self.schema.epoch:
+      return 0
+    return int(np.datetime64(self.schema.epoch, "D").astype(np.int64))
 
   def _profile(self):
     count, fields = len(self.people.keys), self.schema.profile

@@ -97,13 +97,18 @@ def nullable(fields):
   )
 
 
+def symlog(x: np.ndarray) -> np.ndarray:
+  """sign(x) log1p(|x|)."""
+  y = np.abs(x)
+  # log(1 + x) is vectorised, unlike log1p, and as exact as a scale needs.
+  y += 1.0
+  return np.copysign(np.log(y, out=y), x)
+
+
 def transformed(field: schema_lib.Numeric, x: np.ndarray) -> np.ndarray:
   """What is scaled: x itself, or sign(x) log1p(|x|)."""
   if field.transform == "log1p":
-    y = np.abs(x)
-    # log(1 + x) is vectorised, unlike log1p, and as exact as a scale needs.
-    y += 1.0
-    return np.copysign(np.log(y, out=y), x)
+    return symlog(x)
   if field.transform == "none":
     return x.copy()
   raise schema_lib.SchemaError(
@@ -156,6 +161,6 @@ def scalers(fields, numeric: np.ndarray, train: np.ndarray):
       out.append(scaler(f, numeric[:, column].take(train)))
     else:
       out.append(f)
-    if not isinstance(f, schema_lib.Categorical):
+    if not schema_lib.has_ids(f):
       column += schema_lib.width(f)
   return tuple(out)

@@ -32,6 +32,7 @@ class Inputs:
       users without a row, or a day, get the span of the schema.
     split: Columns key, split. Without it every user is in "train".
     train_splits: Splits whose users fit vocabularies and scales.
+    held_out_events: The last events of each user, which fit nothing either.
     time_zone: Where days begin: zoned times are converted to it, times without
       zone are taken as local to it. "" for UTC and for no conversion.
     files: File of each table, for messages.
@@ -48,6 +49,7 @@ class Inputs:
   span: pl.DataFrame | None = None
   split: pl.DataFrame | None = None
   train_splits: Sequence[str] = ("train",)
+  held_out_events: int = 0
   time_zone: str = ""
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
   notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -115,14 +117,17 @@ def check(inputs: Inputs) -> None:
     fields = getattr(inputs.schema, table, ())
     if table in schema_lib.TABLES:
       for field in fields:
-        if field.name not in dtypes:
-          raise missing_column(where, field.name, list(dtypes), "the schema")
-        _check_type(where, field, dtypes[field.name], frame)
+        if isinstance(field, schema_lib.Clock | schema_lib.Composite):
+          continue  # Made of the time, or of other fields.
+        binned = isinstance(field, schema_lib.Binned)
+        name = field.of if binned else field.name
+        if name not in dtypes:
+          raise missing_column(where, name, list(dtypes), "the schema")
+        _check_type(where, field, name, dtypes[name], frame)
 
 
-def _check_type(where, field, dtype, frame) -> None:
-  name = field.name
-  if isinstance(field, schema_lib.Numeric):
+def _check_type(where, field, name, dtype, frame) -> None:
+  if isinstance(field, schema_lib.Numeric | schema_lib.Binned):
     if dtype.is_numeric() or dtype in (pl.Boolean, pl.Null):
       return
     raise InputError(

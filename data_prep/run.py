@@ -126,6 +126,13 @@ def summary(stats: dict, seconds: float) -> str:
         if counts[kind]:
           word = "not in training" if kind == "unseen" else "beyond max_values"
           lines.append(f"  {table}.{field}: {counts[kind]:,} rows {word}")
+  for name, c in stats["composites"].items():
+    lines.append(
+      f"  {name}: {c['tokens']:,} tokens of {c['products']:,} products cover "
+      f"{c['coverage']:.2%} of training rows; {c['rows_backoff']:,} rows have "
+      f"one of {c['backoff_tokens']:,} smaller tokens, {c['rows_unknown']:,} "
+      "are unknown"
+    )
   for what, count in stats["notes"].items():
     lines.append(f"  {what}: {count:,}")
   return "\n".join(lines)

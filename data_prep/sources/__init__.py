@@ -13,7 +13,14 @@ import polars as pl
 from data_prep.inputs import InputError, Inputs
 from lumos_jax.names import near
 
-_MODULES = ("complete_journey", "oulad", "sequences", "tables")
+_MODULES = (
+  "complete_journey",
+  "movielens",
+  "oulad",
+  "sequences",
+  "tabformer",
+  "tables",
+)
 
 
 def names() -> list[str]:

@@ -75,6 +75,7 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
   return Inputs(
     schema=schema,
     activity=activity.lazy(),
+    held_out_events=_HELD_OUT,
     files={"activity": file.name},
     notes={
       "items": len(items),

@@ -44,7 +44,7 @@ _TABLES = (
   "split",
 )
 _ENTRIES = ("schema", "tables", "train_until", "time_zone", "train_splits")
-_FIELDS = ("Categorical", "Numeric", "Timestamp", "Vector")
+_FIELDS = tuple(schema_lib.FIELD_TYPES)
 
 
 @dataclasses.dataclass

@@ -12,113 +12,56 @@ import hashlib
 import itertools
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
+from lumos_jax.data.fields import (
+  ANY,
+  CLOCK_PARTS,
+  FIELD_TYPES,
+  FIRST_VALUE,
+  MISSING,
+  UNKNOWN,
+  Binned,
+  Categorical,
+  Clock,
+  Composite,
+  Derived,
+  Field,
+  Numeric,
+  SchemaError,
+  Timestamp,
+  Vector,
+  has_ids,
+  width,
+)
+
+__all__ = [
+  "ANY",
+  "CLOCK_PARTS",
+  "FIRST_VALUE",
+  "MISSING",
+  "UNKNOWN",
+  "Binned",
+  "Categorical",
+  "Clock",
+  "Composite",
+  "Derived",
+  "Field",
+  "Label",
+  "Numeric",
+  "Schema",
+  "SchemaError",
+  "Timestamp",
+  "Vector",
+  "has_ids",
+  "width",
+]
+
 VERSION = 1
-MISSING, UNKNOWN, FIRST_VALUE = 0, 1, 2
 TABLES = ("activity", "calendar", "profile")
-
-
-class SchemaError(ValueError):
-  """The schema is malformed, or is not the one that was expected."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Categorical:
-  """A field with a vocabulary.
-
-  Attributes:
-    name: Column of the raw table.
-    max_values: At most this many values, by training frequency, ties by name.
-    daily: How rows of one day become one: "last", "mode", "pivot" (one numeric
-      column a value: rows of that day with it), "pivot:F" (the day's sum of the
-      numeric field F over rows with that value) or "drop".
-    values: Fitted vocabulary, most frequent first; id = position + 2.
-    attributes: What is known of each value (the categories of an item), as
-      numbers from 0; one tuple a value.
-  """
-
-  name: str
-  max_values: int = 1000
-  daily: str = "last"
-  values: tuple[str, ...] | None = None
-  attributes: tuple[tuple[int, ...], ...] | None = None
-
-  def __post_init__(self):
-    if self.attributes is not None and len(self.attributes) != len(
-      self.values or ()
-    ):
-      raise SchemaError(
-        f"field {self.name!r}: attributes of {len(self.attributes)} values, "
-        f"and there are {len(self.values or ())}"
-      )
-
-  @property
-  def size(self) -> int:
-    """Number of ids, the two reserved ones included."""
-    return FIRST_VALUE + len(self.values or ())
-
-
-@dataclasses.dataclass(frozen=True)
-class Numeric:
-  """A number; NaN in a record means missing.
-
-  Attributes:
-    name: Column of the raw table.
-    transform: "log1p" (sign(x) * log1p(|x|)) or "none", before scaling.
-    scale: "minmax" (the paper's), "standard" or "none"; fitted in training.
-    daily: "sum", "mean", "max", "min", "last" or "drop".
-    nullable: Nulls are allowed and shown to the model by an indicator; where it
-      is False a null is a rejected row.
-    offset, divisor: Fitted; model input = (transform(x) - offset) / divisor.
-  """
-
-  name: str
-  transform: str = "log1p"
-  scale: str = "standard"
-  daily: str = "sum"
-  nullable: bool = False
-  offset: float = 0.0
-  divisor: float = 1.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Timestamp:
-  """A second time stamp of a row, shown as cyclic parts.
-
-  Attributes:
-    name: Column of the raw table.
-    parts: Among "hour", "weekday", "monthday", "yearday"; each becomes a sine
-      and a cosine. In daily rows they are averaged.
-    time_zone: Zone of values that carry none; required where zones differ.
-  """
-
-  name: str
-  parts: tuple[str, ...] = ("hour", "weekday")
-  time_zone: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Vector:
-  """A fixed embedding of text or image, used as it is (daily: mean)."""
-
-  name: str
-  size: int = 0
-
-
-Field = Categorical | Numeric | Timestamp | Vector
-_FIELD_TYPES = {
-  c.__name__: c for c in (Categorical, Numeric, Timestamp, Vector)
-}
-
-
-def width(field: Field) -> int:
-  """Number of columns of the encoded row that hold the field."""
-  if isinstance(field, Timestamp):
-    return 2 * len(field.parts)
-  return field.size if isinstance(field, Vector) else 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,15 +108,36 @@ class Schema:
       twice = sorted({n for n in names if names.count(n) > 1})
       if twice:
         raise SchemaError(f"{table}: field names given twice: {twice}")
+    self._check_derived()
 
-  def categorical(self, table: str) -> tuple[Categorical, ...]:
-    """Categorical fields of a table; position = column of `categorical`."""
-    return tuple(f for f in getattr(self, table) if isinstance(f, Categorical))
+  def _check_derived(self):
+    """Derived fields stand in rows of events, behind what they are made of."""
+    for table in TABLES:
+      seen = set()
+      for f in getattr(self, table):
+        if isinstance(f, Derived) and (table, self.rows) != (
+          "activity",
+          "event",
+        ):
+          raise SchemaError(
+            f"{table}: field {f.name!r} is {type(f).__name__}, which needs the "
+            "activity table and rows of events (rows=event)"
+          )
+        if isinstance(f, Composite) and not set(f.of) <= seen:
+          raise SchemaError(
+            f"{table}: field {f.name!r} is made of {f.of}; before it stand the "
+            f"fields {sorted(seen)} that have ids"
+          )
+        if has_ids(f):
+          seen.add(f.name)
+
+  def categorical(self, table: str) -> tuple[Categorical | Derived, ...]:
+    """Fields with ids of a table; position = column of `categorical`."""
+    return tuple(f for f in getattr(self, table) if has_ids(f))
 
   def dense(self, table: str) -> tuple[Field, ...]:
     """Fields that live in `numeric`, in order; each takes `width` columns."""
-    fields = getattr(self, table)
-    return tuple(f for f in fields if not isinstance(f, Categorical))
+    return tuple(f for f in getattr(self, table) if not has_ids(f))
 
   def numeric_width(self, table: str) -> int:
     """Columns of `numeric` of a table."""
@@ -201,6 +165,63 @@ class Schema:
       fields = self.dense(table)
       starts = itertools.accumulate((width(f) for f in fields), initial=0)
       out[table] = {f.name: n for f, n in zip(fields, starts, strict=False)}
+    return out
+
+  def token(self, name: str, i: int) -> dict[str, str]:
+    """What an id of an activity field with ids says: {field: value as text}.
+
+    "" stands for a part that a smaller token does not say; a missing value is
+    "(missing)", one not seen in training "(unknown)".
+    """
+    fields = {f.name: f for f in self.categorical("activity")}
+    f = fields[name]
+    if i == ANY:
+      return {name: ""}
+    if i < FIRST_VALUE:
+      text = "(missing)" if i == MISSING else "(unknown)"
+      names = f.of if isinstance(f, Composite) else (name,)
+      return dict.fromkeys(names, text)
+    if isinstance(f, Composite):
+      parts = f.values[i - FIRST_VALUE]
+      return {n: self.token(n, p)[n] for n, p in zip(f.of, parts)}
+    if isinstance(f, Categorical):
+      return {name: f.values[i - FIRST_VALUE]}
+    return {name: f.describe(i)}
+
+  def token_id(self, name: str, values: Mapping[str, str]) -> int:
+    """The id of what `token` says; UNKNOWN where there is no such token.
+
+    Raises:
+      SchemaError: `values` lacks a part, or names another.
+    """
+    fields = {f.name: f for f in self.categorical("activity")}
+    f = fields[name]
+    of = f.of if isinstance(f, Composite) else (name,)
+    if set(values) != set(of):
+      raise SchemaError(
+        f"a token of {name!r} is made of {list(of)}, not of {sorted(values)}"
+      )
+    text = values.get(name)
+    if isinstance(f, Composite):
+      parts = tuple(
+        ANY if values[n] == "" else self.token_id(n, {n: values[n]}) for n in of
+      )
+      return self._places[name].get(parts, UNKNOWN)
+    if text == "(missing)":
+      return MISSING
+    return self._places[name].get(text, UNKNOWN)
+
+  @functools.cached_property
+  def _places(self) -> dict[str, dict[Any, int]]:
+    """{field: {value: id}} of the activity fields with ids."""
+    out = {}
+    for f in self.categorical("activity"):
+      if isinstance(f, Categorical | Composite):
+        values = f.values or ()
+      else:
+        ids = range(FIRST_VALUE, f.size)
+        values = [f.describe(i) for i in ids]
+      out[f.name] = {v: i + FIRST_VALUE for i, v in enumerate(values)}
     return out
 
   def to_json(self) -> str:
@@ -284,7 +305,7 @@ def _plain(value: Any) -> Any:
     # Came later: absent where it is not used, so that older hashes stand.
     if doc.get("attributes", 0) is None:
       del doc["attributes"]
-    if type(value).__name__ in _FIELD_TYPES:
+    if type(value).__name__ in FIELD_TYPES:
       doc["type"] = type(value).__name__
     return doc
   if isinstance(value, (tuple, list)):
@@ -297,11 +318,11 @@ def _plain(value: Any) -> Any:
 def _field(doc: dict[str, Any]) -> Field:
   doc = dict(doc)
   kind = doc.pop("type")
-  if kind not in _FIELD_TYPES:
+  if kind not in FIELD_TYPES:
     raise SchemaError(
-      f"unknown field type {kind!r}; known: {list(_FIELD_TYPES)}"
+      f"unknown field type {kind!r}; known: {list(FIELD_TYPES)}"
     )
-  return _build(_FIELD_TYPES[kind], doc)
+  return _build(FIELD_TYPES[kind], doc)
 
 
 def _build(cls, doc):

@@ -237,9 +237,7 @@ def train_iterator(
   return iter(dataset)
 
 
-def eval_batches(
-  records, cfg, split: str, batch_size: int
-) -> Iterator[Batch]:
+def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
   """Each user of this host's slice that has a target, once.
 
   `labels` [B, 1, 2] are the target's id and the number of events before it.

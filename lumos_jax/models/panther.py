@@ -107,9 +107,7 @@ class Layer(nnx.Module):
       x = x + drop(self._mix(self.norm(x), mask, time, bias, segment))
       return x + drop(self._ff(self.norm_ff(x), rngs)) if self.has_ff else x
     x = self.norm(x + drop(self._mix(x, mask, time, bias, segment)))
-    return (
-      self.norm_ff(x + drop(self._ff(x, rngs))) if self.has_ff else x
-    )
+    return self.norm_ff(x + drop(self._ff(x, rngs))) if self.has_ff else x
 
 
 class _Members:

@@ -122,7 +122,9 @@ class Panther:
     value = value * scale / totals["count"]
     logs = {"loss/next": value}
     if o.attribute_weight or o.gap_weight:
-      for name, (weight, part) in self._auxiliary(module, batch, states).items():
+      for name, (weight, part) in self._auxiliary(
+        module, batch, states
+      ).items():
         part = part / totals["count"]
         value, logs[f"loss/{name}"] = value + weight * part, part
     if o.contrastive_weight:

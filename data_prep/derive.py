@@ -1,0 +1,275 @@
+"""Derived fields of events: bins, clock parts and composite tokens; numpy only.
+
+PANTHER's structured tokenization (arXiv 2510.10102, sec. 3.1): a token is the
+product of an event's attributes, the K most frequent products are kept.
+R rows.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from data_prep import encode
+from data_prep import fit as fit_lib
+from lumos_jax.data import schema as schema_lib
+
+_DAY_SECONDS = 86_400
+_MOST_PRODUCTS = 1 << 62
+
+
+def fit_bins(field: schema_lib.Binned, x: np.ndarray) -> schema_lib.Binned:
+  """The field with edges from the training rows' numbers x [R].
+
+  Equal numbers never part, so that there may be fewer bins than asked for.
+  """
+  if field.edges is not None:
+    return field
+  if field.bins < 1:
+    raise schema_lib.SchemaError(
+      f"field {field.name!r}: bins = {field.bins} must be 1 or more"
+    )
+  x = x[np.isfinite(x)]
+  if not x.size:
+    return dataclasses.replace(field, edges=())
+  if field.scale == "frequency":
+    share = np.arange(1, field.bins) / field.bins
+    edges = np.quantile(x, share, method="higher")
+  elif field.scale == "log":
+    low, high = fit_lib.symlog(np.asarray([x.min(), x.max()]))
+    steps = np.linspace(low, high, field.bins + 1)[1:-1]
+    edges = np.sign(steps) * np.expm1(np.abs(steps))
+  else:
+    raise schema_lib.SchemaError(
+      f"field {field.name!r}: scale {field.scale!r}; use 'frequency' or 'log'"
+    )
+  # Rounded, so that another machine's last bits give the same schema hash.
+  edges = np.unique([float(f"{e:.6g}") for e in edges])
+  # An edge at or below the least number would leave its bin empty.
+  edges = edges[edges > x.min()]
+  return dataclasses.replace(field, edges=tuple(edges.tolist()))
+
+
+def bin_ids(field: schema_lib.Binned, x: np.ndarray) -> np.ndarray:
+  """int32 [R] ids of numbers; MISSING for NaN."""
+  place = np.searchsorted(np.asarray(field.edges), x, side="right")
+  ids = (place + schema_lib.FIRST_VALUE).astype(np.int32)
+  ids[np.isnan(x)] = schema_lib.MISSING
+  return ids
+
+
+def clock_ids(
+  field: schema_lib.Clock,
+  time: np.ndarray,
+  user: np.ndarray,
+  order: np.ndarray | None,
+  epoch_day: int,
+) -> np.ndarray:
+  """int32 [R] ids of a part of each event's time.
+
+  Args:
+    field: Which part.
+    time: int [R] seconds since the epoch.
+    user: int [R].
+    order: Usable rows by user, then time; None for all rows as they stand.
+    epoch_day: Days from 1970-01-01 to the epoch.
+  """
+  first = schema_lib.FIRST_VALUE
+  seconds = time.astype(np.int64)
+  day = seconds // _DAY_SECONDS + epoch_day
+  if field.part == "hour":
+    return (seconds % _DAY_SECONDS // 3600 + first).astype(np.int32)
+  if field.part == "weekday":  # 1970-01-01 was a Thursday.
+    return ((day + 3) % 7 + first).astype(np.int32)
+  if field.part == "monthday":
+    dates = day.astype("datetime64[D]")
+    place = dates - dates.astype("datetime64[M]").astype("datetime64[D]")
+    return (place.astype(np.int64) + first).astype(np.int32)
+  at = np.arange(len(time)) if order is None else order
+  out = np.full(len(time), schema_lib.MISSING, np.int32)
+  if len(at) > 1:
+    gap = np.maximum(np.diff(seconds[at]), 0)
+    most = schema_lib.CLOCK_PARTS["gap"] - 1
+    # Exact for whole numbers, unlike a rounded logarithm.
+    place = np.frexp((gap + 1).astype(np.float64))[1] - 1
+    same = user[at[1:]] == user[at[:-1]]
+    out[at[1:]] = np.where(
+      same, np.minimum(place, most) + first, schema_lib.MISSING
+    )
+  return out
+
+
+class Products:
+  """Numbers the products of a composite's parts.
+
+  The number of a product is one 64-bit integer, so that millions of rows are
+  counted by sorting integers.
+  """
+
+  def __init__(self, field: schema_lib.Composite, sizes: Sequence[int]):
+    """`sizes` are the numbers of ids of the parts.
+
+    Raises:
+      SchemaError: There are too many products for 64 bits.
+    """
+    self.field, self.sizes = field, tuple(int(s) for s in sizes)
+    total = 1
+    for s in self.sizes:
+      total *= s + 1  # ANY has the place behind the last id.
+    if total >= _MOST_PRODUCTS:
+      raise schema_lib.SchemaError(
+        f"field {field.name!r}: its parts have {self.sizes} values, and so "
+        f"{total:.1e} products, too many for 64 bits: use coarser parts"
+      )
+
+  def numbers(
+    self, parts: Sequence[np.ndarray], keep: Sequence[str] | None = None
+  ) -> np.ndarray:
+    """int64 [R]; parts that are not in `keep` count as ANY."""
+    out = np.zeros(len(parts[0]), np.int64)
+    for name, size, ids in zip(self.field.of, self.sizes, parts, strict=True):
+      out *= size + 1
+      out += ids if keep is None or name in keep else size
+    return out
+
+  def parts(self, numbers: np.ndarray) -> np.ndarray:
+    """int64 [n, parts]: the ids behind numbers, ANY where a part is left out."""
+    out = np.empty((len(numbers), len(self.sizes)), np.int64)
+    for i in reversed(range(len(self.sizes))):
+      numbers, out[:, i] = np.divmod(numbers, self.sizes[i] + 1)
+      out[out[:, i] == self.sizes[i], i] = schema_lib.ANY
+    return out
+
+  def of_values(self) -> np.ndarray:
+    """int64 [values]: the numbers of the fitted values."""
+    values = np.asarray(self.field.values, np.int64)
+    values = values.reshape(-1, len(self.sizes))
+    columns = [
+      np.where(v == schema_lib.ANY, s, v) for v, s in zip(values.T, self.sizes)
+    ]
+    return self.numbers(columns)
+
+
+def _top(
+  numbers: np.ndarray, most: int, least: int = 1
+) -> tuple[np.ndarray, int]:
+  """The most frequent numbers, ties by size, and how many there are.
+
+  Numbers that occur less than `least` times are not among them.
+  """
+  found, count = np.unique(numbers, return_counts=True)
+  order = np.argsort(-count, kind="stable")[:most]
+  return found[order[count[order] >= least]], len(found)
+
+
+def fit_composite(
+  products: Products, parts: Sequence[np.ndarray]
+) -> tuple[schema_lib.Composite, dict[str, float]]:
+  """The field with its tokens, and what they cover.
+
+  Args:
+    products: Of the field.
+    parts: int32 [R] ids of each part, training rows only.
+
+  Returns:
+    The field; {"products": different products, "tokens": kept, "coverage":
+    share of training rows whose product is kept, "backoff_tokens": ...}.
+  """
+  field = products.field
+  numbers = products.numbers(parts)
+  kept, different = _top(numbers, field.max_values, field.min_count)
+  covered = np.isin(numbers, kept)
+  small = np.zeros(0, np.int64)
+  if field.backoff:
+    rest = products.numbers([p[~covered] for p in parts], field.backoff)
+    small, _ = _top(rest, field.max_backoff)
+  values = products.parts(np.concatenate([kept, small])).tolist()
+  field = dataclasses.replace(field, values=tuple(map(tuple, values)))
+  return field, {
+    "products": different,
+    "tokens": len(kept),
+    "coverage": float(covered.mean()) if len(covered) else 0.0,
+    "backoff_tokens": len(small),
+  }
+
+
+def composite_ids(
+  products: Products, parts: Sequence[np.ndarray]
+) -> np.ndarray:
+  """int32 [R] ids: the product's token, its smaller token, or UNKNOWN."""
+  field = products.field
+  known = products.of_values()
+  order = np.argsort(known)
+  ordered = known[order]
+
+  def look(numbers):
+    at = np.searchsorted(ordered, numbers)
+    at = np.minimum(at, len(ordered) - 1)
+    hit = ordered[at] == numbers
+    return np.where(hit, order[at] + schema_lib.FIRST_VALUE, schema_lib.UNKNOWN)
+
+  if not len(known):
+    return np.full(len(parts[0]), schema_lib.UNKNOWN, np.int32)
+  ids = look(products.numbers(parts)).astype(np.int32)
+  if field.backoff:
+    left = np.flatnonzero(ids == schema_lib.UNKNOWN)
+    some = [p[left] for p in parts]
+    ids[left] = look(products.numbers(some, field.backoff))
+  return ids
+
+
+def fill(
+  fields: Sequence[schema_lib.Field],
+  columns: dict[str, encode.Column],
+  train: np.ndarray,
+  usable: np.ndarray | None,
+  time: np.ndarray,
+  user: np.ndarray,
+  order: np.ndarray | None,
+  epoch_day: int,
+) -> tuple[tuple[schema_lib.Field, ...], dict[str, Mapping[str, float]]]:
+  """Fits derived fields and puts their ids into `columns`.
+
+  Args:
+    fields: Of the activity table; other fields are fitted.
+    columns: Of these fields; Binned ones hold numbers, and ids afterwards.
+    train: bool [R], rows to fit on.
+    usable: bool [R], rows that count; None for all.
+    time, user, order, epoch_day: See `clock_ids`.
+
+  Returns:
+    The fields, and {field: counts} of the composites, for stats.json.
+  """
+  out, stats, ids = [], {}, {}
+  named = {f.name: f for f in fields}
+  train = np.flatnonzero(train)
+
+  def ids_of(name):
+    if name not in ids:  # A Categorical, encoded here once more.
+      field, column = named[name], columns[name]
+      ids[name] = encode.category_ids(field, column.values)[column.codes]
+    return ids[name]
+
+  for f in fields:
+    if isinstance(f, schema_lib.Binned):
+      x = columns[f.name]
+      f = fit_bins(f, x.take(train))
+      ids[f.name] = columns[f.name] = bin_ids(f, x)
+    elif isinstance(f, schema_lib.Clock):
+      ids[f.name] = clock_ids(f, time, user, order, epoch_day)
+      columns[f.name] = ids[f.name]
+    elif isinstance(f, schema_lib.Composite):
+      parts = [ids_of(n) for n in f.of]
+      products = Products(f, [named[n].size for n in f.of])
+      f, counts = fit_composite(products, [p.take(train) for p in parts])
+      products.field = f
+      found = composite_ids(products, parts)
+      columns[f.name] = found
+      own = found if usable is None else found[usable]
+      first = schema_lib.FIRST_VALUE + counts["tokens"]
+      counts["rows_unknown"] = int((own == schema_lib.UNKNOWN).sum())
+      counts["rows_backoff"] = int((own >= first).sum())
+      stats[f.name] = counts
+    named[f.name] = f
+    out.append(f)
+  return tuple(out), stats

@@ -1,0 +1,198 @@
+"""MovieLens-1M: a million ratings with time stamps, genres and demographics.
+
+Harper & Konstan 2015, doi 10.1145/2827872; GroupLens allows research use and no
+redistribution. Reads the published ratings.dat, users.dat and movies.dat from
+`path` or $LUMOS_MOVIELENS_DIR. Instead of ratings.dat the folder may hold
+ml1m_sequences.parquet (user_id, movie_id, rating, timestamp, ts_exact, pos: the
+5-core in the order of the common benchmark file, some ratings unknown). Without a
+folder the archive is fetched through tensorflow-datasets and its checksum
+compared.
+
+- Users and movies with fewer than `min_events` ratings are left out, counted
+  once before any is removed, as SASRec's authors do: 6,040 users, 3,416 movies,
+  999,611 ratings. Equal time stamps keep the order of the file.
+- Activity: a row a rating; `item` is the movie, with genres and the decade of
+  its year as attributes. Profile: gender, age, occupation and the first digit of
+  the zip code; gender and age are labels too, for probes.
+- The catalogue is known in advance: every movie is in the vocabulary, ordered by
+  ratings among those that train (all but the last two of a user).
+"""
+
+import os
+import pathlib
+
+import polars as pl
+
+from data_prep.inputs import InputError, Inputs
+from lumos_jax.data import records as records_lib
+from lumos_jax.data import schema as schema_lib
+
+ENVIRONMENT = "LUMOS_MOVIELENS_DIR"
+URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
+SHA256 = "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"
+_SEQUENCES = "ml1m_sequences.parquet"
+_HELD_OUT = 2
+_PROFILE = ("gender", "age", "occupation", "region")
+
+
+def load(
+  *, path: str = "", min_events: int = 5, attributes: bool = True
+) -> Inputs:
+  """Reads the tables.
+
+  Args:
+    path: Folder of the files; default $LUMOS_MOVIELENS_DIR, then the download.
+    min_events: Least number of ratings of a user and of a movie.
+    attributes: Genres and decade of each movie go with its id.
+  """
+  folder = _folder(path)
+  events, dropped = _events(folder, min_events)
+  movies = _table(
+    folder, "movies.dat", ("item", "title", "genres"), pl.Int64
+  )
+  users = _table(
+    folder,
+    "users.dat",
+    ("key", "gender", "age", "occupation", "zip"),
+    pl.Int64,
+  )
+  users = users.with_columns(region=pl.col("zip").str.slice(0, 1))
+  trains = events.filter(
+    pl.int_range(pl.len()).over("key") < pl.len().over("key") - _HELD_OUT
+  )
+  count = dict(trains["item"].value_counts().iter_rows())
+  items = sorted(
+    set(events["item"].to_list()), key=lambda i: (-count.get(i, 0), i)
+  )
+  item = schema_lib.Categorical(
+    "item",
+    max_values=len(items),
+    values=tuple(map(str, items)),
+    attributes=_attributes(movies, items) if attributes else None,
+  )
+  schema = schema_lib.Schema(
+    name="movielens_1m",
+    activity=(
+      item,
+      schema_lib.Categorical("rating"),
+      schema_lib.Clock("gap", "gap"),
+      schema_lib.Clock("hour", "hour"),
+      schema_lib.Clock("weekday", "weekday"),
+    ),
+    profile=tuple(schema_lib.Categorical(n) for n in _PROFILE),
+    labels=(schema_lib.Label("gender"), schema_lib.Label("age")),
+    rows="event",
+    epoch="2000-01-01",
+    # Vocabularies leave out what is held out, not what is late.
+    train_until=1 << 14,
+  )
+  labels = pl.concat(
+    users.select("key", name=pl.lit(n), value=pl.col(n).cast(pl.String))
+    for n in ("gender", "age")
+  )
+  files = [_SEQUENCES if _sequences(folder) else "ratings.dat"]
+  files += ["users.dat", "movies.dat"]
+  return Inputs(
+    schema=schema,
+    activity=events.lazy(),
+    held_out_events=_HELD_OUT,
+    profile=users.select("key", *_PROFILE),
+    labels=labels,
+    files={"activity": files[0], "profile": "users.dat"},
+    notes={
+      "ratings of users or movies with too few": dropped,
+      "movies without a training event": sum(i not in count for i in items),
+    },
+    pieces={f: (folder / f).stat().st_size for f in files},
+  )
+
+
+def _folder(path: str) -> pathlib.Path:
+  path = path or os.environ.get(ENVIRONMENT, "")
+  if path:
+    folder = pathlib.Path(path)
+    absent = [n for n in ("users.dat", "movies.dat") if not (folder / n).exists()]
+    if not ((folder / "ratings.dat").exists() or _sequences(folder)):
+      absent.append("ratings.dat")
+    if absent:
+      raise InputError(f"{folder} lacks {absent} of MovieLens-1M ({URL})")
+    return folder
+  return _download()
+
+
+def _sequences(folder: pathlib.Path) -> bool:
+  return (folder / _SEQUENCES).exists() and not (
+    folder / "ratings.dat"
+  ).exists()
+
+
+def _download() -> pathlib.Path:
+  """Fetches and unpacks the archive through tensorflow-datasets, once."""
+  import tensorflow_datasets as tfds
+
+  place = pathlib.Path(tfds.core.constants.DATA_DIR).expanduser()
+  place = place / "downloads"
+  try:
+    manager = tfds.download.DownloadManager(download_dir=place)
+    archive = manager.download(URL)
+    found = records_lib.checksum(archive)
+    if found != SHA256:
+      raise InputError(
+        f"{archive} is not the published archive: its sha256 is {found}, not "
+        f"{SHA256}: remove it and try again"
+      )
+    return pathlib.Path(manager.extract(archive)) / "ml-1m"
+  except InputError:
+    raise
+  except Exception as e:  # Whatever a network or a proxy may answer.
+    raise InputError(
+      f"MovieLens-1M cannot be fetched ({type(e).__name__}: {e}): download "
+      f"{URL}, unpack it, and give path=FOLDER or ${ENVIRONMENT}"
+    ) from e
+
+
+def _table(folder, name, columns, key) -> pl.DataFrame:
+  """A "::"-separated file in Latin-1; the first column becomes `key`."""
+  text = (folder / name).read_bytes().decode("latin-1")
+  rows = [line.split("::") for line in text.splitlines() if line]
+  for n, row in enumerate(rows, 1):
+    if len(row) != len(columns) or not row[0].isdigit():
+      raise InputError(
+        f"{folder / name}: line {n} has {len(row)} parts, {len(columns)} are "
+        f"expected ({'::'.join(columns)})"
+      )
+  frame = pl.DataFrame(rows, schema=list(columns), orient="row")
+  return frame.with_columns(pl.col(columns[0]).cast(key))
+
+
+def _events(folder, min_events: int) -> tuple[pl.DataFrame, int]:
+  """key, time, item, rating in each user's order; and how many were dropped."""
+  if _sequences(folder):
+    frame = pl.read_parquet(folder / _SEQUENCES).sort("sas_user", "pos")
+    frame = frame.select(
+      key="user_id", seconds="timestamp", item="movie_id", rating="rating"
+    )
+  else:
+    columns = ("key", "item", "rating", "seconds")
+    frame = _table(folder, "ratings.dat", columns, pl.Int64)
+    frame = frame.with_columns(pl.col(columns[1:]).cast(pl.Int64))
+    frame = frame.sort("key", "seconds", maintain_order=True)
+  kept = frame.filter(
+    (pl.len().over("key") >= min_events) & (pl.len().over("item") >= min_events)
+  )
+  kept = kept.with_columns(
+    time=pl.from_epoch("seconds", time_unit="s"),
+    rating=pl.when(pl.col("rating") > 0).then(pl.col("rating")),
+  )
+  return kept.drop("seconds"), len(frame) - len(kept)
+
+
+def _attributes(movies: pl.DataFrame, items) -> tuple[tuple[int, ...], ...]:
+  genres = dict(zip(movies["item"], movies["genres"], strict=True))
+  titles = dict(zip(movies["item"], movies["title"], strict=True))
+  names = {
+    i: [*genres.get(i, "").split("|"), f"decade {titles.get(i, '')[-5:-2]}"]
+    for i in items
+  }
+  at = {n: k for k, n in enumerate(sorted({n for v in names.values() for n in v}))}
+  return tuple(tuple(at[n] for n in names[i]) for i in items)
