@@ -209,7 +209,6 @@ class Panther(nnx.Module):
       self.positions = layers.embedding(
         self.length, width, (None, "embed"), rngs=rngs
       )
-    self.bias = None
     if cfg.time_bias or cfg.attention == "pointwise":
       self.bias = relative.RelativeBias(
         self.length, cfg.n_heads, use_time=cfg.time_bias, rngs=rngs
@@ -279,7 +278,7 @@ class Panther(nnx.Module):
     # A row of padding looks at itself, so that attention is defined.
     mask = mask | jnp.eye(mask.shape[1], dtype=bool)[None]
     bias = None
-    if self.bias is not None:
+    if hasattr(self, "bias"):
       query_time = time
       if cfg.target_time:
         query_time = batch["next_time"]

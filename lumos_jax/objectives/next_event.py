@@ -135,14 +135,14 @@ def sampled_softmax(
     log_q: float32 [V].
 
   Returns:
-    float32 [N]. The target's own logit is corrected too (Bengio & Senecal
-    2008; Jean et al. 2015); candidates that are the target are left out.
+    float32 [N]. The candidates' sum, each divided by K Q, estimates the sum over
+    all values but the target, so the loss tends to the full softmax; the target
+    is there for certain and is not corrected. Candidates that are the target are
+    left out.
   """
-  count = ids.shape[0]
-  mine = jnp.sum(states * positive, -1, dtype=jnp.float32) - log_q[target]
+  mine = jnp.sum(states * positive, -1, dtype=jnp.float32)
   logits = jnp.dot(states, negative.T, preferred_element_type=jnp.float32)
-  logits = logits - log_q[ids][None] - jnp.log(float(count))
-  mine = mine - jnp.log(float(count))
+  logits = logits - log_q[ids][None] - jnp.log(float(ids.shape[0]))
   logits = jnp.where(ids[None] == target[:, None], _FAR, logits)
   every = jnp.concatenate([mine[:, None], logits], 1)
   return jax.nn.logsumexp(every, -1) - mine

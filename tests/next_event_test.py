@@ -1,0 +1,145 @@
+"""Losses over large vocabularies against their plain formulas; ranks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lumos_jax.objectives import contrastive, next_event
+
+V, D, N = 37, 8, 21
+
+
+@pytest.fixture
+def parts():
+  rng = np.random.default_rng(0)
+  make = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+  target = jnp.asarray(rng.integers(2, V, N), jnp.int32)
+  weight = jnp.asarray(rng.random(N) < 0.8, jnp.float32)
+  return make(N, D), make(V, D), target, weight
+
+
+def plain(states, table, target, weight):
+  logits = jnp.where(jnp.arange(V)[None] < 2, -1e9, states @ table.T)
+  log_p = jax.nn.log_softmax(logits, -1)
+  mine = jnp.take_along_axis(log_p, target[:, None], 1)[:, 0]
+  return -jnp.sum(weight * mine)
+
+
+@pytest.mark.parametrize("chunk", (1, 8, 21, 64))
+def test_chunked_softmax_equals_the_plain_one(parts, chunk):
+  states, table, target, weight = parts
+  chunked = lambda h, e: next_event.softmax_sum(h, e, target, weight, chunk)
+  simple = lambda h, e: plain(h, e, target, weight)
+  np.testing.assert_allclose(
+    chunked(states, table), simple(states, table), rtol=1e-5
+  )
+  found = jax.grad(lambda h, e: 3 * chunked(h, e), (0, 1))(states, table)
+  expected = jax.grad(lambda h, e: 3 * simple(h, e), (0, 1))(states, table)
+  for a, b in zip(found, expected):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+@pytest.mark.parametrize("by_frequency", (True, False))
+def test_draws_follow_their_distribution(by_frequency):
+  ids, log_q = next_event.draw_negatives(
+    jax.random.key(0), V, 200_000, by_frequency
+  )
+  assert int(ids.min()) == 2 and int(ids.max()) == V - 1
+  share = np.bincount(np.asarray(ids), minlength=V) / len(ids)
+  q = np.exp(np.asarray(log_q))
+  assert abs(q[2:].sum() - 1) < 1e-3
+  np.testing.assert_allclose(share[2:], q[2:], atol=0.004)
+  assert (share[2] > 4 * share[-1]) == by_frequency
+
+
+@pytest.mark.parametrize("by_frequency", (True, False))
+def test_log_q_correction_makes_sampling_agree_with_the_whole(
+  parts, by_frequency
+):
+  """With many draws the corrected loss tends to the full one."""
+  states, table, target, _ = parts
+  ids, log_q = next_event.draw_negatives(
+    jax.random.key(1), V, 50_000, by_frequency
+  )
+  found = next_event.sampled_softmax(
+    states, table[target], table[ids], target, ids, log_q
+  )
+  expected = [
+    plain(states[i : i + 1], table, target[i : i + 1], jnp.ones(1))
+    for i in range(N)
+  ]
+  off = np.asarray(found) - np.asarray(expected)
+  assert np.abs(off).max() < 0.1
+
+
+def test_gbce_is_plain_bce_without_calibration(parts):
+  states, table, target, _ = parts
+  ids = jnp.asarray([2, 5, 9, 9, 30], jnp.int32)
+  args = (states, table[target], table[ids], target, ids, V)
+  found = np.asarray(next_event.gbce(*args, 0.0))
+  for i in range(N):
+    positive = float(states[i] @ table[target[i]])
+    loss = np.log1p(np.exp(-positive))
+    for j in ids.tolist():
+      if j != int(target[i]):
+        loss += np.log1p(np.exp(float(states[i] @ table[j])))
+    np.testing.assert_allclose(found[i], loss / 6, rtol=1e-4)
+  # Calibration takes weight from the positive.
+  assert (np.asarray(next_event.gbce(*args, 1.0)) < found).all()
+
+
+def slow_rank(score, target, seen):
+  if target < 2:
+    return V + 1
+  free = [i for i in range(2, V) if i != target and i not in seen]
+  return 1 + sum(score[i] >= score[target] for i in free)
+
+
+@pytest.mark.parametrize("block", (8, 37, 4096))
+def test_ranks_equal_the_plain_count(block):
+  rng = np.random.default_rng(3)
+  states = rng.standard_normal((N, D)).astype(np.float32)
+  table = rng.standard_normal((V, D)).astype(np.float32)
+  target = rng.integers(0, V, N).astype(np.int32)
+  seen = np.zeros((N, 6), np.int32)
+  for i in range(N):
+    some = rng.choice(np.arange(2, V), i % 7, replace=False)
+    seen[i, : len(some)] = some
+  seen[4, 0] = target[4]
+  found = next_event.ranks(states, table, target, seen, block)
+  expected = [
+    slow_rank(states[i] @ table.T, target[i], set(seen[i].tolist()))
+    for i in range(N)
+  ]
+  np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("value", (0.0, np.nan))
+def test_a_model_that_says_nothing_ranks_last(value):
+  states = np.full((3, D), value, np.float32)
+  table = np.ones((V, D), np.float32)
+  target = np.asarray([2, 9, 36], np.int32)
+  found = np.asarray(
+    next_event.ranks(states, table, target, np.zeros((3, 1), np.int32))
+  )
+  assert (found >= V - 2).all()
+
+
+def test_contrastive_loss_equals_the_plain_formula():
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((6, 4)).astype(np.float32)
+  group = np.asarray([0, 0, 1, 1, 2, 0])
+  known = np.asarray([1, 1, 1, 1, 1, 0], bool)
+  alike = group[:, None] == group[None]
+  total, count = contrastive.loss(
+    jnp.asarray(x), jnp.asarray(alike), jnp.asarray(known), 0.7
+  )
+  expected = 0.0
+  for i in range(4):
+    near = lambda j: np.exp(-((x[i] - x[j]) ** 2).sum() / 0.7)
+    others = [j for j in range(5) if j != i]
+    mine = [j for j in others if group[j] == group[i]]
+    expected -= np.log(sum(map(near, mine)) / sum(map(near, others)))
+  assert int(count) == 4
+  np.testing.assert_allclose(total, expected, rtol=1e-4)
