@@ -129,6 +129,7 @@ def default() -> ml_collections.ConfigDict:
   j.chunk = 1024  # Targets whose logits exist at a time.
   j.negatives = 128  # Of sampled and gbce, shared by a batch.
   j.by_frequency = True  # Negatives by frequency, else uniform.
+  j.correct_target = True  # Of sampled: the target's logit too.
   j.calibration = 0.75  # t of gbce.
   j.mask_rate = 0.2  # Of model.masked.
   j.contrastive_weight = 0.0  # lambda of the contrastive profile loss.

@@ -86,6 +86,12 @@ class Session:
     self.predictor = predict.Predictor(
       predict_fn, config.eval_batch_size, devices
     )
+    if hasattr(recipe, "embed"):
+      self.predictor.embedder = self.predictor.of(
+        lambda params, batch: recipe.embed(
+          state_lib.merge(graph, params), batch
+        )
+      )
     self.evaluators = evaluators_lib.build(
       evals, self.predictor, records, tasks, config.data, workdir
     )

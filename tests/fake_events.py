@@ -67,7 +67,9 @@ class Records:
     self.calendar = calendar_lib.Calendar(
       self.schema, ("",), *(none,) * 4, numbers, numbers
     )
-    lengths = lengths or [(0, 1, 2, 3, 5, 9, 17, 40)[i % 8] for i in range(users)]
+    lengths = lengths or [
+      (0, 1, 2, 3, 5, 9, 17, 40)[i % 8] for i in range(users)
+    ]
     self.users = [record(rng, i, n) for i, n in enumerate(lengths)]
     self.splits, self.stats, self.path = ["train"], {}, "events"
 

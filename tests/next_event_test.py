@@ -63,7 +63,7 @@ def test_log_q_correction_makes_sampling_agree_with_the_whole(
     jax.random.key(1), V, 50_000, by_frequency
   )
   found = next_event.sampled_softmax(
-    states, table[target], table[ids], target, ids, log_q
+    states, table[target], table[ids], target, ids, log_q, False
   )
   expected = [
     plain(states[i : i + 1], table, target[i : i + 1], jnp.ones(1))
@@ -71,6 +71,20 @@ def test_log_q_correction_makes_sampling_agree_with_the_whole(
   ]
   off = np.asarray(found) - np.asarray(expected)
   assert np.abs(off).max() < 0.1
+
+
+def test_target_is_corrected_as_the_candidates_are(parts):
+  states, table, target, _ = parts
+  ids, log_q = next_event.draw_negatives(jax.random.key(1), V, 7, True)
+  found = next_event.sampled_softmax(
+    states, table[target], table[ids], target, ids, log_q, True
+  )
+  count = np.log(7) + np.asarray(log_q)
+  for i, t in enumerate(target.tolist()):
+    score = np.asarray(states[i] @ table.T) - count
+    every = [score[t], *(score[j] for j in ids.tolist() if j != t)]
+    expected = np.log(np.exp(every).sum()) - score[t]
+    np.testing.assert_allclose(found[i], expected, rtol=1e-4)
 
 
 def test_gbce_is_plain_bce_without_calibration(parts):
@@ -137,7 +151,7 @@ def test_contrastive_loss_equals_the_plain_formula():
   )
   expected = 0.0
   for i in range(4):
-    near = lambda j: np.exp(-((x[i] - x[j]) ** 2).sum() / 0.7)
+    near = lambda j, i=i: np.exp(-((x[i] - x[j]) ** 2).sum() / 0.7)
     others = [j for j in range(5) if j != i]
     mine = [j for j in others if group[j] == group[i]]
     expected -= np.log(sum(map(near, mine)) / sum(map(near, others)))

@@ -56,10 +56,11 @@ def test_packed_states_equal_unpacked_ones(form):
   """A user's states do not depend on who shares the row, or where it stands."""
   _, _, _, records, states = setup(**FORMS[form])
   cfg = fake_events.config(**FORMS[form]).data
-  packed = next(sequences.train_iterator(records, cfg, (), 4, 0))
+  rows = 12
+  packed = next(sequences.train_iterator(records, cfg, (), rows, 0))
   found = np.asarray(states(arrays(packed)))
   checked = 0
-  for row in range(4):
+  for row in range(rows):
     for s in range(1, packed["segment"][row].max() + 1):
       at = np.flatnonzero(packed["segment"][row] == s)
       alone = {k: np.zeros_like(v[:1]) for k, v in packed.items()}
@@ -73,7 +74,7 @@ def test_packed_states_equal_unpacked_ones(form):
       mine = np.asarray(states(arrays(alone)))[0, : len(at)]
       np.testing.assert_allclose(mine, found[row, at], atol=2e-5)
       checked += s > 1
-  assert checked > 2
+  assert checked > 1
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -47,9 +47,7 @@ def load(
   """
   folder = _folder(path)
   events, dropped = _events(folder, min_events)
-  movies = _table(
-    folder, "movies.dat", ("item", "title", "genres"), pl.Int64
-  )
+  movies = _table(folder, "movies.dat", ("item", "title", "genres"), pl.Int64)
   users = _table(
     folder,
     "users.dat",
@@ -111,7 +109,9 @@ def _folder(path: str) -> pathlib.Path:
   path = path or os.environ.get(ENVIRONMENT, "")
   if path:
     folder = pathlib.Path(path)
-    absent = [n for n in ("users.dat", "movies.dat") if not (folder / n).exists()]
+    absent = [
+      n for n in ("users.dat", "movies.dat") if not (folder / n).exists()
+    ]
     if not ((folder / "ratings.dat").exists() or _sequences(folder)):
       absent.append("ratings.dat")
     if absent:
@@ -194,5 +194,7 @@ def _attributes(movies: pl.DataFrame, items) -> tuple[tuple[int, ...], ...]:
     i: [*genres.get(i, "").split("|"), f"decade {titles.get(i, '')[-5:-2]}"]
     for i in items
   }
-  at = {n: k for k, n in enumerate(sorted({n for v in names.values() for n in v}))}
+  at = {
+    n: k for k, n in enumerate(sorted({n for v in names.values() for n in v}))
+  }
   return tuple(tuple(at[n] for n in names[i]) for i in items)

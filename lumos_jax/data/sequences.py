@@ -155,20 +155,32 @@ class Sequences:
       return None
     first = -1 if cfg.start_token else 0
     start = max(first, cut - cfg.sequence_length)
-    out = self.rows(record, start, cut)
-    length = cut - start
-    pad = cfg.sequence_length - length
+    out = self._row(record, start, cut)
+    out["last"] = np.int32(cut - start - 1)
+    out["next"] = record["categorical"][cut, self._column]
+    out["seen"] = _different(record["categorical"][:cut, self._column])
+    out["history"] = cut
+    return out
+
+  def whole(self, record: Batch) -> list[Batch]:
+    """Rows that hold all events of a user once, for its embedding."""
+    n, length = len(record["time"]), self.cfg.sequence_length
+    first = -1 if self.cfg.start_token else 0
+    starts = range(first, max(n, first + 1), length)
+    return [self._row(record, s, min(s + length, n)) for s in starts]
+
+  def _row(self, record: Batch, start: int, stop: int) -> Batch:
+    """Events [start, stop) as an unpacked row, left-aligned."""
+    out = self.rows(record, start, stop)
+    length = stop - start
+    pad = self.cfg.sequence_length - length
     out = {
       k: np.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1))
       for k, x in out.items()
     }
-    steps = np.arange(cfg.sequence_length, dtype=np.int32)
+    steps = np.arange(self.cfg.sequence_length, dtype=np.int32)
     out["segment"] = (steps < length).astype(np.int32)
     out["position"] = np.where(steps < length, steps, 0).astype(np.int32)
-    out["last"] = np.int32(length - 1)
-    out["next"] = record["categorical"][cut, self._column]
-    out["seen"] = _different(record["categorical"][:cut, self._column])
-    out["history"] = cut
     for name in _PROFILE:
       out[name] = record[name][None]
     return out
@@ -264,6 +276,42 @@ def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
     if spare is None:
       spare = parts[-1][1] if parts else _spare(sequences, source, split)
     yield _batch(parts, spare, batch_size)
+
+
+def embed_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
+  """All events of each user of a split once, in one or more rows a user.
+
+  For one process. `key` tells whose row it is; labels are empty.
+
+  Args:
+    records: An open `Records`.
+    cfg: `config.data`.
+    split: "validation" or "test".
+    batch_size: B.
+  """
+  sequences = Sequences(records.schema, cfg)
+  source = records.source(cfg[f"{split}_split"])
+  waiting: list[tuple[str, Batch]] = []
+
+  def emit(parts):
+    found = [row for _, row in parts]
+    found += found[-1:] * (batch_size - len(found))
+    out = {k: np.stack([f[k] for f in found]) for k in found[0]}
+    out["labels"] = np.zeros((batch_size, 1, 0), np.float32)
+    out["label_mask"] = np.zeros((batch_size, 1, 0), bool)
+    out["user_mask"] = np.arange(batch_size) < len(parts)
+    keys = [k for k, _ in parts]
+    out["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
+    return out
+
+  for i in range(len(source)):
+    record = source[i]
+    waiting += [(record["key"], row) for row in sequences.whole(record)]
+    while len(waiting) >= batch_size:
+      yield emit(waiting[:batch_size])
+      waiting = waiting[batch_size:]
+  if waiting:
+    yield emit(waiting)
 
 
 def _spare(sequences, source, split) -> Batch:

@@ -20,6 +20,7 @@ from lumos_jax.evaluators import (
   forecast,
   next_event,
   predict,
+  probe,
   what_if,
 )
 
@@ -30,6 +31,7 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "ablation": ablation.Ablation,
   "next_event": next_event.NextEvent,
   "baseline_next_event": baseline_next_event.BaselineNextEvent,
+  "probe": probe.Probe,
   "what_if": what_if.WhatIf,
 }
 _COMMON = ("type", "every_steps")

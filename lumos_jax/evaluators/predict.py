@@ -52,7 +52,8 @@ class Predictions:
     key: bytes "S16" [U], of `hash_keys`.
     y: float32 [U, M].
     mask: bool [U, M].
-    p: {name: float32 [U]}: task names, and "task/mean" where the model has it.
+    p: {name: float32 [U]}: task names, and "task/mean" where the model has it;
+      or {name: float32 [U, D]}, vectors of the users.
   """
 
   key: np.ndarray
@@ -114,6 +115,7 @@ class Predictor:
       devices: Local devices to use (one process only); default all.
     """
     self.predict_fn = predict_fn
+    self.embedder: Predictor | None = None  # Of the recipe's user embeddings.
     self.devices = list(devices or jax.local_devices())
     self.users_per_device = batch_size
     mesh = Mesh(np.asarray(self.devices), ("local",))
@@ -130,8 +132,12 @@ class Predictor:
 
   def derive(self, fn: Callable[[PredictFn], PredictFn]) -> "Predictor":
     """A predictor of a function of this one's function."""
+    return self.of(fn(self.predict_fn))
+
+  def of(self, predict_fn: PredictFn) -> "Predictor":
+    """A predictor of another function, on the same devices."""
     # A list of all local devices is what the default means.
-    return Predictor(fn(self.predict_fn), self.users_per_device, self.devices)
+    return Predictor(predict_fn, self.users_per_device, self.devices)
 
   def place(self, params: Params) -> Params:
     """Parameters, wherever they are, replicated over this host's devices."""
@@ -207,6 +213,8 @@ def _fetch(host, outputs) -> dict[str, np.ndarray]:
     "label_mask": np.asarray(host["label_mask"], bool)[:, 0],
   }
   for name, value in jax.device_get(outputs).items():
-    value = np.asarray(value, np.float32).reshape(-1, 1)
-    out[name] = value[:users, 0]
+    # Devices first, then their users; the one origin leaves, a vector stays.
+    value = np.asarray(value, np.float32)
+    value = value.reshape(-1, *value.shape[2:])[:users]
+    out[name] = value[:, 0] if value.shape[1:] == (1,) else value
   return out

@@ -123,8 +123,15 @@ def sampled_softmax(
   target: jax.Array,
   ids: jax.Array,
   log_q: jax.Array,
+  correct_target: bool,
 ) -> jax.Array:
   """Softmax over the target and K candidates, corrected by log Q.
+
+  With `correct_target` (Bengio & Senecal 2008, Jean et al. 2015), each logit is
+  lessened by the logarithm of how often its value is expected among the
+  candidates: which of them is the true one is asked of the candidate set.
+  Without, the candidates' sum, each divided by K Q, estimates the sum over all
+  values but the target, and the loss tends to the full softmax as K grows.
 
   Args:
     states: [N, D].
@@ -134,15 +141,17 @@ def sampled_softmax(
     ids: int32 [K].
     log_q: float32 [V].
 
+    correct_target: See above.
+
   Returns:
-    float32 [N]. The candidates' sum, each divided by K Q, estimates the sum over
-    all values but the target, so the loss tends to the full softmax; the target
-    is there for certain and is not corrected. Candidates that are the target are
-    left out.
+    float32 [N]. Candidates that are the target are left out.
   """
+  expected = log_q + jnp.log(float(ids.shape[0]))
   mine = jnp.sum(states * positive, -1, dtype=jnp.float32)
   logits = jnp.dot(states, negative.T, preferred_element_type=jnp.float32)
-  logits = logits - log_q[ids][None] - jnp.log(float(ids.shape[0]))
+  logits = logits - expected[ids][None]
+  if correct_target:
+    mine = mine - expected[target]
   logits = jnp.where(ids[None] == target[:, None], _FAR, logits)
   every = jnp.concatenate([mine[:, None], logits], 1)
   return jax.nn.logsumexp(every, -1) - mine

@@ -157,7 +157,7 @@ class Panther:
     _, negative = model.scored(states, model.values(ids))
     if o.loss == "sampled":
       each = next_event.sampled_softmax(
-        scaled, positive, negative, target, ids, log_q
+        scaled, positive, negative, target, ids, log_q, o.correct_target
       )
     else:
       each = next_event.gbce(
@@ -235,3 +235,14 @@ class Panther:
       seen = jnp.zeros_like(seen)
     found = next_event.ranks(states, table, batch["next"], seen)
     return {"rank": found[:, None]}
+
+  def embed(self, module, batch) -> dict[str, jax.Array]:
+    """Sums of a window's states, to be averaged over a user's windows.
+
+    Returns:
+      {"states": [B, D], "tokens": [B, 1]}.
+    """
+    found = module.model(batch).astype(jnp.float32)
+    own = (batch["segment"] > 0) & (batch["ids"][..., self.column] > 0)
+    total = jnp.sum(jnp.where(own[..., None], found, 0.0), 1)
+    return {"states": total, "tokens": jnp.sum(own, 1, keepdims=True)}

@@ -1,0 +1,188 @@
+"""What frozen user embeddings know: a label by simple models, in folds.
+
+U users, D width of the embedding, V values of the target field.
+"""
+
+import jax
+import numpy as np
+
+from lumos_jax.data import sequences
+from lumos_jax.evaluators import base, predict
+
+_MODELS = ("logistic", "lightgbm")
+_LIGHTGBM = dict(
+  n_estimators=300,
+  learning_rate=0.03,
+  num_leaves=31,
+  min_child_samples=20,
+  subsample=0.8,
+  subsample_freq=1,
+  colsample_bytree=0.3,
+  verbosity=-1,
+)
+
+
+class Probe(base.Evaluator):
+  """Embedding -> logistic regression and LightGBM, stratified folds.
+
+  Beside the embedding: aggregates (how often each value of the target field
+  occurs) and both together. Yields "FEATURES/MODEL/auc" (two classes) or
+  ".../accuracy", means over the folds, and ".../deviation" between them.
+  """
+
+  def __init__(
+    self,
+    *args,
+    label: str = "",
+    folds: int = 5,
+    models: tuple[str, ...] = _MODELS,
+    seed: int = 0,
+    **kw,
+  ):
+    """Settings beside base.Evaluator's.
+
+    Args:
+      *args: As base.Evaluator.
+      label: A label of the schema that holds for the user as a whole.
+      folds: Of the users of the split.
+      models: Among "logistic", "lightgbm".
+      seed: Of the folds and of LightGBM.
+      **kw: As base.Evaluator.
+    """
+    super().__init__(*args, **kw)
+    self._split = kw.get("split", "test")
+    schema, key = self.records.schema, f"config.evals.{self.name}"
+    names = [x.name for x in schema.labels]
+    if label not in names:
+      raise ValueError(f"{key}.label = {label!r}; the data have {names}")
+    unknown = set(models) - set(_MODELS)
+    if unknown or not models:
+      raise ValueError(f"{key}.models = {models}; use some of {_MODELS}")
+    if self.predictor is not None and self.predictor.embedder is None:
+      raise ValueError(f"{key}: this recipe has no user embeddings")
+    self._label, self._folds, self._seed = names.index(label), folds, seed
+    self._models = tuple(models)
+    # An embedding that was given the answer would know it.
+    self._told = label in [f.name for f in schema.profile]
+    self._name = label
+
+  def run(self, params) -> base.Metrics:
+    """Yields metrics; needs the `baselines` extra."""
+    if jax.process_count() > 1:
+      raise ValueError(f"config.evals.{self.name}: a probe runs on one process")
+    embedder = self.predictor.embedder
+    batches = sequences.embed_batches(
+      self.records, self.data_cfg, self._split, embedder.batch_size
+    )
+    found = embedder(embedder.place(params), batches)
+    keys, at = np.unique(found.key, return_inverse=True)
+    total = np.zeros((len(keys), found.p["states"].shape[1]))
+    tokens = np.zeros(len(keys))
+    np.add.at(total, at, found.p["states"])
+    np.add.at(tokens, at, found.p["tokens"])
+    embedding = total / np.maximum(tokens, 1.0)[:, None]
+    counts, y, known = self._users(keys)
+    yield "users", float(known.sum())
+    yield "label_in_profile", float(self._told)
+    tables = {
+      "aggregates": counts[known],
+      "embedding": embedding[known],
+      "both": (counts[known], embedding[known]),
+    }
+    for features, x in tables.items():
+      for model in self._models:
+        yield from self._scores(features, model, x, y[known])
+
+  def _users(self, keys: np.ndarray):
+    """Counts [U, V] (sparse), label [U] and whether it is known [U]."""
+    from scipy import sparse
+
+    schema = self.records.schema
+    column = sequences.target_column(schema, self.data_cfg)
+    size = schema.categorical("activity")[column].size
+    source = self.records.source(self.data_cfg[f"{self._split}_split"])
+    place = {k: i for i, k in enumerate(keys.tolist())}
+    y, known = np.zeros(len(keys)), np.zeros(len(keys), bool)
+    rows, ids = [], []
+    for i in range(len(source)):
+      record = source[i]
+      at = place[predict.hash_keys([record["key"]])[0]]
+      mine = record["label_id"] == self._label
+      if mine.any():
+        y[at], known[at] = record["label_value"][mine][0], True
+      ids.append(record["categorical"][:, column])
+      rows.append(np.full(len(ids[-1]), at))
+    rows, ids = np.concatenate(rows), np.concatenate(ids)
+    counts = sparse.csr_matrix(
+      (np.ones(len(ids), np.float32), (rows, ids)), (len(keys), size)
+    )
+    return counts, y.astype(int), known
+
+  def _scores(self, features: str, model: str, x, y) -> base.Metrics:
+    from sklearn import metrics as sk_metrics
+    from sklearn import model_selection
+
+    binary = len(np.unique(y)) == 2
+    folds = model_selection.StratifiedKFold(
+      self._folds, shuffle=True, random_state=self._seed
+    )
+    found = []
+    for train, test in folds.split(np.zeros(len(y)), y):
+      fitted = _fit(model, x, y, train, self._seed)
+      if binary:
+        found.append(sk_metrics.roc_auc_score(y[test], fitted(x, test)[:, 1]))
+      else:
+        found.append(np.mean(fitted(x, test).argmax(1) == y[test]))
+    metric = "auc" if binary else "accuracy"
+    yield f"{features}/{model}/{metric}", float(np.mean(found))
+    yield f"{features}/{model}/{metric}_deviation", float(np.std(found))
+
+
+def _fit(model: str, x, y, train, seed):
+  """A classifier on rows `train`: a function (x, rows) -> probabilities."""
+  x = x if isinstance(x, tuple) else (x,)
+  if model == "lightgbm":
+    import lightgbm
+
+    join = lambda x, rows: _join([part[rows] for part in x])
+    fitted = lightgbm.LGBMClassifier(**_LIGHTGBM, random_state=seed)
+    fitted.fit(join(x, train), y[train])
+  else:
+    from sklearn import linear_model
+
+    scales = [_scale(part[train]) for part in x]
+
+    def join(x, rows):
+      return _join([part[rows] @ s for part, s in zip(x, scales, strict=True)])
+
+    # The strength is chosen within the training rows.
+    fitted = linear_model.LogisticRegressionCV(
+      Cs=np.logspace(-4, 1, 8), cv=3, max_iter=500, scoring="neg_log_loss"
+    )
+    fitted.fit(join(x, train), y[train])
+  return lambda x, rows: fitted.predict_proba(
+    join(x if isinstance(x, tuple) else (x,), rows)
+  )
+
+
+def _scale(x):
+  """A diagonal matrix that gives a table's columns equal weight.
+
+  Dense columns get deviation 1; sparse counts are divided by one number, so that
+  rare values do not become loud.
+  """
+  from scipy import sparse
+
+  if sparse.issparse(x):
+    share = float(np.sqrt(x.multiply(x).sum() / x.shape[0]))
+    return sparse.identity(x.shape[1], format="csr") / max(share, 1e-9)
+  deviation = np.maximum(x.std(0), 1e-6)
+  return np.diag(1.0 / (deviation * np.sqrt(x.shape[1])))
+
+
+def _join(parts):
+  from scipy import sparse
+
+  if len(parts) == 1:
+    return parts[0]
+  return sparse.hstack([sparse.csr_matrix(p) for p in parts], format="csr")
