@@ -88,6 +88,7 @@ def test_no_state_sees_what_comes_after_it(form):
   later["ids"][:, at:] = 3
   later["numeric"][:, at:] += 9.0
   later["time"][:, at:] += 999
+  later["next_time"][:] += 99
   after = np.asarray(states(arrays(later)))
   np.testing.assert_allclose(before[:, :at], after[:, :at], atol=1e-5)
   assert np.abs(before[:, at:] - after[:, at:]).max() > 1e-3

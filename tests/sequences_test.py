@@ -31,6 +31,7 @@ def test_windows_predict_every_training_event_once(holdout, start_token):
     assert targets(found) == expected[0 if start_token else 1 :]
     for w in found:
       assert 1 <= len(w["target"]) <= 12
+      assert len({len(w[k]) for k in w if not k.startswith("profile")}) == 1
       # The row at t holds the event before its target.
       known = (w["target"] > 0) & (w["ids"][:, 0] > 0)
       at = {(a, b) for a, b in zip(expected, expected[1:])}
@@ -139,6 +140,7 @@ def test_eval_batches_cover_every_user_with_a_target_once():
     assert row["next"] == ids[-1]
     assert row["ids"][row["last"], 0] == ids[-2]
     assert set(row["seen"][row["seen"] > 0]) == set(ids[:-1])
+    assert row["next_time"][row["last"]] == record["time"][-1]
     assert row["labels"][0].tolist() == [ids[-1], len(ids) - 1]
     # Nothing of the target or after it is shown.
     assert row["segment"].sum() == row["last"] + 1

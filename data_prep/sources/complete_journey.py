@@ -10,6 +10,8 @@ calls the data simulated after real shopping patterns.
 - Calendar: campaigns for the households invited to them, US holidays and the
   week's promotions for everyone. Campaigns and promotions are planned by the
   retailer, so they count as known in advance.
+- As events, a row also has `token`, PANTHER's: product category x brand x sales
+  in 20 bins; a rare one falls back to category x brand.
 - Profile: demographics, which only 801 households have.
 
 Time stamps carry no zone and are taken as they stand: day 0 is 2017-01-01. They
@@ -81,7 +83,7 @@ def load(
   schema = _schema(rows, departments, promotions)
   if fields:
     schema = _keep(schema, fields)
-  wanted = {f.name for f in schema.activity}
+  wanted = schema.columns("activity")
   entries = [_campaigns(root)]
   if holidays:
     entries.append(_holidays())
@@ -148,6 +150,20 @@ def _schema(rows, departments, promotions) -> schema_lib.Schema:
     rare("coupon_match_disc"),
     schema_lib.Timestamp("transaction_timestamp", parts=("hour",)),
   ]
+  if rows == "event":
+    activity += [
+      schema_lib.Binned("sales_bin", of="sales", bins=20),
+      schema_lib.Clock("gap", "gap"),
+      schema_lib.Clock("hour", "hour"),
+      schema_lib.Clock("weekday", "weekday"),
+      schema_lib.Composite(
+        "token",
+        of=("product_category", "brand", "sales_bin"),
+        max_values=5000,
+        min_count=20,
+        backoff=("product_category", "brand"),
+      ),
+    ]
   calendar = [
     schema_lib.Categorical("type"),
     schema_lib.Numeric("coupons", scale="minmax", nullable=True),

@@ -15,6 +15,7 @@ among the events that train (all but the last two of a user).
 import collections
 import gzip
 import json
+import os
 import pathlib
 
 import numpy as np
@@ -23,6 +24,7 @@ import polars as pl
 from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import schema as schema_lib
 
+ENVIRONMENT = "LUMOS_SEQUENCES_DIR"
 _HELD_OUT = 2  # Validation and test event of each user.
 
 
@@ -30,13 +32,13 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
   """Reads a file of sequences.
 
   Args:
-    path: The file.
+    path: The file; a name without folder also in $LUMOS_SEQUENCES_DIR.
     attributes: JSON file of the items' attributes, beside `path` or anywhere.
     name: Of the data set; default the file's.
   """
   if not path:
     raise InputError("source 'sequences' needs path=FILE, the sequences")
-  file = pathlib.Path(path)
+  file = _found(path)
   user, item = _read(file)
   count = collections.Counter()
   # Position from the end of the user's sequence, to leave out what is held out.
@@ -51,8 +53,7 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
   known = None
   pieces = {file.name: file.stat().st_size}
   if attributes:
-    beside = pathlib.Path(attributes)
-    beside = beside if beside.is_file() else file.parent / attributes
+    beside = _found(attributes, file.parent)
     known = _attributes(beside, items)
     pieces[beside.name] = beside.stat().st_size
   field = schema_lib.Categorical(
@@ -86,10 +87,19 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
   )
 
 
+def _found(name: str, *folders: pathlib.Path) -> pathlib.Path:
+  """The file where it is given, in a folder, or where the environment says."""
+  named = os.environ.get(ENVIRONMENT)
+  places = [*folders, *([pathlib.Path(named)] if named else [])]
+  for file in (pathlib.Path(name), *(p / name for p in places)):
+    if file.is_file():
+      return file
+  where = f"{named} (${ENVIRONMENT})" if named else f"${ENVIRONMENT}, not set"
+  raise InputError(f"no file {name}, neither as it stands nor in {where}")
+
+
 def _read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
   """Users and items [R], int64, in the file's order."""
-  if not file.is_file():
-    raise InputError(f"no file {file}: give path=FILE, user and items a line")
   opened = gzip.open if file.suffix == ".gz" else open
   user, item = [], []
   with opened(file, "rt", encoding="utf-8") as lines:
@@ -109,8 +119,6 @@ def _read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _attributes(file: pathlib.Path, items: list[int]):
-  if not file.is_file():
-    raise InputError(f"no file {file}: attributes= names the items' attributes")
   opened = gzip.open if file.suffix == ".gz" else open
   with opened(file, "rt", encoding="utf-8") as f:
     table = json.load(f)

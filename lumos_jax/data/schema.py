@@ -139,6 +139,16 @@ class Schema:
     """Fields that live in `numeric`, in order; each takes `width` columns."""
     return tuple(f for f in getattr(self, table) if not has_ids(f))
 
+  def columns(self, table: str) -> set[str]:
+    """Columns of the raw table that its fields are made of."""
+    out = set()
+    for f in getattr(self, table):
+      if isinstance(f, Binned):
+        out.add(f.of)
+      elif not isinstance(f, Clock | Composite):
+        out.add(f.name)
+    return out
+
   def numeric_width(self, table: str) -> int:
     """Columns of `numeric` of a table."""
     return sum(width(f) for f in self.dense(table))

@@ -136,6 +136,7 @@ class Sequences:
       if start > first:
         target[: cfg.overlap] = 0
       window["target"] = target
+      window["next_time"] = record["time"][start + 1 : stop + 1]
       for name in _PROFILE:
         window[name] = record[name][None]
       out.append(window)
@@ -172,6 +173,10 @@ class Sequences:
   def _row(self, record: Batch, start: int, stop: int) -> Batch:
     """Events [start, stop) as an unpacked row, left-aligned."""
     out = self.rows(record, start, stop)
+    # When, not what: for models that are told (model.target_time).
+    out["next_time"] = np.append(record["time"], out["time"][-1:])[
+      start + 1 : stop + 1
+    ]
     length = stop - start
     pad = self.cfg.sequence_length - length
     out = {

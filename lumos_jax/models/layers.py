@@ -36,11 +36,17 @@ def linear(
 
 
 def embedding(
-  size: int, features: int, axes: tuple[str | None, str | None], *, rngs
+  size: int,
+  features: int,
+  axes: tuple[str | None, str | None],
+  *,
+  deviation: float | None = None,
+  rngs,
 ) -> nnx.Param:
-  """A table [size, features], normal with variance 1 / features."""
+  """A table [size, features], normal with variance 1 / features or as given."""
   value = jax.random.normal(rngs.params(), (size, features))
-  return nnx.Param(value / features**0.5, axes=axes)
+  deviation = features**-0.5 if deviation is None else deviation
+  return nnx.Param(value * deviation, axes=axes)
 
 
 def zeros(shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:

@@ -22,6 +22,7 @@ ATTENTIONS = ("softmax", "pointwise", "none")
 PROFILES = ("none", "token", "position")
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
 _DAY_SECONDS = 86400.0
+_DEVIATION = 0.02
 
 
 def check_config(cfg, data_cfg) -> None:
@@ -139,14 +140,14 @@ class Values(nnx.Module):
 
   def __init__(self, field, width: int, use_attributes: bool, *, rngs):
     """`field` has `size` ids and perhaps `attributes`."""
-    self.table = layers.embedding(
-      field.size, width, ("vocab", "embed"), rngs=rngs
-    )
+    # Small, so that a rare value is soon what it learned, not how it began.
+    kw = dict(deviation=_DEVIATION, rngs=rngs)
+    self.table = layers.embedding(field.size, width, ("vocab", "embed"), **kw)
     self.members = None
     if use_attributes and getattr(field, "attributes", None):
       self.members = _Members(field)
       self.attributes = layers.embedding(
-        self.members.count, width, (None, "embed"), rngs=rngs
+        self.members.count, width, (None, "embed"), **kw
       )
 
   def __call__(self, ids: jax.Array | None = None) -> jax.Array:
@@ -207,7 +208,7 @@ class Panther(nnx.Module):
       )
     if cfg.positions == "learned":
       self.positions = layers.embedding(
-        self.length, width, (None, "embed"), rngs=rngs
+        self.length, width, (None, "embed"), deviation=_DEVIATION, rngs=rngs
       )
     if cfg.time_bias or cfg.attention == "pointwise":
       self.bias = relative.RelativeBias(

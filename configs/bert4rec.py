@@ -1,0 +1,20 @@
+"""BERT4Rec (arXiv 1904.06690): masked items, seen from both sides, as a peer.
+
+  LUMOS_MOVIELENS_DIR=DIR python -m lumos_jax.main \
+    --config=configs/bert4rec.py:data=movielens
+
+Answers ML-1M HR@10 .282 to .284, NDCG@10 .152 to .154 (full ranking,
+leave-one-out). It learns from a fifth of the tokens a step, so it is given more
+steps in benchmarks/next_event.py.
+"""
+
+from configs import panther
+
+
+def get_config(arg=None):
+  """Arguments: data=, steps=, seed=, smoke."""
+  c, _ = panther.experiment("bert4rec", arg)
+  c.model.masked = True
+  c.data.start_token = True
+  c.lock()
+  return c

@@ -1,0 +1,28 @@
+"""HSTU (arXiv 2402.17152): pointwise gated attention with time bias, as a peer.
+
+  LUMOS_MOVIELENS_DIR=DIR python -m lumos_jax.main \
+    --config=configs/hstu.py:data=movielens
+
+Answers ML-1M HR@10 .3097, NDCG@10 .1720 (Meta's HSTU, full ranking,
+leave-one-out). The time bias sees the time stamps of the history only, where the
+data have them; `target_time` also shows when the target happens, which answers
+RecTools' HSTU-large (.3642, .2164).
+"""
+
+from configs import panther
+
+_TIMED = ("movielens", "complete_journey")
+
+
+def get_config(arg=None):
+  """Arguments: data=, steps=, seed=, smoke, target_time."""
+  c, args = panther.experiment("hstu", arg, target_time=False)
+  m = c.model
+  m.attention, m.d_ff = "pointwise", 0
+  m.n_encoder_layers = 4
+  m.time_bias = args.data in _TIMED
+  m.target_time = args.target_time
+  if args.target_time:
+    c.name += "_target_time"
+  c.lock()
+  return c

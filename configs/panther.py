@@ -1,0 +1,130 @@
+"""PANTHER: next behaviour, generatively pretrained (arXiv 2510.10102).
+
+  python -m lumos_jax.main --config=configs/panther.py
+  python -m lumos_jax.main --config=configs/panther.py:smoke
+  LUMOS_SEQUENCES_DIR=DIR python -m lumos_jax.main \
+    --config=configs/panther.py:data=beauty
+
+Answers the paper's table of HitRate@1/5/10 over the full vocabulary: ML-1M
+.0705/.2103/.3078, Yelp .0929/.2204/.2924. Data sets: complete_journey (tokens of
+a year's purchases; needs no file), movielens, beauty, sports, toys, yelp. Peers on
+the same data: configs/sasrec.py, bert4rec.py, hstu.py.
+"""
+
+from lumos_jax import config as config_lib
+
+_SEQUENCES = {
+  "beauty": "Beauty",
+  "sports": "Sports_and_Outdoors",
+  "toys": "Toys_and_Games",
+  "yelp": "Yelp",
+}
+DATA = ("complete_journey", "movielens", *_SEQUENCES)
+# Rows of steps that train to the end, at the batch size below.
+_STEPS = {"complete_journey": 1500, "movielens": 6000, "yelp": 4000}
+
+
+def experiment(name: str, arg: str | None, **defaults):
+  """A config without its model's form: data, evaluation, training.
+
+  Args:
+    name: Of the experiment.
+    arg: Of the config file: data=, steps=, seed=, smoke and `defaults`.
+    **defaults: Further arguments.
+
+  Returns:
+    The unlocked config and the parsed arguments.
+  """
+  args = config_lib.parse_arg(
+    arg, data="complete_journey", steps=0, seed=0, smoke=False, **defaults
+  )
+  if args.data not in DATA:
+    raise config_lib.ConfigError(
+      f"config argument data={args.data!r} is unknown; there are {list(DATA)}"
+    )
+  c = config_lib.default()
+  c.name, c.recipe, c.seed = f"{name}_{args.data}", "panther", args.seed
+  steps = args.steps or _STEPS.get(args.data, 3000)
+  c.evals = dict(
+    validation=dict(
+      type="next_event", split="validation", every_steps=max(1, steps // 5)
+    ),
+    next_event=dict(type="next_event"),
+    baseline_next_event=dict(type="baseline_next_event"),
+  )
+  set_data(c.data, args.data)
+  if args.data == "movielens":
+    c.evals.gender = dict(type="probe", label="gender")
+  m = c.model
+  m.d_model, m.d_ff, m.n_heads, m.n_encoder_layers = 96, 384, 2, 2
+  m.activity_width, m.profile_width = 48, 48
+  m.positions, m.activation = "learned", "gelu"
+  m.dropout = 0.2 if args.data in ("movielens", "complete_journey") else 0.5
+  # Ids alone, as in the published comparisons; PANTHER's own config adds more.
+  m.use_fields = m.use_attributes = False
+  c.objective.loss, c.objective.negatives = "sampled", 1024
+  o = c.optimizer
+  o.learning_rate, o.b2, o.warmup_steps = 1e-3, 0.98, 100
+  t = c.train
+  t.steps, t.batch_size, t.ema_decay = steps, 32, 0.99
+  t.checkpoint_every = max(1, steps // 10)
+  c.eval_batch_size = 256
+  if args.smoke:
+    c.name = f"{name}_smoke"
+    t.steps, t.checkpoint_every, o.warmup_steps = 20, 10, 5
+    c.evals.validation.every_steps = 10
+    m.d_model, m.d_ff = 32, 64
+    d = c.data
+    d.sequence_length, d.segments, t.batch_size = 32, 4, 8
+  return c, args
+
+
+def set_data(d, data: str) -> None:
+  """Source, target and hold-out of a data set in config.data."""
+  d.cache = True
+  d.start_token = False
+  if data == "complete_journey":
+    d.source, d.target = "complete_journey", "token"
+    d.options = dict(rows="event")
+    d.holdout, d.filter_seen = "time", False
+    d.train_origin_last, d.validation_origin, d.test_origin = 309, 309, 337
+    d.sequence_length, d.overlap, d.segments = 128, 16, 4
+    return
+  d.target, d.holdout = "item", "last"
+  if data == "movielens":
+    d.source = "movielens"
+    d.sequence_length, d.overlap, d.segments = 200, 40, 8
+    return
+  file = _SEQUENCES[data]
+  d.source = "sequences"
+  d.options = dict(
+    path=f"{file}.txt.gz",
+    attributes=f"{file}_item2attributes.json.gz",
+    name=data,
+  )
+  # Users of Yelp come back to a place.
+  d.filter_seen = data != "yelp"
+  d.sequence_length, d.overlap, d.segments = 64, 8, 32
+
+
+def get_config(arg=None):
+  """Arguments: data=, steps=, seed=, smoke, and parts to leave out.
+
+  sprm= (paper, release, none), profile= (position, token, none),
+  contrastive= (lambda).
+  """
+  c, args = experiment(
+    "panther", arg, sprm="paper", profile="position", contrastive=0.0
+  )
+  m, data = c.model, args.data
+  m.sprm = args.sprm
+  m.use_attributes = True
+  if data in ("complete_journey", "movielens"):
+    m.use_fields = m.time_bias = True
+    m.profile_as = args.profile
+    c.data.start_token = True
+    c.objective.contrastive_weight = args.contrastive
+    if data == "movielens":
+      c.objective.contrastive_fields = ("gender", "age")
+  c.lock()
+  return c
