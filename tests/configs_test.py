@@ -9,15 +9,27 @@ import pytest
 
 from lumos_jax import config as config_lib
 from lumos_jax import evaluators, main
-from lumos_jax.data import pipeline
+from lumos_jax.data import pipeline, sequences
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.models import lumos
+from lumos_jax.models import lumos, panther
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(
   p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__"
 )
-ARGUMENTS = {"pretrain": [None, "smoke", "size=large", "ablate=no_future"]}
+ARGUMENTS = {
+  "pretrain": [None, "smoke", "size=large", "ablate=no_future"],
+  "panther": [
+    None,
+    "smoke",
+    "data=movielens,contrastive=0.1",
+    "data=yelp,sprm=release",
+    "sprm=none,profile=token",
+  ],
+  "sasrec": [None, "data=toys", "loss=gbce"],
+  "bert4rec": [None, "data=sports"],
+  "hstu": [None, "data=beauty", "data=movielens,target_time"],
+}
 
 
 @pytest.mark.parametrize(
@@ -27,8 +39,12 @@ def test_every_config_builds(name, arg):
   c = importlib.import_module(f"configs.{name}").get_config(arg)
   assert c.is_locked
   tasks = tasks_lib.from_config(c.tasks)
-  pipeline.check_config(c.data, tasks)
-  lumos.check_config(c.model, c.data, pipeline.horizon_days(tasks))
+  if c.recipe == "panther":
+    sequences.check_config(c.data, tasks)
+    panther.check_config(c.model, c.data)
+  else:
+    pipeline.check_config(c.data, tasks)
+    lumos.check_config(c.model, c.data, pipeline.horizon_days(tasks))
   for name, kw in c.evals.items():
     known = evaluators.settings(evaluators.TYPES[kw["type"]])
     assert set(kw) <= {"type", "every_steps", *known}, name

@@ -6,15 +6,25 @@ python -m lumos_jax.report --workdir=W [--data_dir=D]
 from absl import logging
 from etils import epath
 
-from lumos_jax.report import background, forecasts, load, page, results
+from lumos_jax.report import (
+  background,
+  forecasts,
+  load,
+  next_event,
+  page,
+  results,
+)
 
 FILE = "report.html"
-_SECTIONS = (
+_FORECASTS = (
   ("comparison", "Model against baselines", results.comparison),
   ("ablation", "Ablation", results.ablation),
   ("calibration", "Calibration", forecasts.calibration),
   ("lift", "Lift by decile", forecasts.lift),
   ("what-if", "What if", forecasts.what_if),
+)
+_NEXT_EVENT = (("next-event", "Next event", next_event.section),)
+_SECTIONS = (
   ("training", "Training", background.training),
   ("data", "Data", background.data),
   ("config", "Configuration", background.config),
@@ -60,9 +70,10 @@ def write(run: load.Run) -> epath.Path:
     why = 'plotly is not installed: pip install "lumos-jax[report]".'
     logging.warning("report without charts: %s", why)
     header = page.join([header, page.missing("Charts", why)])
+  own = _NEXT_EVENT if run.config.get("recipe") == "panther" else _FORECASTS
   parts = [
     page.Section(anchor, title, _section(section, run, title))
-    for anchor, title, section in _SECTIONS
+    for anchor, title, section in (*own, *_SECTIONS)
   ]
   path = run.workdir / FILE
   title = f"{run.config.get('name', 'run')}: report"

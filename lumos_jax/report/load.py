@@ -12,7 +12,8 @@ from etils import epath
 from lumos_jax import metric_writer
 
 # Higher is better for these; lower for all other metrics.
-_HIGHER = ("auc", "average_precision", "r2")
+_HIGHER = ("auc", "average_precision", "r2", "mrr", "accuracy")
+_HIGHER_AT = ("hit_rate@", "ndcg@")  # Followed by a number.
 # A task's metric that a reader looks at first.
 PRIMARY = ("auc", "wape")
 
@@ -101,7 +102,7 @@ class Run:
   @property
   def model(self) -> str | None:
     """The evaluator that holds the model's own forecast of the test origin."""
-    names = self.of_kind("forecast")
+    names = self.of_kind("forecast") or self.of_kind("next_event")
     evals = self.config.get("evals") or {}
     for n in names:
       # The evaluators' own default is the test split.
@@ -112,7 +113,7 @@ class Run:
   def title(self, evaluator: str | None) -> str:
     """How an evaluator's forecasts are called in tables."""
     kind = self.kind(evaluator or "")
-    if kind.startswith("forecast"):
+    if kind.startswith(("forecast", "next_event")):
       return str(self.config.get("recipe", "model")).upper()
     known = {"baseline_lightgbm": "LightGBM", "baseline_naive": "naive"}
     return known.get(kind, kind)
@@ -157,6 +158,8 @@ class Run:
 def higher_is_better(metric: str) -> bool:
   """Of a metric's name, such as "churn/auc" or "mean_auc"."""
   last = metric.rsplit("/", 1)[-1]
+  if last.startswith(_HIGHER_AT):
+    return True
   return any(last == h or last.endswith(f"_{h}") for h in _HIGHER)
 
 

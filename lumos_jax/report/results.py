@@ -12,6 +12,9 @@ _READING = (
 )
 
 
+_HEADLINE = ("mean_auc", "mean_wape", "hit_rate@1", "hit_rate@10", "ndcg@10")
+
+
 def header(run: load.Run) -> page.Html:
   """Title, what ran where, and the headline numbers."""
   config = run.config
@@ -33,7 +36,7 @@ def header(run: load.Run) -> page.Html:
     parts.append(f"{when:%Y-%m-%d %H:%M} UTC")
   if len(run.starts) > 1:
     parts.append(f"resumed {len(run.starts) - 1} times")
-  cards = [_card(run, m) for m in ("mean_auc", "mean_wape")]
+  cards = [_card(run, m) for m in _HEADLINE]
   cards += [_card(run, run.primary(t)) for t in run.tasks]
   cards = [c for c in cards if c]
   return page.join(

@@ -1,0 +1,120 @@
+r"""Next-event prediction: PANTHER and its peers, one split, full ranking.
+
+  python benchmarks/next_event.py --data=beauty --seeds=3 \
+    --models=panther,sasrec,hstu,bert4rec --name=next_event_beauty
+
+Every model and seed is a whole run of `main` with configs/MODEL.py; runs that were
+interrupted go on, finished ones are read. A model may carry arguments:
+`panther:sprm=none`. Popularity, Markov and recency come from the first run. Writes
+benchmarks/results/NAME.json after every run.
+"""
+
+import argparse
+import json
+import pathlib
+import runpy
+import time
+
+import results
+from absl import logging
+
+from lumos_jax import main as main_lib
+from lumos_jax import metric_writer, progress
+
+
+def protocol(config) -> str:
+  """What was ranked, and what the model sees, in words."""
+  d, m = config.data, config.model
+  if d.holdout == "last":
+    text = "leave-one-out: last event test, the one before validation"
+  else:
+    text = (
+      f"first event from day {d.test_origin} on; trained up to day "
+      f"{d.train_origin_last}"
+    )
+  text += f"; all values of {d.target} ranked, "
+  text += "those of the history left out" if d.filter_seen else "all compete"
+  sees = [d.target]
+  sees += ["other fields"] if m.use_fields else []
+  sees += ["attributes of values"] if m.use_attributes else []
+  sees += ["profile"] if m.profile_as != "none" else []
+  sees += ["time stamps of the history"] if m.time_bias else []
+  sees += ["time stamp of the target"] if m.target_time else []
+  return f"{text}; sees: {', '.join(sees)}"
+
+
+def rows_of(config, label, workdir, seed):
+  """Result rows of one finished run."""
+  found = json.loads((workdir / "eval.json").read_text())
+  lines = metric_writer.read(workdir)
+  wall = max((x.get("elapsed", 0.0) for x in lines), default=0.0)
+  common = dict(dataset=config.data.options.get("name", config.data.source))
+  common |= dict(protocol=protocol(config), seed=seed)
+  keep = lambda d: {k: v for k, v in d.items() if v is not None}
+  out = []
+  for name, kw in config.evals.items():
+    if kw["type"] == "baseline_next_event":
+      if not seed:
+        baselines = {}
+        for k, v in keep(found[name]).items():
+          model, _, metric = k.partition("/")
+          baselines.setdefault(model, {})[metric] = v
+        out += [
+          dict(**common, split="test", model=k, metrics=v)
+          for k, v in baselines.items()
+        ]
+      continue
+    out.append(
+      dict(
+        **common,
+        split=kw.get("split", "test"),
+        model=label if kw["type"] == "next_event" else f"{label} {name}",
+        config=config.name,
+        steps=config.train.steps,
+        wall_seconds=wall,
+        metrics=keep(found[name]),
+      )
+    )
+  return out
+
+
+def main():
+  """Runs models and seeds and writes the result file."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--data", default="complete_journey")
+  parser.add_argument("--models", default="panther,sasrec,hstu,bert4rec")
+  parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--steps", type=int, default=0, help="0: the config's")
+  parser.add_argument("--name", required=True, help="of the result file")
+  parser.add_argument("--workdir", default="runs/next_event")
+  parser.add_argument("--root", default="", help="data.root, if another")
+  args = parser.parse_args()
+  logging.set_verbosity(logging.INFO)
+  progress.quiet_libraries()
+  rows, baselines = [], False
+  for seed in range(args.seeds):
+    for model in args.models.split(","):
+      file, _, more = model.partition(":")
+      get_config = runpy.run_path(f"configs/{file}.py")["get_config"]
+      settings = [f"data={args.data}", f"seed={seed}"]
+      settings += [f"steps={args.steps}"] if args.steps else []
+      settings += more.split(":") if more else []
+      config = get_config(",".join(settings))
+      with config.unlocked():
+        config.data.root = args.root or config.data.root
+        config.report = False
+        if baselines:  # They do not depend on model or seed.
+          del config.evals.baseline_next_event
+      baselines = True
+      label = model.replace(":", " ")
+      name = f"{config.name}_{more}_seed{seed}".replace(":", "_")
+      workdir = pathlib.Path(args.workdir) / name
+      start = time.time()
+      main_lib.run(config, workdir)
+      logging.info("%s, seed %d: %.0f s", label, seed, time.time() - start)
+      rows += rows_of(config, label, workdir, seed)
+      print(results.write(args.name, rows))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,231 @@
+"""The one loop with the PANTHER recipe: learning, resume, meshes, evaluators."""
+
+import fake_events
+import jax
+import numpy as np
+import pytest
+
+from lumos_jax import evaluate, recipes, train
+from lumos_jax.data import sequences
+from lumos_jax.evaluators import next_event, predict
+
+FULL = dict(
+  model__sprm="paper",
+  model__profile_as="position",
+  model__time_bias=True,
+  model__dropout=0.2,
+  objective__contrastive_weight=0.2,
+  objective__contrastive_within=dict(age=4.0),
+  objective__attribute_weight=0.1,
+  objective__gap_weight=0.1,
+)
+EVALS = dict(
+  next_event=dict(type="next_event", history_groups=(4,)),
+  baseline=dict(type="baseline_next_event", history_groups=(4,)),
+)
+
+
+def build(**overrides):
+  config = fake_events.config(**overrides)
+  records = fake_events.Records()
+  return config, records, recipes.build(config, records, ())
+
+
+def run(workdir, stop=None, **overrides):
+  config, records, recipe = build(**overrides)
+
+  def check(step, params, last):
+    if step == stop:
+      raise InterruptedError
+    return {}
+
+  state = train.train(
+    config, workdir, records, recipe, (), check, jax.devices()[:1]
+  )
+  return jax.device_get(state)
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("loss", ("softmax", "sampled", "gbce"))
+def test_resume_is_exact(tmp_path, loss):
+  settings = FULL | dict(objective__loss=loss, objective__negatives=8)
+  whole = run(tmp_path / "a", **settings)
+  with pytest.raises(InterruptedError):
+    run(tmp_path / "b", stop=5, **settings)
+  assert_equal(run(tmp_path / "b", **settings), whole)
+
+
+def one_step(devices=None, **overrides):
+  """Parameters after a step of plain descent, and the step's numbers."""
+  settings = FULL | dict(model__dropout=0.0, train__batch_size=8)
+  config, records, recipe = build(**(settings | overrides))
+  trainer = train.Trainer(config, recipe, devices)
+  batch = next(sequences.train_iterator(records, config.data, (), 8, 0))
+  state, metrics = trainer.step(trainer.init([batch]), trainer.put(batch))
+  return jax.device_get(state["opt"]), float(metrics["loss"])
+
+
+def assert_close(a, b):
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(x, y, rtol=3e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize(
+  "mesh",
+  [dict(mesh__data=8), dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2)],
+)
+def test_eight_devices_equal_one(mesh):
+  alone = one_step(jax.devices()[:1])
+  many = one_step(**mesh)
+  assert abs(alone[1] - many[1]) < 1e-5
+  assert_close(alone[0], many[0])
+
+
+def test_accumulated_gradients_equal_the_whole_batch():
+  """But for the contrastive loss, which compares users of one part."""
+  settings = dict(objective__contrastive_weight=0.0)
+  whole = one_step(jax.devices()[:1], **settings)
+  parts = one_step(jax.devices()[:1], train__accumulate=4, **settings)
+  assert abs(whole[1] - parts[1]) < 1e-5
+  assert_close(whole[0], parts[0])
+
+
+def scores(tmp_path, **overrides):
+  """Metrics of a trained model; users of one length walk in fixed steps."""
+  settings = dict(
+    train__steps=100,
+    train__batch_size=8,
+    train__checkpoint_every=1000,
+    optimizer__learning_rate=1e-2,
+  )
+  config, records, recipe = build(**(settings | overrides))
+  records = fake_events.Records(lengths=[24] * 60)
+  with config.unlocked():
+    config.evals = EVALS
+  session = evaluate.Session(
+    config, tmp_path, records, recipe, (), devices=jax.devices()[:1]
+  )
+  train.train(
+    config,
+    tmp_path,
+    records,
+    recipe,
+    (),
+    session.evaluate,
+    jax.devices()[:1],
+  )
+  return evaluate.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  "form",
+  [
+    {},
+    dict(model__sprm="paper", model__attention="none"),
+    dict(model__attention="pointwise", model__d_ff=0),
+    dict(model__masked=True, train__steps=400),
+  ],
+)
+def test_training_learns_what_comes_next(tmp_path, form):
+  """Users go up by their own step, which popularity cannot know."""
+  found = scores(tmp_path, data__filter_seen=False, **form)
+  model, floor = found["next_event"], found["baseline"]
+  assert model["hit_rate@5"] > 0.7
+  assert model["hit_rate@5"] > floor["popularity/hit_rate@5"] + 0.2
+  assert floor["markov/hit_rate@5"] > floor["popularity/hit_rate@5"] + 0.2
+  assert model["users"] == floor["popularity/users"] == 60
+  assert model["history_over_4/users"] == 60
+
+
+def test_metrics_of_ranks_equal_their_formulas():
+  rank = np.asarray([1, 2, 10, 11, 60.0])
+  found = dict(next_event.of_ranks(rank))
+  assert found["hit_rate@1"] == 0.2 and found["hit_rate@10"] == 0.6
+  assert found["hit_rate@50"] == 0.8
+  gain = (1 + 1 / np.log2(3) + 1 / np.log2(11)) / 5
+  np.testing.assert_allclose(found["ndcg@10"], gain)
+  np.testing.assert_allclose(found["mrr"], np.mean(1 / rank))
+  groups = dict(next_event.of_groups(rank, np.asarray([0, 1, 4, 5, 9]), (4,)))
+  assert groups["history_0/users"] == 1 and groups["history_0/mrr"] == 1
+  assert groups["history_1_to_4/users"] == 2
+  assert groups["history_over_4/hit_rate@10"] == 0
+
+
+def test_evaluation_is_the_same_on_any_number_of_devices(tmp_path):
+  config, records, recipe = build()
+  found = []
+  for devices in (jax.devices()[:1], jax.devices()):
+    with config.unlocked():
+      config.evals = dict(next_event=dict(type="next_event"))
+    session = evaluate.Session(
+      config, tmp_path, records, recipe, (), devices=devices
+    )
+    params = train.Trainer(config, recipe, devices[:1])
+    batch = next(sequences.train_iterator(records, config.data, (), 4, 0))
+    state = params.init([batch])
+    found.append(session.evaluate(1, state["params"], True))
+  assert found[0] == found[1] and found[0]
+
+
+def test_baselines_rank_as_the_plain_count(tmp_path):
+  """Markov by hand for one user, with what was seen left out."""
+  config, records, _ = build()
+  with config.unlocked():
+    config.evals = dict(baseline=EVALS["baseline"])
+  session = evaluate.Session(
+    config, tmp_path, records, recipes.build(config, records, ()), ()
+  )
+  session.evaluate(1, None, True)
+  evaluator = session.evaluators["baseline"]
+  cut = sequences.Sequences(records.schema, config.data)
+  transitions = np.zeros((32, 32))
+  popular = np.zeros(32)
+  for r in records.users:
+    own = r["categorical"][: cut.training_events(r), 0]
+    np.add.at(popular, own, 1)
+    np.add.at(transitions, (own[:-1], own[1:]), 1)
+  record = next(r for r in records.users if len(r["time"]) == 9)
+  own, target = record["categorical"][:-1, 0], record["categorical"][-1, 0]
+  score = transitions[own[-1]] + popular / 1e3
+  free = [i for i in range(2, 32) if i not in own and i != target]
+  low = 1 + sum(score[i] > score[target] for i in free)
+  high = 1 + sum(score[i] >= score[target] for i in free)
+  at = predict.hash_keys([record["key"]])[0]
+  mine = evaluator.predictions.key == at
+  assert low <= evaluator.predictions.p["markov"][mine][0] <= high
+
+
+def test_probe_finds_what_the_items_say(tmp_path):
+  """The label is which step a user takes: items alone do not tell it."""
+  config, records, recipe = build()
+  records = fake_events.Records(lengths=[20] * 80)
+  with config.unlocked():
+    config.evals = dict(
+      vip=dict(type="probe", label="vip", folds=3, models=("logistic",))
+    )
+  session = evaluate.Session(config, tmp_path, records, recipe, ())
+  batch = next(sequences.train_iterator(records, config.data, (), 4, 0))
+  params = train.Trainer(config, recipe, jax.devices()[:1]).init([batch])
+  found = session.evaluate(1, params["params"], True)
+  assert found["vip/users"] == 80
+  for features in ("aggregates", "embedding", "both"):
+    assert 0.0 <= found[f"vip/{features}/logistic/auc"] <= 1.0
+
+
+@pytest.mark.parametrize(
+  "settings,words",
+  [
+    (dict(label="city"), "label = 'city'; the data have"),
+    (dict(label="vip", models=("svm",)), "use some of"),
+    (dict(label="vip", fold=3), "no such setting"),
+  ],
+)
+def test_probe_mistakes_are_named(tmp_path, settings, words):
+  config, records, recipe = build()
+  with config.unlocked():
+    config.evals = dict(vip=dict(type="probe", **settings))
+  with pytest.raises(ValueError, match=words):
+    evaluate.Session(config, tmp_path, records, recipe, ())
