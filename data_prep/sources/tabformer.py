@@ -150,9 +150,9 @@ def _file(path: str) -> pathlib.Path:
 
 
 def _time() -> pl.Expr:
-  clock = pl.col("Time").str.splitn(":", 2).struct
-  number = lambda i: clock.field(f"field_{i}").cast(pl.Int32, strict=False)
-  return pl.datetime("Year", "Month", "Day", number(0), number(1))
+  """Null for a day that the calendar lacks: a rejected row."""
+  text = pl.format("{}-{}-{} {}", "Year", "Month", "Day", "Time")
+  return text.str.to_datetime("%Y-%m-%d %H:%M", time_unit="ms", strict=False)
 
 
 def _dollars(name: str) -> pl.Expr:
