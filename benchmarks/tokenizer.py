@@ -19,7 +19,11 @@ import time
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import results
+
+# Run as a script, Python puts benchmarks/ on the path, not the root.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from benchmarks import results  # noqa: E402
 
 _CHUNK = 1_000_000
 DESCRIPTION = """

@@ -108,7 +108,9 @@ class MetricWriter:
       finite = math.isfinite(value)
       line[name] = value if finite else None
       if finite:
-        self._board.add_scalar(name, value, int(step), walltime=now)
+        # TensorBoard's names know no "@".
+        shown = name.replace("@", "_")
+        self._board.add_scalar(shown, value, int(step), walltime=now)
     text = json.dumps(line)
     if self._file:
       # Line by line: what was logged before a kill is there after it.

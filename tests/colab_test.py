@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, shortened."""
+"""The notebooks run from top to bottom, shortened."""
 
 import json
 import os
@@ -17,20 +17,26 @@ ROOT = pathlib.Path(__file__).parents[1]
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
-def notebook():
-  path = ROOT / "colabs" / "lumos_quickstart.ipynb"
+NAMES = ("lumos_quickstart", "panther_next_event")
+
+
+def notebook(name):
+  path = ROOT / "colabs" / f"{name}.ipynb"
   return nbformat.read(path, as_version=nbformat.NO_CONVERT)
 
 
-def test_notebook_is_stored_without_outputs():
-  found = notebook()
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_is_stored_without_outputs(name):
+  found = notebook(name)
   nbformat.validate(found)
   assert (found.nbformat, found.nbformat_minor) == (4, 5)
   cells = [c for c in found.cells if c.cell_type == "code"]
   assert not any(c.outputs or c.execution_count for c in cells)
 
 
-def test_notebook_runs(tmp_path, monkeypatch):
+@pytest.fixture
+def execute(tmp_path, monkeypatch):
+  """Runs a notebook: (its name) -> the notebook with outputs, its run."""
   # A kernel of this very interpreter, whatever others the user has.
   kernel = tmp_path / "jupyter" / "kernels" / "python3"
   kernelspec.write_kernel_spec(str(kernel))
@@ -52,15 +58,23 @@ def test_notebook_runs(tmp_path, monkeypatch):
   }
   for name, value in settings.items():
     monkeypatch.setenv(name, value)
-  found = notebook()
-  client = nbclient.NotebookClient(
-    found,
-    timeout=600,
-    kernel_name="python3",
-    resources={"metadata": {"path": str(tmp_path)}},
-  )
-  client.execute()  # An error in a cell raises, with the cell in its message.
 
+  def execute(name):
+    found = notebook(name)
+    client = nbclient.NotebookClient(
+      found,
+      timeout=600,
+      kernel_name="python3",
+      resources={"metadata": {"path": str(tmp_path)}},
+    )
+    client.execute()  # An error in a cell raises, with the cell in its message.
+    return found, run
+
+  return execute
+
+
+def test_lumos_notebook_runs(execute):
+  found, run = execute("lumos_quickstart")
   values = json.loads((run / "eval.json").read_text())
   assert values["forecast"]["mean_auc"] > 0.5
   assert values["baseline_lightgbm"]["mean_auc"] > 0.5
@@ -77,3 +91,16 @@ def test_notebook_runs(tmp_path, monkeypatch):
   rows = [line.split() for line in table.splitlines()[1:]]
   assert {"churn/auc", "redeem/auc"} <= {r[0] for r in rows}
   assert all(r[1] == r[2] for r in rows)
+
+
+def test_panther_notebook_runs(execute):
+  found, run = execute("panther_next_event")
+  values = json.loads((run / "eval.json").read_text())
+  assert values["next_event"]["users"] > 1000
+  assert values["baseline_next_event"]["recency/mrr"] > 0.01
+  cells = [c for c in found.cells if c.cell_type == "code"]
+  assert any(PLOTLY in o.get("data", {}) for c in cells for o in c.outputs)
+  # What was loaded ranks as the end of training did.
+  table = cells[-1].outputs[-1]["data"]["text/plain"]
+  rows = [line.split() for line in table.splitlines()[1:]]
+  assert len(rows) == 5 and all(r[1] == r[2] for r in rows)
