@@ -44,10 +44,10 @@ def experiment(name: str, arg: str | None, **defaults):
     )
   c = config_lib.default()
   c.name, c.recipe, c.seed = f"{name}_{args.data}", "panther", args.seed
-  steps = args.steps or _STEPS.get(args.data, 3000)
+  steps = args.steps or _STEPS.get(args.data, 2500)
   c.evals = dict(
     validation=dict(
-      type="next_event", split="validation", every_steps=max(1, steps // 5)
+      type="next_event", split="validation", every_steps=max(1, steps // 3)
     ),
     next_event=dict(type="next_event"),
     baseline_next_event=dict(type="baseline_next_event"),
@@ -64,7 +64,7 @@ def experiment(name: str, arg: str | None, **defaults):
   m.use_fields = m.use_attributes = False
   c.objective.loss, c.objective.negatives = "sampled", 1024
   o = c.optimizer
-  o.learning_rate, o.b2, o.warmup_steps = 1e-3, 0.98, 100
+  o.learning_rate, o.b2, o.warmup_steps = 3e-3, 0.98, 50
   t = c.train
   t.steps, t.batch_size, t.ema_decay = steps, 32, 0.99
   t.checkpoint_every = max(1, steps // 10)
@@ -119,6 +119,7 @@ def get_config(arg=None):
   m, data = c.model, args.data
   m.sprm = args.sprm
   m.use_attributes = True
+  m.cosine, m.temperature = True, 0.07  # The release has .05.
   if data in ("complete_journey", "movielens"):
     m.use_fields = m.time_bias = True
     m.profile_as = args.profile
