@@ -51,6 +51,17 @@ def test_windows_overlap_and_repeat_no_target():
     assert not b["target"][: cfg.overlap].any()
 
 
+def test_what_the_vocabulary_lacks_is_context_and_no_target():
+  records, _, cut = make()
+  record = dict(records.users[5])
+  record["categorical"] = record["categorical"].copy()
+  record["categorical"][[1, 3], 0] = schema_lib.UNKNOWN, schema_lib.MISSING
+  found = cut.windows(record)
+  expected = record["categorical"][:7, 0]
+  assert targets(found) == expected[expected >= 2].tolist()
+  assert schema_lib.UNKNOWN in found[0]["ids"][:, 0]
+
+
 def test_holdout_last_keeps_two_events_of_each_user_out():
   records, _, cut = make()
   for record in records.users:

@@ -123,7 +123,8 @@ class Sequences:
     """Windows of a user's training events, each with its targets.
 
     Every event but the first (with the start token: every event) is a target
-    once: rows that a window repeats from the one before it have target 0.
+    once: rows that a window repeats from the one before it have target 0. So
+    have events whose value is missing or not in the vocabulary.
     """
     n, cfg = self.training_events(record), self.cfg
     first = -1 if cfg.start_token else 0
@@ -133,6 +134,7 @@ class Sequences:
       stop = min(start + cfg.sequence_length, n - 1)
       window = self.rows(record, start, stop)
       target = record["categorical"][start + 1 : stop + 1, self._column].copy()
+      target[target < schema_lib.FIRST_VALUE] = 0  # Nothing to foretell.
       if start > first:
         target[: cfg.overlap] = 0
       window["target"] = target
