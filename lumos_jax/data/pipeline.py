@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from lumos_jax.data import calendar as calendar_lib
+from lumos_jax.data import hosts as hosts_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 
@@ -198,14 +199,8 @@ def train_iterator(
     ValueError: B does not divide by the hosts, or a host has no user.
   """
   check_config(cfg, tasks)
-  hosts, host = jax.process_count(), jax.process_index()
-  if batch_size % hosts:
-    raise ValueError(
-      f"batch size {batch_size} does not divide by {hosts} hosts"
-    )
   source = records.source(cfg.train_split)
-  if len(source) < hosts:
-    raise ValueError(f"{len(source)} users are too few for {hosts} hosts")
+  mine, rows = hosts_lib.share(source, batch_size)
   example = Example(
     records.schema,
     records.calendar,
@@ -215,12 +210,12 @@ def train_iterator(
   )
   dataset = (
     grain.MapDataset.source(source)
-    .slice(slice(host, None, hosts))
+    .slice(mine)
     .seed(seed)
     .shuffle()
     .repeat()
     .random_map(_SampleOrigins(example, cfg))
-    .batch(batch_size // hosts)
+    .batch(rows)
     .to_iter_dataset(
       grain.ReadOptions(
         num_threads=cfg.read_threads, prefetch_buffer_size=2 * batch_size

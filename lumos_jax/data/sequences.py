@@ -15,6 +15,7 @@ import grain
 import jax
 import numpy as np
 
+from lumos_jax.data import hosts as hosts_lib
 from lumos_jax.data import packing
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
@@ -215,20 +216,14 @@ def train_iterator(
     ValueError: B does not divide by the hosts, or a host has no user.
   """
   check_config(cfg, tasks)
-  hosts, host = jax.process_count(), jax.process_index()
-  if batch_size % hosts:
-    raise ValueError(
-      f"batch size {batch_size} does not divide by {hosts} hosts"
-    )
   source = records.source(cfg.train_split)
-  if len(source) < hosts:
-    raise ValueError(f"{len(source)} users are too few for {hosts} hosts")
+  mine, rows = hosts_lib.share(source, batch_size)
   if cfg.cache:
     source = records_lib.Cached(source)
   sequences = Sequences(records.schema, cfg)
   dataset = (
     grain.MapDataset.source(source)
-    .slice(slice(host, None, hosts))
+    .slice(mine)
     .seed(seed)
     .shuffle()
     .repeat()
@@ -245,7 +240,7 @@ def train_iterator(
   dataset = packing.Packed(
     dataset,
     lambda block: [w for record in block for w in sequences.windows(record)],
-    batch_size // hosts,
+    rows,
     cfg.sequence_length,
     cfg.segments,
   )
