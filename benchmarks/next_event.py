@@ -4,7 +4,8 @@ r"""Next-event prediction: PANTHER and its peers, one split, full ranking.
     --models=panther,sasrec,hstu,bert4rec --name=next_event_beauty
 
 Every model and seed is a whole run of `main` with configs/MODEL.py; runs that were
-interrupted go on, finished ones are read. A model may carry arguments:
+interrupted go on, finished ones are read. Models behind the first have --peer-seeds
+seeds. A model may carry arguments:
 `panther:sprm=none`. Popularity, Markov and recency come from the first run. Writes
 benchmarks/results/NAME.json after every run.
 """
@@ -78,12 +79,20 @@ def rows_of(config, label, workdir, seed):
   return out
 
 
+def finished(workdir, config) -> bool:
+  """Whether every evaluator has seen the last step."""
+  path = workdir / "eval.json"
+  steps = json.loads(path.read_text())["steps"] if path.exists() else {}
+  return all(steps.get(name) == config.train.steps for name in config.evals)
+
+
 def main():
   """Runs models and seeds and writes the result file."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--data", default="complete_journey")
   parser.add_argument("--models", default="panther,sasrec,hstu,bert4rec")
   parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--peer-seeds", type=int, default=0, help="0: as many")
   parser.add_argument("--steps", type=int, default=0, help="0: the config's")
   parser.add_argument("--name", required=True, help="of the result file")
   parser.add_argument("--workdir", default="runs/next_event")
@@ -93,7 +102,10 @@ def main():
   progress.quiet_libraries()
   rows, baselines = [], False
   for seed in range(args.seeds):
-    for model in args.models.split(","):
+    models = args.models.split(",")
+    if args.peer_seeds and seed >= args.peer_seeds:
+      models = models[:1]
+    for model in models:
       file, _, more = model.partition(":")
       get_config = runpy.run_path(f"configs/{file}.py")["get_config"]
       settings = [f"data={args.data}", f"seed={seed}"]
@@ -110,7 +122,8 @@ def main():
       name = f"{config.name}_{more}_seed{seed}".replace(":", "_")
       workdir = pathlib.Path(args.workdir) / name
       start = time.time()
-      main_lib.run(config, workdir)
+      if not finished(workdir, config):
+        main_lib.run(config, workdir)
       logging.info("%s, seed %d: %.0f s", label, seed, time.time() - start)
       rows += rows_of(config, label, workdir, seed)
       print(results.write(args.name, rows))
