@@ -26,6 +26,9 @@ FORMS = {
 }
 
 
+MASKED = dict(model__masked=True, model__use_fields=False)
+
+
 def setup(users=40, **overrides):
   """Recipe, parameters, records and states of a batch as a jitted function."""
   config = fake_events.config(**overrides)
@@ -95,7 +98,7 @@ def test_no_state_sees_what_comes_after_it(form):
 
 
 def test_masked_form_looks_both_ways():
-  form = dict(model__masked=True)
+  form = MASKED
   _, _, _, records, states = setup(**form)
   cfg = fake_events.config(**form).data
   batch = next(sequences.train_iterator(records, cfg, (), 4, 0))
@@ -161,7 +164,7 @@ def test_values_add_the_mean_of_their_attributes():
 @pytest.mark.parametrize("form", [*FORMS, "masked"])
 @pytest.mark.parametrize("batch_size", (16, 5))
 def test_ranks_do_not_depend_on_the_batch(form, batch_size):
-  overrides = FORMS.get(form, dict(model__masked=True))
+  overrides = FORMS.get(form, MASKED)
   recipe, graph, params, records, _ = setup(**overrides)
   cfg = fake_events.config(**overrides).data
   predict = jax.jit(
@@ -190,7 +193,8 @@ def test_ranks_do_not_depend_on_the_batch(form, batch_size):
       dict(model__profile_as="token", data__start_token=False),
       "data.start_token = True",
     ),
-    (dict(model__masked=True, model__sprm="paper"), "SPRM is causal"),
+    (dict(MASKED, model__sprm="paper"), "SPRM is causal"),
+    (dict(model__masked=True), "reads the target field alone"),
     (dict(model__target_time=True), "model.time_bias"),
     (dict(objective__loss="ce"), "objective.loss = 'ce'"),
     (dict(objective__contrastive_weight=0.5), "model.profile_as"),

@@ -47,6 +47,11 @@ def check_config(cfg, data_cfg) -> None:
     )
   if cfg.masked and not data_cfg.start_token:
     raise ValueError("model.masked = True needs data.start_token = True")
+  if cfg.masked and (cfg.use_fields or cfg.time_bias):
+    raise ValueError(
+      "model.masked = True reads the target field alone: set model.use_fields = "
+      "False and model.time_bias = False"
+    )
   if cfg.masked and cfg.sprm != "none":
     raise ValueError(
       "model.masked = True looks both ways, and SPRM is causal: set model.sprm "

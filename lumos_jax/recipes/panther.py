@@ -135,12 +135,20 @@ class Panther:
     return value, logs
 
   def _masked(self, module, batch, rngs):
-    """States where each token is itself the target, and which are masked."""
-    target = batch["target"]
+    """States where each token is itself the target, and which are masked.
+
+    A row's token is the event after it, which it may be asked for: the next
+    row's, or at the end of a window its target.
+    """
+    target, segment = batch["target"], batch["segment"]
+    last = jnp.zeros_like(target[:, :1])
+    after = jnp.concatenate([batch["ids"][:, 1:, self.column], last], 1)
+    same = jnp.concatenate([segment[:, 1:], last], 1) == segment
+    ids = jnp.where(same & (segment > 0), after, target)
     key = rngs.dropout()
     drawn = jax.random.bernoulli(key, self.objective.mask_rate, target.shape)
     chosen = drawn & (target > 0)
-    ids = jnp.where(chosen, schema_lib.MISSING, target)
+    ids = jnp.where(chosen, schema_lib.MISSING, ids)
     return module.model(batch, rngs, ids), chosen
 
   def _next(self, model, states, target, weight, rngs):
