@@ -24,8 +24,8 @@ from lumos_jax import metric_writer, progress
 
 
 def protocol(config) -> str:
-  """What was ranked, and what the model sees, in words."""
-  d, m = config.data, config.model
+  """What was held out and ranked, in words."""
+  d = config.data
   if d.holdout == "last":
     text = "leave-one-out: last event test, the one before validation"
   else:
@@ -34,14 +34,21 @@ def protocol(config) -> str:
       f"{d.train_origin_last}"
     )
   text += f"; all values of {d.target} ranked, "
-  text += "those of the history left out" if d.filter_seen else "all compete"
-  sees = [d.target]
-  sees += ["other fields"] if m.use_fields else []
-  sees += ["attributes of values"] if m.use_attributes else []
-  sees += ["profile"] if m.profile_as != "none" else []
-  sees += ["time stamps of the history"] if m.time_bias else []
-  sees += ["time stamp of the target"] if m.target_time else []
-  return f"{text}; sees: {', '.join(sees)}"
+  return text + (
+    "those of the history left out" if d.filter_seen else "all compete"
+  )
+
+
+def sees(config) -> str:
+  """What the model is shown."""
+  d, m = config.data, config.model
+  parts = [d.target]
+  parts += ["attributes"] if m.use_attributes else []
+  parts += ["other fields"] if m.use_fields else []
+  parts += ["profile"] if m.profile_as != "none" else []
+  parts += ["times of the history"] if m.time_bias else []
+  parts += ["time of the target"] if m.target_time else []
+  return "sees " + ", ".join(parts)
 
 
 def rows_of(config, label, workdir, seed):
@@ -70,7 +77,7 @@ def rows_of(config, label, workdir, seed):
         **common,
         split=kw.get("split", "test"),
         model=label if kw["type"] == "next_event" else f"{label} {name}",
-        config=config.name,
+        config=sees(config),
         steps=config.train.steps,
         wall_seconds=wall,
         metrics=keep(found[name]),

@@ -35,6 +35,7 @@ _MARKER = re.compile(
 _OPENING = re.compile(r"^<!-- table:", re.MULTILINE)
 _FIELDS = ("dataset", "split", "protocol", "model", "config", "steps")
 _OPTIONS = ("metrics", "models", "layout", "digits", "seeds", *_FIELDS)
+_NAMES = {"hit_rate": "HitRate", "ndcg": "NDCG", "mrr": "MRR"}
 _SHORT = {
   "auc": "AUC",
   "average_precision": "AP",
@@ -50,6 +51,8 @@ class TableError(ValueError):
 
 def _label(metric: str) -> str:
   """ "redeem/auc" -> "redeem AUC", "mean_auc" -> "mean AUC"."""
+  for name, shown in _NAMES.items():
+    metric = metric.replace(name, shown)
   words = metric.replace("/", " ").replace("_nonzero", "#").replace("_", " ")
   words = words.replace("#", "_nonzero").split()
   return " ".join(_SHORT.get(w, w) for w in words)
