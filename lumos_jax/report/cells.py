@@ -13,6 +13,12 @@ LABELS = {
   "wape": "WAPE",
   "mean_auc": "mean AUC",
   "mean_wape": "mean WAPE",
+  "hit_rate@1": "HitRate@1",
+  "hit_rate@5": "HitRate@5",
+  "hit_rate@10": "HitRate@10",
+  "hit_rate@50": "HitRate@50",
+  "ndcg@10": "NDCG@10",
+  "mrr": "MRR",
 }
 
 

@@ -1,6 +1,6 @@
 """The report's section on next-event prediction."""
 
-from lumos_jax.report import load, page
+from lumos_jax.report import cells, load, page
 
 _COLUMNS = (
   "hit_rate@1",
@@ -10,6 +10,7 @@ _COLUMNS = (
   "ndcg@10",
   "mrr",
 )
+_HEAD = [cells.metric_label(c) for c in _COLUMNS]
 _FLOORS = ("popularity", "markov", "recency")
 
 
@@ -34,7 +35,7 @@ def section(run: load.Run) -> page.Html:
       "first, of all values (HitRate@k); NDCG@10; mean reciprocal rank.",
       class_="quiet",
     ),
-    page.table(["ranking", *_COLUMNS], rows),
+    page.table(["ranking", *_HEAD], rows),
   ]
   tested = [n for n in names if _split(run, n) == "test"]
   for n in tested[:1]:
@@ -49,7 +50,7 @@ def section(run: load.Run) -> page.Html:
     ]
     parts += [
       page.tag("h3", "By events before the next one"),
-      page.table(["history", "users", *_COLUMNS], rows),
+      page.table(["history", "users", *_HEAD], rows),
     ]
   parts += [_probe(run, n) for n in run.of_kind("probe")]
   return page.join(parts)
