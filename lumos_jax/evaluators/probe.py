@@ -148,7 +148,7 @@ def _fit(model: str, x, y, train, seed):
     fitted = lightgbm.LGBMClassifier(**_LIGHTGBM, random_state=seed)
     fitted.fit(join(x, train), y[train])
   else:
-    from sklearn import linear_model
+    from sklearn import linear_model, model_selection
 
     scales = [_scale(part[train]) for part in x]
 
@@ -156,8 +156,11 @@ def _fit(model: str, x, y, train, seed):
       return _join([part[rows] @ s for part, s in zip(x, scales, strict=True)])
 
     # The strength is chosen within the training rows.
-    fitted = linear_model.LogisticRegressionCV(
-      Cs=np.logspace(-4, 1, 8), cv=3, max_iter=500, scoring="neg_log_loss"
+    fitted = model_selection.GridSearchCV(
+      linear_model.LogisticRegression(max_iter=500),
+      {"C": np.logspace(-4, 1, 8)},
+      cv=3,
+      scoring="neg_log_loss",
     )
     fitted.fit(join(x, train), y[train])
   return lambda x, rows: fitted.predict_proba(
