@@ -249,9 +249,11 @@ def _shard_stats(prepared, info: tfds.core.DatasetInfo, place) -> dict:
   shards, splits = {}, {}
   for name, split in info.splits.items():
     files = [epath.Path(f).name for f in split.filepaths]
+    own = rows[prepared.splits[name]]
     splits[name] = {
       "users": int(split.num_examples),
-      "rows": int(rows[prepared.splits[name]].sum()),
+      "rows": int(own.sum()),
+      "longest": int(own.max(initial=0)),
       "shards": files,
     }
     for f in files:

@@ -269,6 +269,8 @@ def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
   hosts, host = jax.process_count(), jax.process_index()
   mine = range(host, len(source), hosts)
   steps = math.ceil(math.ceil(len(source) / hosts) / batch_size)
+  # Hosts compile one program together: their batches need one width.
+  width = _longest(records, cfg[f"{split}_split"]) if hosts > 1 else 0
   spare = None
   for step in range(steps):
     block = mine[step * batch_size : (step + 1) * batch_size]
@@ -277,7 +279,7 @@ def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
     parts = [(k, e) for k, e in parts if e is not None]
     if spare is None:
       spare = parts[-1][1] if parts else _spare(sequences, source, split)
-    yield _batch(parts, spare, batch_size)
+    yield _batch(parts, spare, batch_size, width)
 
 
 def embed_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
@@ -325,11 +327,22 @@ def _spare(sequences, source, split) -> Batch:
   raise ValueError(f"no user has an event to predict in split {split!r}")
 
 
-def _batch(parts, spare: Batch, batch_size: int) -> Batch:
+def _longest(records, split: str) -> int:
+  """Rows of the longest user of a split."""
+  found = records.stats["splits"][split].get("longest")
+  if found is None:
+    raise ValueError(
+      f"{records.path}: stats.json does not say how long its longest user is, "
+      "which several hosts need: prepare the data again with this program"
+    )
+  return found
+
+
+def _batch(parts, spare: Batch, batch_size: int, width: int = 0) -> Batch:
   keys, found = [k for k, _ in parts], [e for _, e in parts]
   found += [spare] * (batch_size - len(found))
   # Few different widths, so that few shapes are compiled.
-  most = max(len(e["seen"]) for e in found)
+  most = max(width, *(len(e["seen"]) for e in found))
   width = max(8, 1 << (most - 1).bit_length()) if most else 8
   seen = np.zeros((batch_size, width), np.int32)
   for i, e in enumerate(found):
