@@ -105,6 +105,21 @@ def test_movielens_says_what_is_absent_or_damaged(tmp_path):
     prepare("movielens", tmp_path, path=folder)
 
 
+def test_movielens_without_files_or_network_says_what_to_do(
+  tmp_path, monkeypatch
+):
+  from data_prep.sources import movielens as source
+
+  def refuse(*_, **__):
+    raise OSError("no network")
+
+  monkeypatch.delenv(source.ENVIRONMENT, raising=False)
+  monkeypatch.setattr(source.urllib.request, "getproxies", dict)
+  monkeypatch.setattr(source.socket, "create_connection", refuse)
+  with pytest.raises(InputError, match="no network.*give path=FOLDER"):
+    prepare("movielens", tmp_path)
+
+
 CARDS = """User,Card,Year,Month,Day,Time,Amount,Use Chip,Merchant Name,\
 Merchant City,Merchant State,Zip,MCC,Errors?,Is Fraud?
 0,0,2015,9,1,06:21,$134.09,Swipe Transaction,352,La Verne,CA,9.0,5300,,No

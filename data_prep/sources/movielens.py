@@ -20,6 +20,9 @@ compared.
 
 import os
 import pathlib
+import socket
+import urllib.parse
+import urllib.request
 
 import polars as pl
 
@@ -133,6 +136,7 @@ def _download() -> pathlib.Path:
   place = pathlib.Path(tfds.core.constants.DATA_DIR).expanduser()
   place = place / "downloads"
   try:
+    _reach()  # The manager would try again for minutes.
     manager = tfds.download.DownloadManager(download_dir=place)
     archive = manager.download(URL)
     found = records_lib.checksum(archive)
@@ -149,6 +153,13 @@ def _download() -> pathlib.Path:
       f"MovieLens-1M cannot be fetched ({type(e).__name__}: {e}): download "
       f"{URL}, unpack it, and give path=FOLDER or ${ENVIRONMENT}"
     ) from e
+
+
+def _reach() -> None:
+  """Raises OSError where the archive's host cannot be reached."""
+  if not urllib.request.getproxies():
+    host = urllib.parse.urlparse(URL).hostname
+    socket.create_connection((host, 443), timeout=10).close()
 
 
 def _table(folder, name, columns, key) -> pl.DataFrame:
