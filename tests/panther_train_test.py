@@ -238,3 +238,19 @@ def test_probe_mistakes_are_named(tmp_path, settings, words):
     config.evals = dict(vip=dict(type="probe", **settings))
   with pytest.raises(ValueError, match=words):
     evaluate.Session(config, tmp_path, records, recipe, ())
+
+
+def test_golden_parameters_and_shardings():
+  """Sizes and places of the parameters change only on purpose."""
+  config, _, recipe = build(
+    **(FULL | dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2))
+  )
+  trainer = train.Trainer(config, recipe)
+  params = trainer.abstract["params"]
+  assert sum(p.size for p in params.values()) == 20_635
+  spec = {k: tuple(p.sharding.spec) for k, p in params.items()}
+  assert spec["model/values/table"] == ("tensor", "fsdp")
+  assert spec["model/layers/0/attention/query/kernel"] == ("fsdp", "tensor")
+  assert spec["model/layers/0/ff_in/kernel"] == ("fsdp", "tensor")
+  assert spec["model/layers/0/sprm/convs/1/taps"] == (None, "fsdp")
+  assert spec["model/bias/time"] == (None, None)
