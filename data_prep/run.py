@@ -13,7 +13,7 @@ from data_prep.inputs import InputError
 from lumos_jax.data import records as records_lib
 
 # Raise it when the same inputs would give other records.
-FORMAT = 1
+FORMAT = 2
 
 
 def prepare(

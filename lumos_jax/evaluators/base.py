@@ -68,6 +68,7 @@ class Evaluator(abc.ABC):
     self.predictor, self.records = predictor, records
     self.tasks, self.data_cfg = tuple(tasks), data_cfg
     self.name, self.workdir = name, epath.Path(workdir)
+    self.split_name = split
     self.split = data_cfg[f"{split}_split"]
     self.origin = data_cfg[f"{split}_origin"] if origin is None else origin
     self.mean_tasks = mean_tasks

@@ -8,8 +8,7 @@ from lumos_jax.data import sequences
 from lumos_jax.evaluators import base, predict
 
 _CUTOFFS = (1, 5, 10, 50)
-# Label columns of sequences.eval_batches.
-TARGET, HISTORY = 0, 1
+_HISTORY = 1  # Label column of sequences.eval_batches.
 
 
 def of_ranks(rank: np.ndarray) -> Iterator[tuple[str, float]]:
@@ -68,7 +67,6 @@ class NextEvent(base.Evaluator):
       **kw: As base.Evaluator.
     """
     super().__init__(*args, **kw)
-    self.split_name = kw.get("split", "test")
     self._edges = tuple(history_groups)
 
   def batches(self, predictor: predict.Predictor, calendar=None):
@@ -86,7 +84,7 @@ class NextEvent(base.Evaluator):
   def run(self, params) -> base.Metrics:
     """Yields metrics, of all users and of groups by length of history."""
     found = self.ranks(params)
-    history = self.predictions.y[:, HISTORY]
+    history = self.predictions.y[:, _HISTORY]
     for name, rank in found.items():
       prefix = f"{name}/" if name else ""
       for metric, value in of_groups(rank, history, self._edges):
@@ -98,6 +96,6 @@ class NextEvent(base.Evaluator):
     arrays = {f"rank_{k}" if k else "rank": v for k, v in found.items()}
     self.save_arrays(
       key=self.predictions.key,
-      history=self.predictions.y[:, HISTORY],
+      history=self.predictions.y[:, _HISTORY],
       **arrays,
     )

@@ -27,7 +27,8 @@ class Probe(base.Evaluator):
 
   Beside the embedding: aggregates (how often each value of the target field
   occurs) and both together. Yields "FEATURES/MODEL/auc" (two classes) or
-  ".../accuracy", means over the folds, and ".../deviation" between them.
+  ".../accuracy", means over the folds, and the same with "_deviation" between
+  them.
   """
 
   def __init__(
@@ -50,7 +51,6 @@ class Probe(base.Evaluator):
       **kw: As base.Evaluator.
     """
     super().__init__(*args, **kw)
-    self._split = kw.get("split", "test")
     schema, key = self.records.schema, f"config.evals.{self.name}"
     names = [x.name for x in schema.labels]
     if label not in names:
@@ -64,7 +64,6 @@ class Probe(base.Evaluator):
     self._models = tuple(models)
     # An embedding that was given the answer would know it.
     self._told = label in [f.name for f in schema.profile]
-    self._name = label
 
   def run(self, params) -> base.Metrics:
     """Yields metrics; needs the `baselines` extra."""
@@ -72,9 +71,9 @@ class Probe(base.Evaluator):
       raise ValueError(f"config.evals.{self.name}: a probe runs on one process")
     embedder = self.predictor.embedder
     batches = sequences.embed_batches(
-      self.records, self.data_cfg, self._split, embedder.batch_size
+      self.records, self.data_cfg, self.split_name, embedder.batch_size
     )
-    found = embedder(embedder.place(params), batches)
+    found = embedder(params, batches)
     keys, at = np.unique(found.key, return_inverse=True)
     total = np.zeros((len(keys), found.p["states"].shape[1]))
     tokens = np.zeros(len(keys))
@@ -100,7 +99,7 @@ class Probe(base.Evaluator):
     schema = self.records.schema
     column = sequences.target_column(schema, self.data_cfg)
     size = schema.categorical("activity")[column].size
-    source = self.records.source(self.data_cfg[f"{self._split}_split"])
+    source = self.records.source(self.data_cfg[f"{self.split_name}_split"])
     place = {k: i for i, k in enumerate(keys.tolist())}
     y, known = np.zeros(len(keys)), np.zeros(len(keys), bool)
     rows, ids = [], []

@@ -217,7 +217,7 @@ class Panther(nnx.Module):
       )
     if cfg.time_bias or cfg.attention == "pointwise":
       self.bias = relative.RelativeBias(
-        self.length, cfg.n_heads, use_time=cfg.time_bias, rngs=rngs
+        self.length, cfg.n_heads, use_time=cfg.time_bias
       )
     self.layers = nnx.List(
       [Layer(cfg, self.length, **kw) for _ in range(cfg.n_encoder_layers)]
@@ -289,7 +289,7 @@ class Panther(nnx.Module):
       if cfg.target_time:
         query_time = batch["next_time"]
       bias = self.bias(query_time, time)
-    # From the row's first event: days as float32 stay exact to a second.
+    # From the row's first event: float32 is exact to seconds over years.
     days = (time - time[:, :1]).astype(jnp.float32) / _DAY_SECONDS
     for layer in self.layers:
       x = layer(x, mask, days, bias, segment, rngs)

@@ -23,11 +23,8 @@ def time_bucket(seconds: jax.Array) -> jax.Array:
 class RelativeBias(nnx.Module):
   """Bias [B, N, T, T] (or [1, N, T, T]) of position and time differences."""
 
-  def __init__(
-    self, length: int, n_heads: int, *, use_time: bool, rngs: nnx.Rngs
-  ):
+  def __init__(self, length: int, n_heads: int, *, use_time: bool):
     """`length` is T; with `use_time`, time stamps enter."""
-    del rngs
     self.position = layers.zeros((2 * length - 1, n_heads), (None, None))
     if use_time:
       self.time = layers.zeros((_TIME_BUCKETS, n_heads), (None, None))

@@ -140,7 +140,6 @@ def sampled_softmax(
     target: int32 [N].
     ids: int32 [K].
     log_q: float32 [V].
-
     correct_target: See above.
 
   Returns:
