@@ -76,9 +76,7 @@ def activity(
   schema = raw.schema
   unit = "days" if schema.rows == "day" else "seconds"
   fields = [
-    _activity_column(raw, f)
-    for f in schema.activity
-    if not isinstance(f, schema_lib.Clock | schema_lib.Composite)
+    _activity_column(raw, f) for f in schema.activity if schema_lib.column(f)
   ]
   time = time_expr(raw, "activity", "time", unit).alias("_time")
   frame = raw.activity.select("key", time, *fields)
@@ -126,9 +124,7 @@ def _activity_column(raw: Inputs, field) -> pl.Expr:
     return times.local(
       raw.activity, field.name, zone, raw.where("activity")
     ).alias(field.name)
-  if isinstance(field, schema_lib.Binned):
-    return pl.col(field.of).alias(field.name)
-  return pl.col(field.name)
+  return pl.col(schema_lib.column(field)).alias(field.name)
 
 
 def _with_span(schema, time: pl.Series, raw: Inputs) -> schema_lib.Schema:

@@ -118,7 +118,7 @@ def columns(
   return {
     f.name: column(frame[f.name], f, where)
     for f in fields
-    if not isinstance(f, schema_lib.Clock | schema_lib.Composite)
+    if schema_lib.column(f)
   }
 
 

@@ -117,10 +117,9 @@ def check(inputs: Inputs) -> None:
     fields = getattr(inputs.schema, table, ())
     if table in schema_lib.TABLES:
       for field in fields:
-        if isinstance(field, schema_lib.Clock | schema_lib.Composite):
+        name = schema_lib.column(field)
+        if not name:
           continue  # Made of the time, or of other fields.
-        binned = isinstance(field, schema_lib.Binned)
-        name = field.of if binned else field.name
         if name not in dtypes:
           raise missing_column(where, name, list(dtypes), "the schema")
         _check_type(where, field, name, dtypes[name], frame)

@@ -57,9 +57,11 @@ def test_bad_sequences_are_named(tmp_path, text, words):
   file = tmp_path / "seq.txt"
   file.write_text(text)
   with pytest.raises(InputError, match=words):
-    prepare("sequences", tmp_path, path=str(file))
+    prepare("sequences", tmp_path, path=str(file), name="bad")
   with pytest.raises(InputError, match="no file"):
-    prepare("sequences", tmp_path, path="absent.txt")
+    prepare("sequences", tmp_path, path="absent.txt", name="bad")
+  with pytest.raises(InputError, match="needs name=NAME"):
+    prepare("sequences", tmp_path, path=str(file))
 
 
 def movielens(folder):

@@ -128,6 +128,17 @@ def test_profile_and_time_change_the_forecast(form):
   assert seen["profile_numeric"] == ("model__profile_as" in FORMS[form])
 
 
+def test_target_time_is_seen_only_where_it_is_asked_for():
+  for asked in (False, True):
+    form = dict(model__time_bias=True, model__target_time=asked)
+    _, _, _, records, states = setup(**form)
+    cfg = fake_events.config(**form).data
+    batch = arrays(next(sequences.train_iterator(records, cfg, (), 4, 0)))
+    told = batch | {"next_time": batch["next_time"] + 10**6}
+    moved = np.abs(np.asarray(states(told)) - np.asarray(states(batch))).max()
+    assert (moved > 1e-4) == asked
+
+
 def test_depthwise_convolution_equals_the_plain_sum():
   conv = sprm.CausalConv(
     5, 3, 2, depthwise=True, dtype=jnp.float32, rngs=nnx.Rngs(0)

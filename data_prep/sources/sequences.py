@@ -34,10 +34,15 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
   Args:
     path: The file; a name without folder also in $LUMOS_SEQUENCES_DIR.
     attributes: JSON file of the items' attributes, beside `path` or anywhere.
-    name: Of the data set; default the file's.
+    name: Of the data set and its directory.
   """
   if not path:
     raise InputError("source 'sequences' needs path=FILE, the sequences")
+  if not name:
+    raise InputError(
+      "source 'sequences' needs name=NAME: without one, data sets of two files "
+      "would share a directory"
+    )
   file = _found(path)
   user, item = _read(file)
   count = collections.Counter()
@@ -63,7 +68,7 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
     attributes=known,
   )
   schema = schema_lib.Schema(
-    name=name or file.name.split(".")[0].lower(),
+    name=name,
     activity=(field,),
     rows="event",
     epoch="1970-01-01",

@@ -232,6 +232,13 @@ def width(field: Field) -> int:
   return field.size if isinstance(field, Vector) else 1
 
 
+def column(field: Field) -> str:
+  """Column of the raw table that the field reads; "" for none of its own."""
+  if isinstance(field, Binned):
+    return field.of
+  return "" if isinstance(field, Clock | Composite) else field.name
+
+
 def has_ids(field: Field) -> bool:
   """Whether the field lives in `categorical`."""
   return isinstance(field, Categorical | Derived)

@@ -200,7 +200,7 @@ def train_iterator(
   """
   check_config(cfg, tasks)
   source = records.source(cfg.train_split)
-  mine, rows = hosts_lib.share(source, batch_size)
+  users, rows = hosts_lib.shuffled(source, batch_size, seed)
   example = Example(
     records.schema,
     records.calendar,
@@ -209,12 +209,7 @@ def train_iterator(
     cfg.daily_labels,
   )
   dataset = (
-    grain.MapDataset.source(source)
-    .slice(mine)
-    .seed(seed)
-    .shuffle()
-    .repeat()
-    .random_map(_SampleOrigins(example, cfg))
+    users.random_map(_SampleOrigins(example, cfg))
     .batch(rows)
     .to_iter_dataset(
       grain.ReadOptions(
@@ -222,11 +217,7 @@ def train_iterator(
       )
     )
   )
-  if cfg.workers:
-    dataset = dataset.mp_prefetch(
-      grain.multiprocessing.MultiprocessingOptions(num_workers=cfg.workers)
-    )
-  return iter(dataset)
+  return hosts_lib.iterator(dataset, cfg.workers)
 
 
 def eval_batches(

@@ -34,6 +34,7 @@ from lumos_jax.data.fields import (
   SchemaError,
   Timestamp,
   Vector,
+  column,
   has_ids,
   width,
 )
@@ -56,6 +57,7 @@ __all__ = [
   "SchemaError",
   "Timestamp",
   "Vector",
+  "column",
   "has_ids",
   "width",
 ]
@@ -141,13 +143,7 @@ class Schema:
 
   def columns(self, table: str) -> set[str]:
     """Columns of the raw table that its fields are made of."""
-    out = set()
-    for f in getattr(self, table):
-      if isinstance(f, Binned):
-        out.add(f.of)
-      elif not isinstance(f, Clock | Composite):
-        out.add(f.name)
-    return out
+    return {column(f) for f in getattr(self, table)} - {""}
 
   def numeric_width(self, table: str) -> int:
     """Columns of `numeric` of a table."""

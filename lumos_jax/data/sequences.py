@@ -217,24 +217,16 @@ def train_iterator(
   """
   check_config(cfg, tasks)
   source = records.source(cfg.train_split)
-  mine, rows = hosts_lib.share(source, batch_size)
   if cfg.cache:
     source = records_lib.Cached(source)
+  users, rows = hosts_lib.shuffled(source, batch_size, seed)
   sequences = Sequences(records.schema, cfg)
-  dataset = (
-    grain.MapDataset.source(source)
-    .slice(mine)
-    .seed(seed)
-    .shuffle()
-    .repeat()
-    # Grain's work an element costs more than that of a short user.
-    .batch(_BLOCK_USERS, batch_fn=tuple)
-    .to_iter_dataset(
-      grain.ReadOptions(
-        # Records that are in memory need no thread.
-        num_threads=0 if cfg.cache else cfg.read_threads,
-        prefetch_buffer_size=2,
-      )
+  # Grain's work an element costs more than that of a short user.
+  dataset = users.batch(_BLOCK_USERS, batch_fn=tuple).to_iter_dataset(
+    grain.ReadOptions(
+      # Records that are in memory need no thread.
+      num_threads=0 if cfg.cache else cfg.read_threads,
+      prefetch_buffer_size=2,
     )
   )
   dataset = packing.Packed(
@@ -244,11 +236,7 @@ def train_iterator(
     cfg.sequence_length,
     cfg.segments,
   )
-  if cfg.workers:
-    dataset = dataset.mp_prefetch(
-      grain.multiprocessing.MultiprocessingOptions(num_workers=cfg.workers)
-    )
-  return iter(dataset)
+  return hosts_lib.iterator(dataset, cfg.workers)
 
 
 def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:

@@ -289,7 +289,7 @@ class Panther(nnx.Module):
       if cfg.target_time:
         query_time = batch["next_time"]
       bias = self.bias(query_time, time)
-    # From the row's first event: float32 is exact to seconds over years.
+    # From the row's first event: float32 is right to some seconds over years.
     days = (time - time[:, :1]).astype(jnp.float32) / _DAY_SECONDS
     for layer in self.layers:
       x = layer(x, mask, days, bias, segment, rngs)
