@@ -11,8 +11,6 @@ RecTools' HSTU-large (.3642, .2164).
 
 from configs import panther
 
-_TIMED = ("movielens", "complete_journey")
-
 
 def get_config(arg=None):
   """Arguments: data=, steps=, seed=, smoke, target_time."""
@@ -20,7 +18,7 @@ def get_config(arg=None):
   m = c.model
   m.attention, m.d_ff = "pointwise", 0
   m.n_encoder_layers = 4
-  m.time_bias = args.data in _TIMED
+  m.time_bias = args.data in panther.TIMED
   m.target_time = args.target_time
   if args.target_time:
     c.name += "_target_time"

@@ -25,6 +25,8 @@ ARGUMENTS = {
     "data=movielens,contrastive=0.1",
     "data=yelp,sprm=release",
     "sprm=none,profile=token",
+    "data=movielens,ids",
+    "data=movielens,target_time",
   ],
   "sasrec": [None, "data=toys", "loss=gbce"],
   "bert4rec": [None, "data=sports"],

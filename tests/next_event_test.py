@@ -19,6 +19,22 @@ def parts():
   return make(N, D), make(V, D), target, weight
 
 
+def sampled(states, table, target, ids, log_q, correct_target):
+  """Losses of each target."""
+  each = lambda w: next_event.sampled_sum(
+    states,
+    table[target],
+    table[ids],
+    target,
+    w,
+    ids,
+    log_q,
+    correct_target,
+    chunk=8,
+  )
+  return jax.vmap(each)(jnp.eye(N))
+
+
 def plain(states, table, target, weight):
   logits = jnp.where(jnp.arange(V)[None] < 2, -1e9, states @ table.T)
   log_p = jax.nn.log_softmax(logits, -1)
@@ -62,9 +78,7 @@ def test_log_q_correction_makes_sampling_agree_with_the_whole(
   ids, log_q = next_event.draw_negatives(
     jax.random.key(1), V, 50_000, by_frequency
   )
-  found = next_event.sampled_softmax(
-    states, table[target], table[ids], target, ids, log_q, False
-  )
+  found = sampled(states, table, target, ids, log_q, False)
   expected = [
     plain(states[i : i + 1], table, target[i : i + 1], jnp.ones(1))
     for i in range(N)
@@ -76,15 +90,37 @@ def test_log_q_correction_makes_sampling_agree_with_the_whole(
 def test_target_is_corrected_as_the_candidates_are(parts):
   states, table, target, _ = parts
   ids, log_q = next_event.draw_negatives(jax.random.key(1), V, 7, True)
-  found = next_event.sampled_softmax(
-    states, table[target], table[ids], target, ids, log_q, True
-  )
+  found = sampled(states, table, target, ids, log_q, True)
   count = np.log(7) + np.asarray(log_q)
   for i, t in enumerate(target.tolist()):
     score = np.asarray(states[i] @ table.T) - count
     every = [score[t], *(score[j] for j in ids.tolist() if j != t)]
     expected = np.log(np.exp(every).sum()) - score[t]
     np.testing.assert_allclose(found[i], expected, rtol=1e-4)
+
+
+def test_sampled_gradients_are_those_of_the_formula(parts):
+  states, table, target, weight = parts
+  ids, log_q = next_event.draw_negatives(jax.random.key(1), V, 7, True)
+  expected = log_q + jnp.log(7.0)
+
+  def simple(states, positive, negative):
+    mine = jnp.sum(states * positive, -1) - expected[target]
+    logits = states @ negative.T - expected[ids][None]
+    logits = jnp.where(ids[None] == target[:, None], -1e9, logits)
+    every = jnp.concatenate([mine[:, None], logits], 1)
+    return jnp.sum(weight * (jax.nn.logsumexp(every, -1) - mine))
+
+  def ours(states, positive, negative):
+    return next_event.sampled_sum(
+      states, positive, negative, target, weight, ids, log_q, True, 8
+    )
+
+  at = states, table[target], table[ids]
+  for a, b in zip(
+    jax.grad(ours, (0, 1, 2))(*at), jax.grad(simple, (0, 1, 2))(*at)
+  ):
+    np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 def test_gbce_is_plain_bce_without_calibration(parts):

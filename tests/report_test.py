@@ -186,7 +186,7 @@ def test_all_sections_and_figures_are_there(built):
     "data", "config",
   ]  # fmt: skip
   # Differences of AUC and WAPE; calibration, lift and sweep of three tasks;
-  # loss, loss by task, validation AUC.
+  # loss, parts of the loss, validation AUC.
   assert len(reader.figures) == 2 + 3 + 3 + 3 + 3
   assert "not available" not in " ".join(reader.texts)
 

@@ -66,11 +66,19 @@ def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 def dropout(rate: float, rngs: nnx.Rngs | None, x: jax.Array) -> jax.Array:
-  """Drops with the given stream; without a stream (prediction) the identity."""
+  """Drops with the given stream; without a stream (prediction) the identity.
+
+  A channel asks one byte of the stream, so `rate` is met to 1 / 256 and what is
+  kept is scaled by what that gives.
+  """
   if rngs is None or not rate:
     return x
-  keep = jax.random.bernoulli(rngs.dropout(), 1.0 - rate, x.shape)
-  return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+  kept = min(255, round(256 * (1.0 - rate)))
+  words = (*x.shape[:-1], -(-x.shape[-1] // 4))
+  drawn = jax.random.bits(rngs.dropout(), words, jnp.uint32)
+  drawn = jax.lax.bitcast_convert_type(drawn, jnp.uint8)
+  drawn = drawn.reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+  return jnp.where(drawn < kept, x * (256 / kept), jnp.zeros_like(x))
 
 
 class MLP(nnx.Module):

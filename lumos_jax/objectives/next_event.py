@@ -21,70 +21,101 @@ def _chunks(x: jax.Array, size: int) -> jax.Array:
   return x.reshape(-1, size, *x.shape[1:])
 
 
-def _forward(states, table, target, weight, chunk, gradients):
+def _even(count: int, size: int) -> int:
+  """A size near the given one whose multiples hardly pass `count`."""
+  parts = max(1, -(-count // size))
+  return -(-count // parts // 8) * 8
+
+
+def _sweep(chunk, gradients, states, positive, table, ids, offset, own):
   """Sum of weighted losses and, if asked, its gradients, in blocks of N."""
-  at = jnp.arange(table.shape[0])
-  reserved = jnp.where(at < FIRST_VALUE, _FAR, 0.0)[None]
+  target, weight, shift = own
 
   def block(carry, item):
-    h, t, w = item
-    logits = jnp.dot(h, table.T, preferred_element_type=jnp.float32) + reserved
-    log_z = jax.nn.logsumexp(logits, -1)
-    mine = jnp.take_along_axis(logits, t[:, None], 1)[:, 0]
+    h, e, t, w, s = item
+    mine = jnp.sum(h * e, -1, dtype=jnp.float32) + s
+    logits = jnp.dot(h, table.T, preferred_element_type=jnp.float32)
+    logits = jnp.where(ids[None] == t[:, None], _FAR, logits + offset[None])
+    log_z = jnp.logaddexp(jax.nn.logsumexp(logits, -1), mine)
     value = jnp.sum(w * (log_z - mine))
     if not gradients:
       return carry + value, None
     total, d_table = carry
-    p = jnp.exp(logits - log_z[:, None]) * w[:, None]
-    p = p.at[jnp.arange(len(t)), t].add(-w).astype(table.dtype)
-    d_h = jnp.dot(p, table, preferred_element_type=jnp.float32)
+    p = (jnp.exp(logits - log_z[:, None]) * w[:, None]).astype(table.dtype)
+    miss = ((jnp.exp(mine - log_z) - 1.0) * w)[:, None]
+    d_h = jnp.dot(p, table, preferred_element_type=jnp.float32) + miss * e
     d_table = d_table + jnp.dot(p.T, h, preferred_element_type=jnp.float32)
-    return (total + value, d_table), d_h.astype(h.dtype)
+    return (total + value, d_table), (
+      d_h.astype(h.dtype),
+      (miss * h).astype(e.dtype),
+    )
 
-  items = tuple(_chunks(x, chunk) for x in (states, target, weight))
+  n = states.shape[0]
+  items = tuple(
+    _chunks(x, _even(n, chunk))
+    for x in (states, positive, target, weight, shift)
+  )
   if not gradients:
-    return jax.lax.scan(block, jnp.zeros(()), items)[0], None, None
+    return jax.lax.scan(block, jnp.zeros(()), items)[0], None
   zero = jnp.zeros(()), jnp.zeros(table.shape, jnp.float32)
-  (total, d_table), d_h = jax.lax.scan(block, zero, items)
-  d_h = d_h.reshape(-1, states.shape[-1])[: states.shape[0]]
-  return total, d_h, d_table
+  (total, d_table), rows = jax.lax.scan(block, zero, items)
+  d_states, d_positive = (x.reshape(-1, x.shape[-1])[:n] for x in rows)
+  return total, (d_states, d_positive, d_table.astype(table.dtype))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def softmax_sum(states, table, target, weight, chunk=1024):
-  """Sum of weighted cross-entropies over the whole vocabulary.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _cross_entropy(chunk, states, positive, table, ids, offset, own):
+  """Sum of weighted cross-entropies of targets among candidates.
 
   Logits exist for `chunk` targets at a time; the gradients are made in the same
   sweep, so nothing is computed twice.
+
+  Args:
+    chunk: Targets at a time, about.
+    states: [N, D].
+    positive: [N, D], vectors of the targets.
+    table: [K, D], vectors of the candidates.
+    ids: int32 [K]; a candidate that is the target does not count.
+    offset: float32 [K], added to the candidates' logits.
+    own: target int32 [N], weight [N] (0 where there is no target) and shift
+      [N], added to the targets' logits.
+
+  Returns:
+    float32 scalar; differentiable in states, positive and table only.
+  """
+  args = states, positive, table, ids, offset, own
+  return _sweep(chunk, False, *args)[0]
+
+
+def _cross_entropy_fwd(chunk, *args):
+  return _sweep(chunk, True, *args)
+
+
+def _cross_entropy_bwd(chunk, saved, g):
+  del chunk
+  return *((x * g).astype(x.dtype) for x in saved), None, None, None
+
+
+_cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
+
+
+def softmax_sum(states, table, target, weight, chunk=1024):
+  """Sum of weighted cross-entropies over the whole vocabulary.
 
   Args:
     states: [N, D].
     table: [V, D], the vectors of all values.
     target: int32 [N], ids.
     weight: float32 [N], 0 where there is no target.
-    chunk: Targets at a time.
+    chunk: Targets at a time, about: logits [chunk, V] are the most there is.
 
   Returns:
     float32 scalar; differentiable in states and table only.
   """
-  return _forward(states, table, target, weight, chunk, False)[0]
-
-
-def _softmax_fwd(states, table, target, weight, chunk):
-  total, d_states, d_table = _forward(
-    states, table, target, weight, chunk, True
-  )
-  return total, (d_states, d_table.astype(table.dtype))
-
-
-def _softmax_bwd(chunk, saved, g):
-  del chunk
-  d_states, d_table = saved
-  scale = lambda x: (x * g).astype(x.dtype)
-  return scale(d_states), scale(d_table), None, None
-
-
-softmax_sum.defvjp(_softmax_fwd, _softmax_bwd)
+  ids = jnp.arange(table.shape[0])
+  offset = jnp.where(ids < FIRST_VALUE, _FAR, 0.0)
+  own = target, weight, jnp.zeros(target.shape)
+  return _cross_entropy(chunk, states, table[target], table, ids, offset, own)
 
 
 def draw_negatives(
@@ -116,16 +147,18 @@ def draw_negatives(
   return found + FIRST_VALUE, log_q
 
 
-def sampled_softmax(
+def sampled_sum(
   states: jax.Array,
   positive: jax.Array,
   negative: jax.Array,
   target: jax.Array,
+  weight: jax.Array,
   ids: jax.Array,
   log_q: jax.Array,
   correct_target: bool,
+  chunk: int = 1024,
 ) -> jax.Array:
-  """Softmax over the target and K candidates, corrected by log Q.
+  """Weighted sum of softmax over the target and K candidates, less log Q.
 
   With `correct_target` (Bengio & Senecal 2008, Jean et al. 2015), each logit is
   lessened by the logarithm of how often its value is expected among the
@@ -138,22 +171,22 @@ def sampled_softmax(
     positive: [N, D], vectors of the targets.
     negative: [K, D], vectors of the candidates.
     target: int32 [N].
+    weight: float32 [N], 0 where there is no target.
     ids: int32 [K].
     log_q: float32 [V].
     correct_target: See above.
+    chunk: Targets at a time, about.
 
   Returns:
-    float32 [N]. Candidates that are the target are left out.
+    float32 scalar; differentiable in the vectors. Candidates that are the
+    target are left out.
   """
   expected = log_q + jnp.log(float(ids.shape[0]))
-  mine = jnp.sum(states * positive, -1, dtype=jnp.float32)
-  logits = jnp.dot(states, negative.T, preferred_element_type=jnp.float32)
-  logits = logits - expected[ids][None]
-  if correct_target:
-    mine = mine - expected[target]
-  logits = jnp.where(ids[None] == target[:, None], _FAR, logits)
-  every = jnp.concatenate([mine[:, None], logits], 1)
-  return jax.nn.logsumexp(every, -1) - mine
+  shift = -expected[target] if correct_target else jnp.zeros(target.shape)
+  own = target, weight, shift
+  return _cross_entropy(
+    chunk, states, positive, negative, ids, -expected[ids], own
+  )
 
 
 def gbce(

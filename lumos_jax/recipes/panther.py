@@ -164,13 +164,20 @@ class Panther:
     scaled, positive = model.scored(states, model.values(target))
     _, negative = model.scored(states, model.values(ids))
     if o.loss == "sampled":
-      each = next_event.sampled_softmax(
-        scaled, positive, negative, target, ids, log_q, o.correct_target
+      return next_event.sampled_sum(
+        scaled,
+        positive,
+        negative,
+        target,
+        weight,
+        ids,
+        log_q,
+        o.correct_target,
+        o.chunk,
       )
-    else:
-      each = next_event.gbce(
-        scaled, positive, negative, target, ids, vocabulary, o.calibration
-      )
+    each = next_event.gbce(
+      scaled, positive, negative, target, ids, vocabulary, o.calibration
+    )
     return jnp.sum(each * weight)
 
   def _auxiliary(self, module, batch, states):

@@ -23,14 +23,14 @@ def training(run: load.Run) -> page.Html:
   figures = []
   if "loss" in series:
     spec = charts.curves(pick(["loss"]), "loss", smooth=True)
-    figures.append(page.figure("Training loss", spec, "all tasks, weighted"))
-  if losses:
+    figures.append(page.figure("Training loss", spec, "sum of its parts"))
+  if len(losses) > 1:
     chosen = {
       n.removeprefix("loss/").removesuffix("/loss"): v
       for n, v in pick(losses).items()
     }
     spec = charts.curves(chosen, "loss")
-    figures.append(page.figure("Training loss by task", spec))
+    figures.append(page.figure("Parts of the training loss", spec))
   evals = run.config.get("evals") or {}
   for e in (n for n in evals if run.kind(n).startswith("forecast")):
     for last in load.PRIMARY:
