@@ -21,6 +21,8 @@ _SEQUENCES = {
 }
 TIMED = ("complete_journey", "movielens")
 DATA = (*TIMED, *_SEQUENCES)
+# "large": for a slice; python -m lumos_jax.preflight tells which.
+SIZES = ("small", "large")
 # Of these none was tuned; the others' 2,500 was, on Beauty's validation events.
 _STEPS = {"complete_journey": 1500, "movielens": 3000, "yelp": 4000}
 
@@ -37,11 +39,21 @@ def experiment(name: str, arg: str | None, **defaults):
     The unlocked config and the parsed arguments.
   """
   args = config_lib.parse_arg(
-    arg, data="complete_journey", steps=0, seed=0, smoke=False, **defaults
+    arg,
+    data="complete_journey",
+    size="small",
+    steps=0,
+    seed=0,
+    smoke=False,
+    **defaults,
   )
   if args.data not in DATA:
     raise config_lib.ConfigError(
       f"config argument data={args.data!r} is unknown; there are {list(DATA)}"
+    )
+  if args.size not in SIZES:
+    raise config_lib.ConfigError(
+      f"config argument size={args.size!r} is unknown; there are {list(SIZES)}"
     )
   c = config_lib.default()
   c.name, c.recipe, c.seed = f"{name}_{args.data}", "panther", args.seed
@@ -72,13 +84,24 @@ def experiment(name: str, arg: str | None, **defaults):
   t.steps, t.batch_size, t.ema_decay = steps, 32, 0.99
   t.checkpoint_every = max(1, steps // 10)
   c.eval_batch_size = 256
+  if args.size == "large":
+    c.name += "_large"
+    m.d_model, m.d_ff, m.n_heads, m.n_encoder_layers = 768, 3072, 12, 12
+    m.activity_width, m.profile_width = 256, 128
+    m.dtype, m.scan_layers, m.remat = "bfloat16", True, "full"
+    m.dropout = 0.1
+    d = c.data
+    d.sequence_length, d.overlap, d.segments = 2048, 128, 32
+    o.learning_rate, o.warmup_steps = 3e-4, 1000
+    t.batch_size, t.ema_decay = 256, 0.0
+    c.eval_batch_size = 8
   if args.smoke:
     c.name = f"{name}_smoke"
     t.steps, t.checkpoint_every, o.warmup_steps = 20, 10, 5
     c.evals.validation.every_steps = 10
     m.d_model, m.d_ff = 32, 64
     d = c.data
-    d.sequence_length, d.segments, t.batch_size = 32, 4, 8
+    d.sequence_length, d.overlap, d.segments, t.batch_size = 32, 4, 4, 8
   return c, args
 
 
@@ -111,7 +134,7 @@ def set_data(d, data: str) -> None:
 
 
 def get_config(arg=None):
-  """Arguments: data=, steps=, seed=, smoke, and parts to leave out.
+  """Arguments: data=, size=, steps=, seed=, smoke, and parts to leave out.
 
   sprm= (paper, release, none), profile= (position, token, none),
   contrastive= (lambda), ids (see the target's ids alone); target_time (be told

@@ -122,6 +122,8 @@ def default() -> ml_collections.ConfigDict:
   m.use_fields = True  # The events' other fields.
   m.cosine = False  # Logits are cosines / temperature.
   m.temperature = 0.05
+  m.scan_layers = False  # Compile one block and scan it: for deep models.
+  m.remat = "none"  # dots, full: less memory, more computation.
   m.dtype = "float32"  # Of computation; bfloat16 on TPU and GPU.
 
   c.objective = j = ml_collections.ConfigDict()  # Of recipe "panther".

@@ -53,10 +53,11 @@ def make(
     )
   elif cfg.name == "muon":
     dims = {
-      k: optax.contrib.MuonDimensionNumbers()
+      # Stacked blocks' matrices are many, along axes in front.
+      k: optax.contrib.MuonDimensionNumbers(len(a) - 2, len(a) - 1)
       if matrix[k] and "/head/" not in k
       else None
-      for k in axes
+      for k, a in axes.items()
     }
     core = optax.contrib.muon(
       rate,

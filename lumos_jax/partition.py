@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -41,9 +42,21 @@ def make_mesh(cfg: Mapping[str, int], devices=None) -> Mesh:
       f"data={len(devices)}"
     )
   sizes = [left if s == -1 else s for s in sizes]
-  return jax.make_mesh(
-    sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3, devices=devices
+  kinds = (AxisType.Auto,) * len(MESH_AXES)
+  slices = len({getattr(d, "slice_index", None) for d in devices})
+  if slices == 1:
+    return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=devices)
+  # Between slices the network is slow: only the gradients' sum crosses it.
+  if sizes[0] % slices:
+    raise ValueError(
+      f"mesh {dict(zip(MESH_AXES, sizes))}: data must be a multiple of the "
+      f"{slices} slices; fsdp={sizes[1]}, tensor={sizes[2]} must fit into one"
+    )
+  inner = [sizes[0] // slices, *sizes[1:]]
+  found = mesh_utils.create_hybrid_device_mesh(
+    inner, [slices, 1, 1], devices=devices
   )
+  return Mesh(found, MESH_AXES, axis_types=kinds)
 
 
 def spec(axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> P:

@@ -39,8 +39,10 @@ def structure(recipe) -> tuple[Any, dict[str, tuple[str | None, ...]]]:
   graph, state = nnx.split(module)
   axes = {}
   for path, v in nnx.to_flat_state(state):
-    names = v.get_metadata().get("axes") or (None,) * len(v.shape)
-    axes["/".join(map(str, path))] = tuple(names)
+    names = tuple(v.get_metadata().get("axes") or ())
+    # Equal blocks are stacked: theirs is an axis in front.
+    names = (None,) * (len(v.shape) - len(names)) + names
+    axes["/".join(map(str, path))] = names
   return graph, axes
 
 

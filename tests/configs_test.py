@@ -25,7 +25,7 @@ ARGUMENTS = {
     "data=movielens,contrastive=0.1",
     "data=yelp,sprm=release",
     "sprm=none,profile=token",
-    "data=movielens,ids",
+    "data=movielens,ids,smoke",
     "data=movielens,target_time",
   ],
   "sasrec": [None, "data=toys", "loss=gbce"],

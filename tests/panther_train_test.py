@@ -250,7 +250,11 @@ def test_golden_parameters_and_shardings():
   assert sum(p.size for p in params.values()) == 20_635
   spec = {k: tuple(p.sharding.spec) for k, p in params.items()}
   assert spec["model/values/table"] == ("tensor", "fsdp")
-  assert spec["model/layers/0/attention/query/kernel"] == ("fsdp", "tensor")
-  assert spec["model/layers/0/ff_in/kernel"] == ("fsdp", "tensor")
-  assert spec["model/layers/0/sprm/convs/1/taps"] == (None, "fsdp")
+  assert spec["model/layers/blocks/attention/query/kernel"] == (
+    None,
+    "fsdp",
+    "tensor",
+  )
+  assert spec["model/layers/blocks/ff_in/kernel"] == (None, "fsdp", "tensor")
+  assert spec["model/layers/blocks/sprm/convs/1/taps"] == (None, None, "fsdp")
   assert spec["model/bias/time"] == (None, None)

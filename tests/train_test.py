@@ -210,11 +210,14 @@ GOLDEN = {
   "balance": (),
   "model/activity/mlp/layers/0/kernel": (None, "fsdp"),
   "model/activity/tables/0": ("tensor",),
-  "model/decoder/0/attention/query/kernel": ("fsdp", "tensor"),
-  "model/decoder/0/attention/out/kernel": ("tensor", "fsdp"),
-  "model/encoder/0/ff_in/kernel": ("fsdp", "tensor"),
-  "model/encoder/0/ff_out/kernel": ("tensor", "fsdp"),
-  "model/encoder/0/ff_out/bias": ("fsdp",),
+  "model/decoder/blocks/attention/query/kernel": (None, "fsdp", "tensor"),
+  "model/decoder/blocks/attention/out/kernel": (None, "tensor", "fsdp"),
+  "model/encoder/blocks/ff_in/kernel": (None, "fsdp", "tensor"),
+  "model/encoder/blocks/ff_out/kernel": (None, "tensor", "fsdp"),
+  "model/encoder/blocks/ff_out/bias": (
+    None,
+    "fsdp",
+  ),
   "model/encoder_norm/scale": (),
   "model/head/hidden/kernel": ("fsdp", "tensor"),
   "model/past_patch/kernel": (None, "fsdp"),
@@ -237,9 +240,9 @@ def test_golden_shardings():
   moments = [
     x
     for path, x in jax.tree_util.tree_leaves_with_path(shardings["opt"])
-    if getattr(path[-1], "key", "") == "model/encoder/0/ff_in/kernel"
+    if getattr(path[-1], "key", "") == "model/encoder/blocks/ff_in/kernel"
   ]
   assert len(moments) == 2
   assert all(
-    m.spec == params["model/encoder/0/ff_in/kernel"].spec for m in moments
+    m.spec == params["model/encoder/blocks/ff_in/kernel"].spec for m in moments
   )

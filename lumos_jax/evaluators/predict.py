@@ -21,7 +21,7 @@ Params = Any
 PredictFn = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
 
 # Not a model's inputs; they stay on the host.
-_HOST = ("key", "user_mask", "labels", "label_mask", "daily_labels")
+HOST = ("key", "user_mask", "labels", "label_mask", "daily_labels")
 _IN_FLIGHT = 2  # Batches on the devices while the host makes the next one.
 _KEY_CHARS = 16
 
@@ -168,9 +168,9 @@ class Predictor:
     waiting: collections.deque = collections.deque()
     rows = []
     for batch in batches:
-      host = {k: batch[k] for k in _HOST if k in batch}
+      host = {k: batch[k] for k in HOST if k in batch}
       host["key"] = hash_keys(host["key"])
-      inputs = {k: v for k, v in batch.items() if k not in _HOST}
+      inputs = {k: v for k, v in batch.items() if k not in HOST}
       waiting.append((host, self._run(params, self._cut(inputs))))
       if len(waiting) > _IN_FLIGHT:
         rows.append(_fetch(*waiting.popleft()))

@@ -24,13 +24,22 @@ from lumos_jax.data import ablation
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.models import attention, blocks, fields, habits, heads, layers
+from lumos_jax.models import (
+  attention,
+  blocks,
+  fields,
+  habits,
+  heads,
+  layers,
+  stack,
+)
 
 _POSITIONS = ("learned", "sinusoidal", "rotary")
 
 
 def check_config(cfg, data_cfg, horizon: int) -> None:
   """Raises ValueError, naming the keys, where settings exclude each other."""
+  stack.check_config(cfg)
   p = cfg.patch_days
   for name, days in (
     ("data.history_days", data_cfg.history_days),
@@ -142,9 +151,11 @@ class Lumos(nnx.Module):
         count, width, (None, "embed"), rngs=rngs
       )
     use_rotary = cfg.positions == "rotary"
-    block = lambda: blocks.Block(cfg, use_rotary=use_rotary, **kw)
-    self.encoder = nnx.List([block() for _ in range(cfg.n_encoder_layers)])
-    self.decoder = nnx.List([block() for _ in range(cfg.n_decoder_layers)])
+    block = lambda r: blocks.Block(
+      cfg, use_rotary=use_rotary, dtype=self.dtype, rngs=r
+    )
+    self.encoder = stack.Stack(block, cfg.n_encoder_layers, cfg, rngs)
+    self.decoder = stack.Stack(block, cfg.n_decoder_layers, cfg, rngs)
     if cfg.norm == "pre":
       self.encoder_norm = layers.layer_norm(width, **kw)
       self.decoder_norm = layers.layer_norm(width, **kw)
@@ -243,8 +254,8 @@ class Lumos(nnx.Module):
       look = look & (step[:, None] >= step[None])[None]
     else:
       look = jnp.broadcast_to(look, (b, x.shape[1], x.shape[1]))
-    for block in self.encoder:
-      x = block(x, None, look, time, time, rngs)
+    step = lambda block, x, r: block(x, None, look, time, time, r)
+    x = self.encoder(step, x, rngs)
     if self.cfg.norm == "pre":
       x = self.encoder_norm(x)
     return x, seen, time
@@ -279,8 +290,8 @@ class Lumos(nnx.Module):
     step = jnp.arange(states.shape[1])
     look = (step[None, None] < before[..., None]) & seen[:, None]
     look = jnp.repeat(look, h // p, 1)
-    for block in self.decoder:
-      x = block(x, states, look, ahead, time, rngs)
+    layer = lambda block, x, r: block(x, states, look, ahead, time, r)
+    x = self.decoder(layer, x, rngs)
     if self.cfg.norm == "pre":
       x = self.decoder_norm(x)
     return x.reshape(b, o, h // p, width)

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.models import attention, fields, layers, relative, sprm
+from lumos_jax.models import attention, fields, layers, relative, sprm, stack
 
 ATTENTIONS = ("softmax", "pointwise", "none")
 PROFILES = ("none", "token", "position")
@@ -35,6 +35,7 @@ def check_config(cfg, data_cfg) -> None:
   ):
     if cfg[name] not in known:
       raise ValueError(f"model.{name} = {cfg[name]!r}; use one of {known}")
+  stack.check_config(cfg)
   if cfg.attention == "none" and cfg.sprm == "none":
     raise ValueError(
       "model.attention = 'none' and model.sprm = 'none': a token would see no "
@@ -219,9 +220,8 @@ class Panther(nnx.Module):
       self.bias = relative.RelativeBias(
         self.length, cfg.n_heads, use_time=cfg.time_bias
       )
-    self.layers = nnx.List(
-      [Layer(cfg, self.length, **kw) for _ in range(cfg.n_encoder_layers)]
-    )
+    layer = lambda r: Layer(cfg, self.length, dtype=self.dtype, rngs=r)
+    self.layers = stack.Stack(layer, cfg.n_encoder_layers, cfg, rngs)
     self.norm_out = layers.layer_norm(width, **kw)
     if cfg.cosine:
       # Cosines are at most 1: what they are multiplied by.
@@ -291,8 +291,8 @@ class Panther(nnx.Module):
       bias = self.bias(query_time, time)
     # From the row's first event: float32 is right to some seconds over years.
     days = (time - time[:, :1]).astype(jnp.float32) / _DAY_SECONDS
-    for layer in self.layers:
-      x = layer(x, mask, days, bias, segment, rngs)
+    step = lambda layer, x, r: layer(x, mask, days, bias, segment, r)
+    x = self.layers(step, x, rngs)
     return self.norm_out(x) if cfg.norm == "pre" else x
 
   def scored(self, states: jax.Array, vectors: jax.Array):

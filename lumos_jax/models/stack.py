@@ -1,0 +1,77 @@
+"""Equal blocks one after another, their parameters in one array each.
+
+A deep model then compiles as one block that is scanned, and a block's inner
+values may be made again in the backward pass instead of kept.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+
+# What of a block the forward pass keeps for the backward pass.
+REMAT = {
+  "none": None,
+  # Products of matrices, which are dear to make again; not their activations.
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def check_config(cfg) -> None:
+  """Raises ValueError for a model.remat that does not exist."""
+  if cfg.remat not in REMAT:
+    raise ValueError(f"model.remat = {cfg.remat!r}; use one of {list(REMAT)}")
+
+
+class Stack(nnx.Module):
+  """L blocks; parameters [L, ...]."""
+
+  def __init__(
+    self, make: Callable[[nnx.Rngs], nnx.Module], count: int, cfg, rngs
+  ):
+    """Builds the blocks.
+
+    Args:
+      make: Makes one, with stream "params".
+      count: L; with 0, states pass through.
+      cfg: config.model: remat, scan_layers.
+      rngs: Stream "params".
+    """
+    self.count, self.remat, self.scan = count, cfg.remat, cfg.scan_layers
+    if count:
+      keys = jax.random.split(rngs.params(), count)
+      self.blocks = nnx.vmap(lambda key: make(nnx.Rngs(params=key)))(keys)
+
+  def __call__(
+    self,
+    step: Callable[[nnx.Module, Any, nnx.Rngs | None], Any],
+    x: jax.Array,
+    rngs: nnx.Rngs | None,
+  ) -> jax.Array:
+    """Runs x through all blocks.
+
+    Args:
+      step: (block, x, rngs) -> x.
+      x: The first block's input.
+      rngs: Stream "dropout" in training; None to predict.
+    """
+    if not self.count:
+      return x
+    graph, params = nnx.split(self.blocks)
+    keys = (
+      None if rngs is None else jax.random.split(rngs.dropout(), self.count)
+    )
+
+    def body(x, item):
+      values, key = item
+      stream = None if key is None else nnx.Rngs(dropout=key)
+      return step(nnx.merge(graph, values), x, stream), None
+
+    if self.remat != "none":
+      body = jax.checkpoint(body, policy=REMAT[self.remat])
+    x, _ = jax.lax.scan(
+      body, x, (params, keys), unroll=1 if self.scan else self.count
+    )
+    return x

@@ -1,0 +1,97 @@
+"""The figures of a preflight, for people."""
+
+from typing import Any
+
+from lumos_jax.preflight.chips import GIB
+
+_UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def number(x: float) -> str:
+  """1234567 -> "1.23 M"."""
+  for size, unit in _UNITS:
+    if abs(x) >= size:
+      return f"{x / size:.3g} {unit}"
+  return f"{x:.3g}"
+
+
+def gib(x: float) -> str:
+  """Bytes -> "1.25 GiB"."""
+  return f"{x / GIB:.2f} GiB"
+
+
+def _span(low: float, high: float, form=number, unit: str = "") -> str:
+  return f"{form(low)} to {form(high)}{unit}"
+
+
+def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
+  """(what, figure) of each line."""
+  r = report
+  mesh = " x ".join(f"{k} {v}" for k, v in r["mesh"].items())
+  out = [
+    ("slice", f"{r['topology']}, {r['chips']} chips, mesh {mesh}"),
+    ("parameters", f"{number(r['parameters'])}"),
+    (
+      "batch",
+      f"{r['batch_size']:,} rows, {number(r['tokens_per_step'])} tokens",
+    ),
+    ("parameters a chip", gib(r["parameter_bytes"])),
+    ("optimizer and averages a chip", gib(r["optimizer_bytes"])),
+    ("peak a chip, training", gib(r["peak_bytes"])),
+  ]
+  if r["eval_peak_bytes"]:
+    out.append(("peak a chip, evaluation", gib(r["eval_peak_bytes"])))
+  out.append(
+    ("memory of a chip", f"{gib(r['hbm_bytes'])}, {r['spare']:.0%} spare")
+  )
+  out.append(("operations a step, model", number(r["model_flops"])))
+  out.append(("operations a step, as run", number(r["run_flops"])))
+  for c in r.get("collectives", ()):
+    where = "between slices" if c["crosses"] else f"groups of {c['group']}"
+    out.append(
+      (f"{c['kind']}, {where}", f"{c['count']} x, {number(c['bytes'])}B a chip")
+    )
+  if "step_seconds" in r:
+    ms = lambda s: f"{1e3 * s:.3g}"
+    percent = lambda x: f"{x:.0%}"
+    out += [
+      ("bound by operations", f"{ms(r['compute_seconds'])} ms"),
+      ("bound by memory traffic", f"{ms(r['memory_seconds'])} ms"),
+      ("bound by collectives", f"{ms(r['collective_seconds'])} ms"),
+      ("step, estimated", _span(*r["step_seconds"], form=ms, unit=" ms")),
+      (
+        "model FLOPs use, estimated",
+        _span(*r["model_flops_use"], form=percent),
+      ),
+      ("tokens/s, estimated", _span(*r["tokens_per_second"])),
+      (
+        f"chip hours of {number(r['tokens'])} tokens",
+        _span(*r["chip_hours"]),
+      ),
+    ]
+  out.append(("compiled in", f"{r['compile_seconds']:.0f} s"))
+  return out
+
+
+def text(report: dict[str, Any]) -> str:
+  """All that is printed."""
+  found = rows(report)
+  width = max(len(k) for k, _ in found)
+  lines = [f"{k:<{width}}  {v}" for k, v in found]
+  lines += [f"the compiler: {e}" for e in report["errors"]]
+  if report["fits"]:
+    return "\n".join([*lines, "fits"])
+  lines.append("does not fit with a tenth of the memory to spare")
+  best = report.get("suggestion")
+  if best:
+    flags = " ".join(f"--config.{k}={v}" for k, v in best["settings"].items())
+    lines.append(f"this does ({gib(best['peak_bytes'])}): {flags}")
+  else:
+    lines.append(
+      "nor does what was tried: "
+      + "; ".join(
+        f"{t['settings']} ({gib(t['peak_bytes'])})"
+        for t in report.get("tried", ())
+      )
+    )
+  return "\n".join(lines)
