@@ -89,7 +89,7 @@ def experiment(name: str, arg: str | None, **defaults):
     m.d_model, m.d_ff, m.n_heads, m.n_encoder_layers = 768, 3072, 12, 12
     m.activity_width, m.profile_width = 256, 128
     m.dtype, m.scan_layers, m.remat = "bfloat16", True, "full"
-    m.dropout = 0.1
+    m.dropout, m.positions = 0.1, "rotary"
     d = c.data
     d.sequence_length, d.overlap, d.segments = 2048, 128, 32
     o.learning_rate, o.warmup_steps = 3e-4, 1000
@@ -160,7 +160,9 @@ def get_config(arg=None):
       "without ids"
     )
   if timed:
-    m.use_fields = m.time_bias = True
+    m.use_fields = True
+    # Long rows need a fused kernel, which takes no bias: time turns phases.
+    m.time_bias = args.size == "small"
     m.profile_as, m.target_time = args.profile, args.target_time
     c.data.start_token = True
     c.objective.contrastive_weight = args.contrastive

@@ -122,6 +122,7 @@ def default() -> ml_collections.ConfigDict:
   m.use_fields = True  # The events' other fields.
   m.cosine = False  # Logits are cosines / temperature.
   m.temperature = 0.05
+  m.attention_kernel = "auto"  # xla, splash (TPU), cudnn (GPU).
   m.scan_layers = False  # Compile one block and scan it: for deep models.
   m.remat = "none"  # dots, full: less memory, more computation.
   m.dtype = "float32"  # Of computation; bfloat16 on TPU and GPU.

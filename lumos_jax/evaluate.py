@@ -92,6 +92,7 @@ class Session:
           state_lib.merge(graph, params), batch
         )
       )
+      self.predictor.embedder.sees_profile = recipe.sees_profile
     self.evaluators = evaluators_lib.build(
       evals, self.predictor, records, tasks, config.data, workdir
     )

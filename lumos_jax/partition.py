@@ -1,7 +1,9 @@
 """The mesh, and the one table from logical axes to mesh axes."""
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -95,6 +97,34 @@ def state_shardings(
     return NamedSharding(mesh, P())
 
   return jax.tree_util.tree_map_with_path(place, state)
+
+
+_MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar(
+  "mesh", default=None
+)
+
+
+@contextlib.contextmanager
+def tracing_for(mesh: Mesh):
+  """What is traced inside will run on this mesh; see `on_devices`."""
+  token = _MESH.set(mesh)
+  try:
+    yield
+  finally:
+    _MESH.reset(token)
+
+
+def on_devices(fn: Callable[..., Any], in_specs: Any, out_specs: P):
+  """A function that each device runs on its part: XLA cannot split kernels.
+
+  Outside a mesh, or on one device, the function itself.
+  """
+  mesh = _MESH.get()
+  if mesh is None or mesh.size == 1:
+    return fn
+  return jax.shard_map(
+    fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+  )
 
 
 def put_batch(

@@ -115,8 +115,14 @@ class Trainer:
       self.shardings,
     )
     self._init = jax.jit(init, out_shardings=self.shardings)
+    step = make_step(config, recipe, self.graph, self.tx)
+
+    def on_mesh(state, batch):
+      with partition.tracing_for(self.mesh):
+        return step(state, batch)
+
     self.step = jax.jit(
-      make_step(config, recipe, self.graph, self.tx),
+      on_mesh,
       donate_argnums=0,
       out_shardings=(self.shardings, None),
     )

@@ -1,13 +1,16 @@
 """The one loop with the PANTHER recipe: learning, resume, meshes, evaluators."""
 
+import dataclasses
+
 import fake_events
 import jax
 import numpy as np
 import pytest
 
 from lumos_jax import evaluate, recipes, train
+from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import sequences
-from lumos_jax.evaluators import next_event, predict
+from lumos_jax.evaluators import next_event, predict, probe
 
 FULL = dict(
   model__sprm="paper",
@@ -222,6 +225,31 @@ def test_probe_finds_what_the_items_say(tmp_path):
   assert found["vip/users"] == 80
   for features in ("aggregates", "embedding", "both"):
     assert 0.0 <= found[f"vip/{features}/logistic/auc"] <= 1.0
+
+
+def test_embedding_grows_with_evidence():
+  total, tokens = np.asarray([[2.0, 4.0], [0.0, 0.0]]), np.asarray([[4], [0]])
+  found = probe.pooled(total, tokens)
+  np.testing.assert_allclose(found[0], [0.5, 1.0, 1.0, 2.0, np.log(4)])
+  np.testing.assert_allclose(found[1], np.zeros(5))
+
+
+@pytest.mark.parametrize("profile_as", ("none", "position"))
+def test_probe_says_whether_the_model_was_told(tmp_path, profile_as):
+  config, records, recipe = build(model__profile_as=profile_as)
+  records = fake_events.Records(lengths=[5] * 12)
+  label = schema_lib.Label("gender", values=("f", "m"))
+  records.schema = dataclasses.replace(records.schema, labels=(label,))
+  recipe = recipes.build(config, records, ())
+  with config.unlocked():
+    config.evals = dict(
+      who=dict(type="probe", label="gender", folds=2, models=("lightgbm",))
+    )
+  session = evaluate.Session(config, tmp_path, records, recipe, ())
+  batch = next(sequences.train_iterator(records, config.data, (), 4, 0))
+  params = train.Trainer(config, recipe, jax.devices()[:1]).init([batch])
+  found = session.evaluate(1, params["params"], True)
+  assert found["who/label_in_profile"] == (profile_as != "none")
 
 
 @pytest.mark.parametrize(

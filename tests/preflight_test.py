@@ -1,9 +1,5 @@
 """Preflight's arithmetic, and a real compilation where libtpu is installed."""
 
-import json
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest

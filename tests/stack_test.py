@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from lumos_jax import config as config_lib
-from lumos_jax.models import blocks, stack
+from lumos_jax.models import attention, blocks, stack
 
 
 def build(count=3, **settings):
@@ -22,7 +22,8 @@ def build(count=3, **settings):
 
 
 def run(module, x, training=True):
-  look = jnp.ones((2, 5, 5), bool)
+  ids = jnp.zeros((2, 5), jnp.int32)
+  look = attention.Look(ids, ids)
   time = jnp.zeros((2, 5))
   rngs = nnx.Rngs(dropout=1) if training else None
   step = lambda block, x, r: block(x, None, look, time, time, r)
@@ -52,7 +53,8 @@ def test_blocks_differ_and_follow_each_other():
   assert kernel.shape == (3, 8, 16)
   assert np.abs(kernel[0] - kernel[1]).max() > 0.1
   x = jax.random.normal(jax.random.key(0), (2, 5, 8))
-  look, time = jnp.ones((2, 5, 5), bool), jnp.zeros((2, 5))
+  ids, time = jnp.zeros((2, 5), jnp.int32), jnp.zeros((2, 5))
+  look = attention.Look(ids, ids)
   graph, params = nnx.split(module.blocks)
   expected = x
   for i in range(3):

@@ -116,6 +116,7 @@ class Predictor:
     """
     self.predict_fn = predict_fn
     self.embedder: Predictor | None = None  # Of the recipe's user embeddings.
+    self.sees_profile = True
     self.devices = list(devices or jax.local_devices())
     self.users_per_device = batch_size
     mesh = Mesh(np.asarray(self.devices), ("local",))

@@ -75,14 +75,14 @@ class Probe(base.Evaluator):
     )
     found = embedder(params, batches)
     keys, at = np.unique(found.key, return_inverse=True)
-    total = np.zeros((len(keys), found.p["states"].shape[1]))
-    tokens = np.zeros(len(keys))
-    np.add.at(total, at, found.p["states"])
-    np.add.at(tokens, at, found.p["tokens"])
-    embedding = total / np.maximum(tokens, 1.0)[:, None]
+    total = np.zeros((len(keys), found.p["sums"].shape[1]))
+    tokens = np.zeros((len(keys), 1))
+    np.add.at(total, at, found.p["sums"])
+    np.add.at(tokens[:, 0], at, found.p["tokens"])
+    embedding = pooled(total, tokens)
     counts, y, known = self._users(keys)
     yield "users", float(known.sum())
-    yield "label_in_profile", float(self._told)
+    yield "label_in_profile", float(self._told and embedder.sees_profile)
     tables = {
       "aggregates": counts[known],
       "embedding": embedding[known],
@@ -135,6 +135,25 @@ class Probe(base.Evaluator):
     metric = "auc" if binary else "accuracy"
     yield f"{features}/{model}/{metric}", float(np.mean(found))
     yield f"{features}/{model}/{metric}_deviation", float(np.std(found))
+
+
+def pooled(total: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+  """A user's embedding from sums over its events.
+
+  Means say what the events are like. Evidence of a user's traits grows with
+  the number of events, slower than in proportion as events are alike: so means
+  times its root stand beside them.
+
+  Args:
+    total: [U, W].
+    tokens: [U, 1], events.
+
+  Returns:
+    [U, 2 W + 1]: means, means times root, log of the number.
+  """
+  tokens = np.maximum(tokens, 1.0)
+  mean = total / tokens
+  return np.concatenate([mean, mean * np.sqrt(tokens), np.log(tokens)], 1)
 
 
 def _fit(model: str, x, y, train, seed):

@@ -1,10 +1,149 @@
-"""Attention through one function, and the ways time enters it."""
+"""Attention through one function, and the ways time enters it.
+
+B batch, Q queries, T keys, N heads, H width of a head.
+"""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec as P
 
+from lumos_jax import partition
 from lumos_jax.models import layers
+
+KERNELS = ("auto", "xla", "splash", "cudnn")
+# Where splash attention begins to pay: below, all scores fit beside the rest.
+_LONG = 512
+_LANES = 128
+_BLOCK = 512
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Look:
+  """Which keys a query may look at: those of its segment, and none ahead.
+
+  Attributes:
+    query: int32 [B, Q], segments.
+    key: int32 [B, T]. A query's segment must have a key it may look at.
+    limit: int32 [B, Q] or None: keys from this position on are hidden.
+    causal: Keys behind the query's position are hidden; needs Q = T.
+  """
+
+  query: jax.Array
+  key: jax.Array
+  limit: jax.Array | None = None
+  causal: bool = dataclasses.field(default=False, metadata=dict(static=True))
+
+  def dense(self) -> jax.Array:
+    """bool [B, Q, T]."""
+    mask = self.query[:, :, None] == self.key[:, None]
+    step = jnp.arange(mask.shape[2])
+    if self.limit is not None:
+      mask = mask & (step[None, None] < self.limit[..., None])
+    if self.causal:
+      mask = mask & (step[:, None] >= step[None])[None]
+    return mask
+
+
+def attend(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  look: Look,
+  bias: jax.Array | None = None,
+  kernel: str = "auto",
+  interpret: bool = False,
+) -> jax.Array:
+  """Softmax attention.
+
+  Args:
+    q: [B, Q, N, H].
+    k, v: [B, T, N, H].
+    look: Who may look where.
+    bias: [B or 1, N, Q, T], added to the scores; no fused kernel takes one.
+    kernel: "xla" anywhere; "splash" (TPU) holds no [Q, T] array; "cudnn" (GPU,
+      bfloat16); "auto" takes splash on TPU for long self-attention, else xla.
+    interpret: Emulates splash, for tests.
+
+  Returns:
+    [B, Q, N, H].
+  """
+  plain = functools.partial(_xla, look=look, bias=bias)
+  fits = bias is None and look.limit is None and q.shape[1] == k.shape[1]
+  if kernel == "splash" and not fits:
+    raise ValueError(
+      "model.attention_kernel = 'splash' takes no time bias and no limits: set "
+      "model.time_bias = False, or attention_kernel = 'auto'"
+    )
+  splash = functools.partial(_splash, look=look, interpret=interpret)
+  if kernel == "splash":
+    return splash(q, k, v)
+  if kernel == "cudnn":
+    return _xla(q, k, v, look, bias, "cudnn")
+  if kernel == "auto" and fits and q.shape[1] >= _LONG:
+    return jax.lax.platform_dependent(q, k, v, tpu=splash, default=plain)
+  return plain(q, k, v)
+
+
+def _xla(q, k, v, look, bias, implementation="xla"):
+  if bias is not None:
+    bias = bias.astype(q.dtype)
+  return jax.nn.dot_product_attention(
+    q,
+    k,
+    v,
+    bias=bias,
+    mask=look.dense()[:, None],
+    implementation=implementation,
+  )
+
+
+def _splash(q, k, v, look, interpret):
+  """Splash attention, each device on its rows and heads."""
+  rows, heads = P(partition.BATCH), P(partition.BATCH, None, "tensor")
+  run = partition.on_devices(
+    functools.partial(_splash_local, causal=look.causal, interpret=interpret),
+    (heads, heads, heads, rows, rows),
+    heads,
+  )
+  return run(q, k, v, look.query, look.key)
+
+
+def _splash_local(q, k, v, query, key, *, causal, interpret):
+  from jax.experimental.pallas.ops.tpu import splash_attention
+
+  length, n, width = q.shape[1:]
+  block = min(_BLOCK, -(-length // _LANES) * _LANES)
+  rest = -length % block
+  # The kernel asks whole blocks; what is padded looks at itself only.
+  pad = lambda x: jnp.pad(x, ((0, 0), (0, rest)) + ((0, 0),) * (x.ndim - 2))
+  own = lambda x: jnp.pad(x, ((0, 0), (0, rest)), constant_values=-1)
+  padded = length + rest
+  kind = splash_attention.CausalMask if causal else splash_attention.FullMask
+  mask = splash_attention.MultiHeadMask([kind((padded, padded))] * n)
+  kernel = splash_attention.make_splash_mha(
+    mask,
+    block_sizes=splash_attention.BlockSizes(
+      block_q=block,
+      block_kv=block,
+      block_q_dkv=block,
+      block_kv_dkv=block,
+      use_fused_bwd_kernel=True,
+    ),
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+  )
+  first = lambda x: jnp.swapaxes(pad(x), 1, 2)
+  ids = splash_attention.SegmentIds(own(query), own(key))
+  scale = np.asarray(width**-0.5, q.dtype)
+  out = jax.vmap(kernel)(first(q * scale), first(k), first(v), segment_ids=ids)
+  return jnp.swapaxes(out, 1, 2)[:, :length].astype(q.dtype)
 
 
 def rotary(x: jax.Array, time: jax.Array, longest: float = 4096.0) -> jax.Array:
@@ -36,7 +175,7 @@ def sinusoidal(position: jax.Array, width: int) -> jax.Array:
 
 
 class Attention(nnx.Module):
-  """Multi-head attention from queries to a context, with a boolean mask."""
+  """Multi-head attention from queries to a context."""
 
   def __init__(
     self,
@@ -44,6 +183,7 @@ class Attention(nnx.Module):
     n_heads: int,
     *,
     use_rotary: bool,
+    kernel: str = "auto",
     dtype: jnp.dtype,
     rngs: nnx.Rngs,
   ):
@@ -60,13 +200,13 @@ class Attention(nnx.Module):
       make(("embed", "heads")) for _ in range(3)
     )
     self.out = make(("heads", "embed"))
-    self.n_heads, self.use_rotary = n_heads, use_rotary
+    self.n_heads, self.use_rotary, self.kernel = n_heads, use_rotary, kernel
 
   def __call__(
     self,
     x: jax.Array,
     context: jax.Array,
-    mask: jax.Array,
+    look: Look,
     time_x: jax.Array,
     time_context: jax.Array,
     bias: jax.Array | None = None,
@@ -76,7 +216,7 @@ class Attention(nnx.Module):
     Args:
       x: Queries' states [B, Q, D].
       context: Keys' and values' states [B, T, D].
-      mask: bool [B, Q, T], True where a query may look.
+      look: Where a query may look.
       time_x, time_context: float32 [B, Q] and [B, T] in days.
       bias: [B or 1, heads, Q, T], added to the scores.
 
@@ -88,9 +228,7 @@ class Attention(nnx.Module):
     v = split(self.value(context))
     if self.use_rotary:
       q, k = rotary(q, time_x), rotary(k, time_context)
-    if bias is not None:
-      bias = bias.astype(q.dtype)
-    y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask[:, None])
+    y = attend(q, k, v, look, bias, self.kernel)
     return self.out(y.reshape(x.shape))
 
 
@@ -121,14 +259,12 @@ class PointwiseAttention(nnx.Module):
     self.out = layers.linear(width, width, ("heads", "embed"), **kw)
     self.n_heads, self.length = n_heads, length
 
-  def __call__(
-    self, x: jax.Array, mask: jax.Array, bias: jax.Array
-  ) -> jax.Array:
-    """x [B, T, D], mask bool [B, T, T], bias [B or 1, heads, T, T] -> x's."""
+  def __call__(self, x: jax.Array, look: Look, bias: jax.Array) -> jax.Array:
+    """x [B, T, D], bias [B or 1, heads, T, T] -> x's."""
     gate, q, k, v = jnp.split(jax.nn.silu(self.inner(x)), 4, -1)
     split = lambda a: a.reshape(*a.shape[:2], self.n_heads, -1)
     scores = jnp.einsum("bqnk,btnk->bnqt", split(q), split(k))
     scores = jax.nn.silu(scores + bias.astype(x.dtype)) / self.length
-    scores = jnp.where(mask[:, None], scores, 0)
+    scores = jnp.where(look.dense()[:, None], scores, 0)
     y = jnp.einsum("bnqt,btnk->bqnk", scores, split(v)).reshape(x.shape)
     return self.out(self.norm(y) * gate)

@@ -25,7 +25,12 @@ class Block(nnx.Module):
     if cfg.norm not in ("pre", "post"):
       raise ValueError(f"model.norm = {cfg.norm!r}; use 'pre' or 'post'")
     self.attention = attention.Attention(
-      cfg.d_model, cfg.n_heads, use_rotary=use_rotary, dtype=dtype, rngs=rngs
+      cfg.d_model,
+      cfg.n_heads,
+      use_rotary=use_rotary,
+      kernel=cfg.attention_kernel,
+      dtype=dtype,
+      rngs=rngs,
     )
     self.norm_attention, self.norm_ff = (
       layers.layer_norm(cfg.d_model, dtype=dtype, rngs=rngs) for _ in range(2)
@@ -46,7 +51,7 @@ class Block(nnx.Module):
     self,
     x: jax.Array,
     context: jax.Array | None,
-    mask: jax.Array,
+    look: attention.Look,
     time_x: jax.Array,
     time_context: jax.Array,
     rngs: nnx.Rngs | None,
@@ -54,7 +59,7 @@ class Block(nnx.Module):
     """x [B, Q, D], context [B, T, D] or None for x itself -> [B, Q, D]."""
     drop = lambda y: layers.dropout(self.rate, rngs, y)
     attend = lambda h: self.attention(
-      h, h if context is None else context, mask, time_x, time_context
+      h, h if context is None else context, look, time_x, time_context
     )
     if self.pre:
       x = x + drop(attend(self.norm_attention(x)))

@@ -40,6 +40,11 @@ _POSITIONS = ("learned", "sinusoidal", "rotary")
 def check_config(cfg, data_cfg, horizon: int) -> None:
   """Raises ValueError, naming the keys, where settings exclude each other."""
   stack.check_config(cfg)
+  if cfg.attention_kernel not in attention.KERNELS:
+    raise ValueError(
+      f"model.attention_kernel = {cfg.attention_kernel!r}; use one of "
+      f"{attention.KERNELS}"
+    )
   p = cfg.patch_days
   for name, days in (
     ("data.history_days", data_cfg.history_days),
@@ -248,12 +253,8 @@ class Lumos(nnx.Module):
     time = jnp.concatenate([time[:, :1] - p, time], 1)
     x = self._positions(x, jnp.arange(x.shape[1])[None])
     x = layers.dropout(self.cfg.dropout, rngs, x)
-    look = seen[:, None, :]
-    if self.cfg.causal:
-      step = jnp.arange(x.shape[1])
-      look = look & (step[:, None] >= step[None])[None]
-    else:
-      look = jnp.broadcast_to(look, (b, x.shape[1], x.shape[1]))
+    known = seen.astype(jnp.int32)
+    look = attention.Look(jnp.ones_like(known), known, causal=self.cfg.causal)
     step = lambda block, x, r: block(x, None, look, time, time, r)
     x = self.encoder(step, x, rngs)
     if self.cfg.norm == "pre":
@@ -287,9 +288,8 @@ class Lumos(nnx.Module):
     x = self._positions(x, index.reshape(b, -1))
     ahead = self._time(batch)[1][..., None] + p * jnp.arange(h // p)[None, None]
     ahead = (ahead + p - 1).reshape(b, -1)
-    step = jnp.arange(states.shape[1])
-    look = (step[None, None] < before[..., None]) & seen[:, None]
-    look = jnp.repeat(look, h // p, 1)
+    limit = jnp.repeat(before, h // p, 1)
+    look = attention.Look(jnp.ones_like(limit), seen.astype(jnp.int32), limit)
     layer = lambda block, x, r: block(x, states, look, ahead, time, r)
     x = self.decoder(layer, x, rngs)
     if self.cfg.norm == "pre":

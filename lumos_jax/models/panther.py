@@ -32,6 +32,7 @@ def check_config(cfg, data_cfg) -> None:
     ("sprm", sprm.KINDS),
     ("profile_as", PROFILES),
     ("positions", POSITIONS),
+    ("attention_kernel", attention.KERNELS),
   ):
     if cfg[name] not in known:
       raise ValueError(f"model.{name} = {cfg[name]!r}; use one of {known}")
@@ -73,7 +74,11 @@ class Layer(nnx.Module):
     self.merge = 0.5 if cfg.sprm == "release" else 1.0
     if self.kind == "softmax":
       self.attention = attention.Attention(
-        width, cfg.n_heads, use_rotary=cfg.positions == "rotary", **kw
+        width,
+        cfg.n_heads,
+        use_rotary=cfg.positions == "rotary",
+        kernel=cfg.attention_kernel,
+        **kw,
       )
     elif self.kind == "pointwise":
       self.attention = attention.PointwiseAttention(
@@ -92,12 +97,12 @@ class Layer(nnx.Module):
       self.ff_out = layers.linear(cfg.d_ff, width, ("mlp", "embed"), **kw)
     self.rate, self.activation = cfg.dropout, cfg.activation
 
-  def _mix(self, h, mask, time, bias, segment):
+  def _mix(self, h, look, time, bias, segment):
     out = 0
     if self.kind == "softmax":
-      out = self.attention(h, h, mask, time, time, bias)
+      out = self.attention(h, h, look, time, time, bias)
     elif self.kind == "pointwise":
-      out = self.attention(h, mask, bias)
+      out = self.attention(h, look, bias)
     if hasattr(self, "sprm"):
       found = self.sprm(h, segment)
       out = found if self.kind == "none" else self.merge * (out + found)
@@ -107,13 +112,13 @@ class Layer(nnx.Module):
     h = layers.ACTIVATIONS[self.activation](self.ff_in(h))
     return self.ff_out(layers.dropout(self.rate, rngs, h))
 
-  def __call__(self, x, mask, time, bias, segment, rngs) -> jax.Array:
+  def __call__(self, x, look, time, bias, segment, rngs) -> jax.Array:
     """x [B, T, D] -> [B, T, D]."""
     drop = lambda y: layers.dropout(self.rate, rngs, y)
     if self.pre:
-      x = x + drop(self._mix(self.norm(x), mask, time, bias, segment))
+      x = x + drop(self._mix(self.norm(x), look, time, bias, segment))
       return x + drop(self._ff(self.norm_ff(x), rngs)) if self.has_ff else x
-    x = self.norm(x + drop(self._mix(x, mask, time, bias, segment)))
+    x = self.norm(x + drop(self._mix(x, look, time, bias, segment)))
     return self.norm_ff(x + drop(self._ff(x, rngs))) if self.has_ff else x
 
 
@@ -278,11 +283,8 @@ class Panther(nnx.Module):
     cfg, segment, time = self.cfg, batch["segment"], batch["time"]
     ids = batch["ids"][..., self.column] if ids is None else ids
     x = self._embed(batch, ids, rngs)
-    mask = (segment[:, :, None] == segment[:, None]) & (segment > 0)[:, None]
-    if not cfg.masked:
-      mask = mask & jnp.tril(jnp.ones(mask.shape[1:], bool))[None]
-    # A row of padding looks at itself, so that attention is defined.
-    mask = mask | jnp.eye(mask.shape[1], dtype=bool)[None]
+    # Padding is a segment too: its states are defined, and nobody's.
+    look = attention.Look(segment, segment, causal=not cfg.masked)
     bias = None
     if hasattr(self, "bias"):
       query_time = time
@@ -291,7 +293,7 @@ class Panther(nnx.Module):
       bias = self.bias(query_time, time)
     # From the row's first event: float32 is right to some seconds over years.
     days = (time - time[:, :1]).astype(jnp.float32) / _DAY_SECONDS
-    step = lambda layer, x, r: layer(x, mask, days, bias, segment, r)
+    step = lambda layer, x, r: layer(x, look, days, bias, segment, r)
     x = self.layers(step, x, rngs)
     return self.norm_out(x) if cfg.norm == "pre" else x
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -50,13 +51,13 @@ def compile_for(fn, *args) -> Compiled:
   try:
     done = fn.lower(*args).compile()
   except jax.errors.JaxRuntimeError as e:
-    used = re.search(r"Used ([\d.]+)([KMGT]) of", str(e))
-    if "RESOURCE_EXHAUSTED" not in str(e) and not used:
+    # "Used 17.5G of 15.75G hbm", "temporaries (26.68G) exceeds available HBM".
+    used = re.search(r"(?:Used |\()([\d.]+)([KMGT])(?: of|\) exceeds)", str(e))
+    if not used:
       raise
     size = float(used[1]) * 2 ** (10 * (1 + "KMGT".index(used[2])))
     line = next(s for s in str(e).splitlines() if used[0] in s)
-    seconds = time.monotonic() - start
-    return Compiled(int(size), line.strip(), seconds, None)
+    return Compiled(int(size), line.strip(), time.monotonic() - start, None)
   memory = done.memory_analysis()
   peak = (
     memory.argument_size_in_bytes
@@ -129,7 +130,8 @@ class Plan:
     def forward(params, batch):
       module = state_lib.merge(graph, params)
       totals = self.recipe.totals(batch)
-      return self.recipe.loss(module, batch, None, totals)[0]
+      rngs = nnx.Rngs(dropout=0)  # Some draw candidates.
+      return self.recipe.loss(module, batch, rngs, totals)[0]
 
     bare = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype)
     params, batch = (
@@ -147,11 +149,11 @@ class Plan:
     """
     state, chip = self.trainer.abstract, self.topology.chip
     n, mesh = self.topology.chips, self.trainer.mesh
+    model, run = self.operations()
     done, evaluated = self.train_step(), self.eval_step()
     both = [c for c in (done, evaluated) if c]
     peak = max(c.peak_bytes for c in both)
     errors = [c.error for c in both if c.error]
-    model, run = self.operations()
     out = {
       "config": self.config.name,
       "topology": self.topology.name,

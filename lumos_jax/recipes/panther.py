@@ -40,6 +40,11 @@ class Panther:
 
   inputs = sequences
 
+  @property
+  def sees_profile(self) -> bool:
+    """Whether the model reads the users' profiles."""
+    return self.cfg.profile_as != "none"
+
   def __init__(self, config, records, tasks):
     """Checks the config; see ValueError's text."""
     self.cfg, self.objective = config.model, config.objective
@@ -252,12 +257,16 @@ class Panther:
     return {"rank": found[:, None]}
 
   def embed(self, module, batch) -> dict[str, jax.Array]:
-    """Sums of a window's states, to be averaged over a user's windows.
+    """Sums over a window, to be added up over a user's windows.
 
     Returns:
-      {"states": [B, D], "tokens": [B, 1]}.
+      {"sums": [B, 2 D], of states and of the events' value vectors, in
+      deviations of the table's entries; "tokens": [B, 1]}.
     """
-    found = module.model(batch).astype(jnp.float32)
-    own = (batch["segment"] > 0) & (batch["ids"][..., self.column] > 0)
+    model, ids = module.model, batch["ids"][..., self.column]
+    values = model.values()
+    values = values / (jnp.std(values) + 1e-6)
+    found = jnp.concatenate([model(batch), values[ids]], -1)
+    own = (batch["segment"] > 0) & (ids > 0)
     total = jnp.sum(jnp.where(own[..., None], found, 0.0), 1)
-    return {"states": total, "tokens": jnp.sum(own, 1, keepdims=True)}
+    return {"sums": total, "tokens": jnp.sum(own, 1, keepdims=True)}
