@@ -5,7 +5,8 @@
 
 Bidirectional encoder over user-days, one origin a pass, learned positions,
 post-norm, MSE over non-zero targets, uncertainty weighting, AdamW as in the
-public port. `size=paper` (14.7 M parameters) is meant for an accelerator.
+public port. `size=paper` (14.7 M parameters) is meant for an accelerator,
+`size=large` (200 M) for a slice; see python -m lumos_jax.preflight.
 """
 
 from configs import pretrain
@@ -34,4 +35,8 @@ def get_config(arg=None):
     o.b2 = 0.999
     c.train.batch_size = 256
     c.train.ema_decay = 0.0
+    if args.size == "large":  # 200 M parameters, for a slice of 256 chips.
+      d.history_days = d.eval_history_days = 360
+      m.dtype, m.scan_layers, m.remat = "bfloat16", True, "full"
+      c.mesh.fsdp, c.train.batch_size = 8, 4096
   return c

@@ -8,6 +8,7 @@ The same command goes on where an interrupted run stopped.
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,11 @@ _WORKDIR = flags.DEFINE_string(
 _MULTIHOST = flags.DEFINE_bool(
   "multihost", False, "One process of several: a TPU slice's workers."
 )
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "HOST:PORT of process 0, where nothing else tells it."
+)
+_PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator.")
+_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: from 0.")
 
 # May change when a run goes on; anything else makes it another run.
 _MAY_CHANGE = ("evals", "report", "eval_batch_size", "name")
@@ -152,10 +158,17 @@ def parse_flags(argv: Sequence[str]) -> None:
     sys.exit(2)
 
 
+def connect(coordinator=None, processes=None, process=None) -> None:
+  """Makes this process one of several; TPU slices tell all three themselves."""
+  jax.distributed.initialize(
+    coordinator, processes, process, heartbeat_timeout_seconds=60
+  )
+
+
 def main(_):
   """Entry point."""
-  if _MULTIHOST.value:
-    jax.distributed.initialize()
+  if _MULTIHOST.value or _COORDINATOR.value:
+    connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
   progress.quiet_libraries()
   config = _CONFIG.value
   workdir = _WORKDIR.value or f"runs/{config.name}"
@@ -168,6 +181,18 @@ def main(_):
     logging.debug("", exc_info=True)
     print(f"error: {e}", file=sys.stderr)
     sys.exit(1)
+  except jax.errors.JaxRuntimeError as e:
+    if jax.process_count() == 1:
+      raise
+    print(
+      f"error: process {jax.process_index()} of {jax.process_count()} lost the "
+      f"others: {str(e).splitlines()[0]}. Once all are up again, the same "
+      "command goes on from the newest checkpoint",
+      file=sys.stderr,
+      flush=True,
+    )
+    # An orderly end would wait for the others.
+    os._exit(1)
 
 
 if __name__ == "__main__":

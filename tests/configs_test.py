@@ -19,8 +19,10 @@ NAMES = sorted(
 )
 ARGUMENTS = {
   "pretrain": [None, "smoke", "size=large", "ablate=no_future"],
+  "paper": [None, "size=large"],
   "panther": [
     None,
+    "size=large",
     "smoke",
     "data=movielens,contrastive=0.1",
     "data=yelp,sprm=release",

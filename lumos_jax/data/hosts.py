@@ -7,31 +7,42 @@ import grain
 import jax
 
 
-def shuffled(
-  source: Sequence[Any], batch_size: int, seed: int
-) -> tuple[grain.MapDataset, int]:
-  """This host's users, shuffled anew each epoch without end.
+def shuffled(source: Sequence[Any], seed: int) -> grain.MapDataset:
+  """All users, shuffled anew each epoch without end.
 
   Args:
     source: All users.
-    batch_size: B over all hosts.
     seed: Of shuffling, and of random maps behind it.
+  """
+  return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+
+
+def share(
+  dataset: grain.MapDataset, batch_size: int
+) -> tuple[grain.MapDataset, int]:
+  """This host's elements, such that all hosts' make the batches of one host.
+
+  To be taken behind random maps, which draw by an element's place.
+
+  Args:
+    dataset: Of `shuffled`.
+    batch_size: B over all hosts.
 
   Returns:
-    The users, and this host's rows of a batch.
+    The elements, and this host's rows of a batch.
 
   Raises:
-    ValueError: B does not divide by the hosts, or a host has no user.
+    ValueError: B does not divide by the hosts.
   """
   hosts, host = jax.process_count(), jax.process_index()
   if batch_size % hosts:
     raise ValueError(
-      f"batch size {batch_size} does not divide by {hosts} hosts"
+      f"train.batch_size = {batch_size} does not divide by {hosts} hosts; the "
+      f"nearest that does is {-(-batch_size // hosts) * hosts}"
     )
-  if len(source) < hosts:
-    raise ValueError(f"{len(source)} users are too few for {hosts} hosts")
-  dataset = grain.MapDataset.source(source).slice(slice(host, None, hosts))
-  return dataset.seed(seed).shuffle().repeat(), batch_size // hosts
+  if hosts > 1:
+    dataset = dataset[host::hosts]
+  return dataset, batch_size // hosts
 
 
 def iterator(dataset: grain.IterDataset, workers: int) -> grain.DatasetIterator:

@@ -196,11 +196,11 @@ def train_iterator(
     seed: Of shuffling and of drawn origins.
 
   Raises:
-    ValueError: B does not divide by the hosts, or a host has no user.
+    ValueError: B does not divide by the hosts.
   """
   check_config(cfg, tasks)
   source = records.source(cfg.train_split)
-  users, rows = hosts_lib.shuffled(source, batch_size, seed)
+  users = hosts_lib.shuffled(source, seed)
   example = Example(
     records.schema,
     records.calendar,
@@ -208,13 +208,11 @@ def train_iterator(
     cfg.history_days,
     cfg.daily_labels,
   )
-  dataset = (
-    users.random_map(_SampleOrigins(example, cfg))
-    .batch(rows)
-    .to_iter_dataset(
-      grain.ReadOptions(
-        num_threads=cfg.read_threads, prefetch_buffer_size=2 * batch_size
-      )
+  examples = users.random_map(_SampleOrigins(example, cfg))
+  examples, rows = hosts_lib.share(examples, batch_size)
+  dataset = examples.batch(rows).to_iter_dataset(
+    grain.ReadOptions(
+      num_threads=cfg.read_threads, prefetch_buffer_size=2 * batch_size
     )
   )
   return hosts_lib.iterator(dataset, cfg.workers)

@@ -213,13 +213,13 @@ def train_iterator(
     seed: Of shuffling.
 
   Raises:
-    ValueError: B does not divide by the hosts, or a host has no user.
+    ValueError: B does not divide by the hosts.
   """
   check_config(cfg, tasks)
   source = records.source(cfg.train_split)
   if cfg.cache:
     source = records_lib.Cached(source)
-  users, rows = hosts_lib.shuffled(source, batch_size, seed)
+  users, rows = hosts_lib.share(hosts_lib.shuffled(source, seed), batch_size)
   sequences = Sequences(records.schema, cfg)
   # Grain's work an element costs more than that of a short user.
   dataset = users.batch(_BLOCK_USERS, batch_fn=tuple).to_iter_dataset(

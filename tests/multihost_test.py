@@ -1,0 +1,124 @@
+"""Two real processes, as on two hosts, are one run."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_data
+
+HERE = pathlib.Path(__file__).parent
+CONFIG = """
+import pathlib
+import fake
+
+
+def get_config(arg=None):
+  here = pathlib.Path(__file__).parent
+  c = fake.config()
+  with c.unlocked():
+    c.data.source = "tables"
+    c.data.root = str(here / "data")
+    c.data.options = dict(schema=str(here / "raw" / "tiny.py"))
+    c.train.steps, c.train.checkpoint_every = {steps}, 2
+    c.evals = dict(forecast=dict(type="forecast"))
+    c.report = False
+  return c
+"""
+
+
+def launch(folder, name, processes, devices=1):
+  """Starts main in `processes` processes of `devices` virtual devices."""
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    port = s.getsockname()[1]
+  flags = f"--xla_force_host_platform_device_count={devices}"
+  env = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": flags + " --xla_backend_optimization_level=0",
+    "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+    "PYTHONUNBUFFERED": "1",
+  }
+  started = []
+  for i in range(processes):
+    command = [sys.executable, "-m", "lumos_jax.main"]
+    command += [f"--config={folder / 'tiny.py'}", f"--workdir={folder / name}"]
+    if processes > 1:
+      command += [f"--coordinator=localhost:{port}"]
+      command += [f"--processes={processes}", f"--process={i}"]
+    log = (folder / f"{name}_{i}.log").open("w")
+    started.append(
+      subprocess.Popen(
+        command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=folder
+      )
+    )
+  return started
+
+
+def finish(folder, name, started):
+  codes = [p.wait(timeout=240) for p in started]
+  logs = [(folder / f"{name}_{i}.log").read_text() for i in range(len(codes))]
+  return codes, logs
+
+
+def results(folder, name):
+  found = json.loads((folder / name / "eval.json").read_text())["forecast"]
+  lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  return found, {r["step"]: r["loss"] for r in rows if "loss" in r}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A folder with prepared data, and a finished run of one process."""
+  folder = tmp_path_factory.mktemp("hosts")
+  tiny_data.write_tables(folder / "raw")
+  (folder / "tiny.py").write_text(CONFIG.format(steps=6))
+  codes, logs = finish(folder, "one", launch(folder, "one", 1, devices=2))
+  assert codes == [0], logs
+  return folder
+
+
+def test_two_processes_train_as_one(folder):
+  codes, logs = finish(folder, "two", launch(folder, "two", 2))
+  assert codes == [0, 0], logs
+  (one, losses), (two, others) = (results(folder, n) for n in ("one", "two"))
+  assert losses.keys() == others.keys() and len(losses) == 6
+  assert others == pytest.approx(losses, rel=1e-4)
+  assert two == pytest.approx(one, rel=1e-3, abs=1e-3)
+
+
+def test_a_lost_process_ends_the_other_which_resumes(folder):
+  """Killed: the survivor says so and ends; the same command goes on."""
+  (folder / "tiny.py").write_text(CONFIG.format(steps=400))
+  started = launch(folder, "lost", 2)
+  path = folder / "lost" / "metrics.jsonl"
+  deadline = time.monotonic() + 120
+  while not path.exists() or path.read_text().count("\n") < 6:
+    assert time.monotonic() < deadline, (folder / "lost_0.log").read_text()
+    assert started[0].poll() is None, (folder / "lost_0.log").read_text()
+    time.sleep(0.05)
+  started[1].send_signal(signal.SIGKILL)
+  codes, (log, _) = finish(folder, "lost", started)
+  assert codes[0] not in (0, None) and codes[1] == -signal.SIGKILL
+  assert "lost the others" in log or "another task died" in log
+  kept = [
+    int(p.name)
+    for p in (folder / "lost/checkpoints").iterdir()
+    if p.name.isdigit()
+  ]
+  again = launch(folder, "lost", 2)
+  deadline = time.monotonic() + 120
+  while "resumed from step" not in (folder / "lost_0.log").read_text():
+    assert time.monotonic() < deadline and again[0].poll() is None
+    time.sleep(0.1)
+  for p in again:
+    p.send_signal(signal.SIGTERM)
+  codes, logs = finish(folder, "lost", again)
+  assert f"resumed from step {max(kept)}" in logs[0]
+  assert codes == [143, 143], logs
