@@ -219,10 +219,11 @@ def train_iterator(
   source = records.source(cfg.train_split)
   if cfg.cache:
     source = records_lib.Cached(source)
-  users, rows = hosts_lib.share(hosts_lib.shuffled(source, seed), batch_size)
+  blocks, rows = hosts_lib.share(
+    hosts_lib.shuffled_blocks(source, seed, _BLOCK_USERS), batch_size
+  )
   sequences = Sequences(records.schema, cfg)
-  # Grain's work an element costs more than that of a short user.
-  dataset = users.batch(_BLOCK_USERS, batch_fn=tuple).to_iter_dataset(
+  dataset = blocks.to_iter_dataset(
     grain.ReadOptions(
       # Records that are in memory need no thread.
       num_threads=0 if cfg.cache else cfg.read_threads,
@@ -231,7 +232,7 @@ def train_iterator(
   )
   dataset = packing.Packed(
     dataset,
-    lambda block: [w for record in block for w in sequences.windows(record)],
+    lambda block: [w for r in block.users for w in sequences.windows(r)],
     rows,
     cfg.sequence_length,
     cfg.segments,
