@@ -43,6 +43,9 @@ def launch(folder, name, processes, devices=1):
     "XLA_FLAGS": flags + " --xla_backend_optimization_level=0",
     "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
     "PYTHONUNBUFFERED": "1",
+    # The three runs of two processes compile the same.
+    "JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
   }
   started = []
   for i in range(processes):

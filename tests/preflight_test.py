@@ -1,10 +1,15 @@
 """Preflight's arithmetic, and a real compilation where libtpu is installed."""
 
+import dataclasses
+import types
+
+import fake_events
 import jax
 import jax.numpy as jnp
 import pytest
 
-from lumos_jax.preflight import chips, flops, hlo, plan, table
+from lumos_jax import partition
+from lumos_jax.preflight import advice, chips, flops, hlo, plan, table
 
 
 def test_operations_are_those_of_the_products():
@@ -119,3 +124,90 @@ def test_figures_are_written_for_people():
   assert table.number(1_234_567) == "1.23 M"
   assert table.number(12) == "12"
   assert table.gib(3 * 2**29) == "1.50 GiB"
+
+
+@pytest.fixture(scope="module")
+def slice_of_four():
+  pytest.importorskip("libtpu")
+  topology = chips.parse("v5e:2x2")
+  return topology, topology.devices()
+
+
+def build(**overrides):
+  settings = dict(
+    data__sequence_length=512,
+    model__positions="rotary",
+    model__n_heads=2,
+    train__batch_size=8,
+    mesh__data=2,
+    mesh__fsdp=2,
+  )
+  return fake_events.config(**(settings | overrides))
+
+
+def test_long_rows_use_the_kernel_on_a_slice(slice_of_four):
+  """Splash attention, forward and backward, each device on its own rows."""
+  topology, devices = slice_of_four
+  config = build(model__scan_layers=True, model__n_encoder_layers=2)
+  found = plan.Plan(config, fake_events.Records(), topology, devices)
+  step = found.train_step()
+  assert not step.error and 0 < step.peak_bytes < 2**30
+  kernels = [
+    i
+    for i, _, _ in step.program._all()
+    if i.opcode == "custom-call" and "tpu_custom_call" in i.rest
+  ]
+  assert len(kernels) >= 2
+  # Nothing as large as a row's scores travels.
+  scores = 4 * 512 * 512
+  assert all(c.bytes / c.count < scores for c in step.program.collectives())
+  # Parameters of both layers are gathered and their gradients summed up.
+  kinds = {c.kind for c in step.program.collectives()}
+  assert "all-gather" in kinds and kinds & {"all-reduce", "reduce-scatter"}
+
+
+def test_figures_of_a_config(slice_of_four):
+  topology, devices = slice_of_four
+  config = build(data__sequence_length=32, train__steps=10)
+  found = advice.examine(config, fake_events.Records(), topology, devices)
+  assert found["fits"] and not found["errors"] and "suggestion" not in found
+  assert found["chips"] == 4 and found["tokens_per_step"] == 8 * 32
+  assert found["tokens"] == 10 * 8 * 32
+  assert found["run_flops"] >= found["model_flops"] > 0
+  low, high = found["step_seconds"]
+  assert 0 < low <= high
+  text = table.text(found)
+  assert text.endswith("fits") and "v5e:2x2" in text
+
+
+def test_what_does_not_fit_is_told_with_what_does(slice_of_four, monkeypatch):
+  """A chip as small as this step: the compiler is not asked to fail."""
+  topology, devices = slice_of_four
+  config = build(data__sequence_length=64, train__batch_size=16384)
+  records = fake_events.Records()
+  first = plan.Plan(config, records, topology, devices).report()
+  small = dataclasses.replace(
+    topology.chip, hbm_bytes=int(first["peak_bytes"] * 0.9)
+  )
+  monkeypatch.setitem(chips.CHIPS, "v5e", small)
+  found = advice.examine(config, records, topology, devices)
+  assert not found["fits"] and found["suggestion"]
+  assert found["suggestion"]["peak_bytes"] <= 0.9 * small.hbm_bytes
+  assert "this does (" in table.text(found)
+
+
+def test_vocabulary_is_taken_as_given():
+  config = build()
+  found = advice.with_vocabulary(fake_events.Records(), config, 1000)
+  assert found.schema.categorical("activity")[0].size == 1002
+  with pytest.raises(ValueError, match="--vocabulary=0"):
+    advice.with_vocabulary(fake_events.Records(), config, 0)
+
+
+def test_mesh_over_slices_keeps_data_outside():
+  device = lambda i, s: types.SimpleNamespace(
+    id=i, slice_index=s, process_index=s, platform="x", device_kind="x"
+  )
+  devices = [device(i, i // 4) for i in range(8)]
+  with pytest.raises(ValueError, match="data must be a multiple of the 2 sl"):
+    partition.make_mesh(dict(data=1, fsdp=8, tensor=1), devices)

@@ -38,7 +38,8 @@ def fake_run(workdir, data_dir):
   }
   with metric_writer.MetricWriter(workdir) as w:
     for step in range(1, 31):
-      w.write(step, {"loss": 1 / step, f"loss/{EVIL}": 1 / step})
+      parts = {f"loss/{EVIL}": 0.6 / step, "loss/other": 0.4 / step}
+      w.write(step, {"loss": 1 / step, **parts})
     for step in (20, 30):
       w.write(step, {"validation/churn/auc": 0.7, "validation/mean_auc": 0.7})
     w.write(30, {"test/churn/auc": 0.7, "lightgbm/churn/auc": 0.7})

@@ -48,16 +48,21 @@ def examine(
   if report["fits"]:
     return report
   report["suggestion"], report["tried"] = None, []
-  settings: dict[str, Any] = {}
-  for change in _changes(config, report, topology):
-    settings |= change
-    other = _with(config, settings)
+  best, settings = report, {}
+  for attempt in range(_TRIES):
+    change = {} if attempt else _structure(config, report, topology)
+    change = change or _smaller(config, best, settings, topology)
+    if not change:
+      break
+    other = _with(config, settings | change)
     found = plan.Plan(other, records, topology, devices).report(tokens)
-    entry = {"settings": dict(settings), "peak_bytes": _peak(found)}
+    entry = {"settings": settings | change, "peak_bytes": _peak(found)}
     report["tried"].append(entry)
     if found["fits"]:
       report["suggestion"] = entry
       break
+    if _peak(found) < _peak(best):
+      best, settings = found, settings | change
   return report
 
 
@@ -77,28 +82,33 @@ def _with(config, settings):
   return out
 
 
-def _changes(config, report, topology):
-  """At most a few changes, each on top of those before it, mildest first."""
+def _state(report) -> int:
+  return report["parameter_bytes"] + report["optimizer_bytes"]
+
+
+def _structure(config, report, topology) -> dict[str, Any]:
+  """What costs no accuracy: the mesh, rematerialisation, smaller evaluation."""
   room = (1.0 - plan.SPARE) * topology.chip.hbm_bytes
-  state = report["parameter_bytes"] + report["optimizer_bytes"]
-  chips_of_batch = report["mesh"]["data"] * report["mesh"]["fsdp"]
-  fsdp = report["mesh"]["fsdp"]
-  settings: dict[str, Any] = {}
+  mesh, state, out = report["mesh"], _state(report), {}
   if (report["eval_peak_bytes"] or 0) > room:
-    settings["eval_batch_size"] = max(1, config.eval_batch_size // 4)
-  while state > room / 4 and fsdp * 2 <= chips_of_batch:
+    out["eval_batch_size"] = max(1, config.eval_batch_size // 4)
+  fsdp = mesh["fsdp"]
+  while state > room / 4 and fsdp * 2 <= mesh["data"] * mesh["fsdp"]:
     fsdp, state = fsdp * 2, state // 2
-  if fsdp != report["mesh"]["fsdp"]:
-    settings["mesh.fsdp"] = fsdp
-  if config.model.remat != "full":
-    settings |= {"model.remat": "full", "model.scan_layers": True}
-  if settings:
-    yield settings
-  # What depends on the batch is about proportional to it.
+  if fsdp != mesh["fsdp"]:
+    out |= {"mesh.fsdp": fsdp, "mesh.data": -1}
+  if report["peak_bytes"] > room and config.model.remat != "full":
+    out |= {"model.remat": "full", "model.scan_layers": True}
+  return out
+
+
+def _smaller(config, report, settings, topology) -> dict[str, Any]:
+  """The largest batch by proportion: what is no state grows with it."""
+  room = (1.0 - plan.SPARE) * topology.chip.hbm_bytes
+  state, mesh = _state(report), report["mesh"]
+  batch = settings.get("train.batch_size", config.train.batch_size)
+  ways = mesh["data"] * mesh["fsdp"] * config.train.accumulate
   rest = max(report["peak_bytes"] - state, 1)
-  batch = config.train.batch_size
-  for share in (1.0, 0.5):
-    ways = chips_of_batch * config.train.accumulate
-    fit = int(batch * share * max(room - state, 0) / rest) // ways * ways
-    if 0 < fit < batch:
-      yield {"train.batch_size": fit}
+  # A little less: buffers come in steps.
+  fit = int(0.9 * batch * max(room - state, 0) / rest) // ways * ways
+  return {"train.batch_size": fit} if 0 < fit < batch else {}

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
@@ -41,6 +42,12 @@ class Compiled:
   program: hlo.Program | None
 
 
+def _cache(on: bool) -> None:
+  """Programs for devices that are not there cannot be read from a cache."""
+  jax.config.update("jax_enable_compilation_cache", on)
+  compilation_cache.reset_cache()
+
+
 def compile_for(fn, *args) -> Compiled:
   """Compiles a jitted function whose abstract arguments say where they lie.
 
@@ -48,6 +55,8 @@ def compile_for(fn, *args) -> Compiled:
     What the compiler says, unless it is about memory.
   """
   start = time.monotonic()
+  cached = jax.config.jax_enable_compilation_cache
+  _cache(False)
   try:
     done = fn.lower(*args).compile()
   except jax.errors.JaxRuntimeError as e:
@@ -58,6 +67,8 @@ def compile_for(fn, *args) -> Compiled:
     size = float(used[1]) * 2 ** (10 * (1 + "KMGT".index(used[2])))
     line = next(s for s in str(e).splitlines() if used[0] in s)
     return Compiled(int(size), line.strip(), time.monotonic() - start, None)
+  finally:
+    _cache(cached)
   memory = done.memory_analysis()
   peak = (
     memory.argument_size_in_bytes
