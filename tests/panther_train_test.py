@@ -210,6 +210,14 @@ def test_baselines_rank_as_the_plain_count(tmp_path):
   assert low <= evaluator.predictions.p["markov"][mine][0] <= high
 
 
+def untrained(config, records, recipe, workdir):
+  """What the evaluators say of a fresh model."""
+  session = evaluate.Session(config, workdir, records, recipe, ())
+  batch = next(sequences.train_iterator(records, config.data, (), 4, 0))
+  state = train.Trainer(config, recipe, jax.devices()[:1]).init([batch])
+  return session.evaluate(1, state["params"], True)
+
+
 def test_probe_finds_what_the_items_say(tmp_path):
   """The label is which step a user takes: items alone do not tell it."""
   config, records, recipe = build()
@@ -218,10 +226,7 @@ def test_probe_finds_what_the_items_say(tmp_path):
     config.evals = dict(
       vip=dict(type="probe", label="vip", folds=3, models=("logistic",))
     )
-  session = evaluate.Session(config, tmp_path, records, recipe, ())
-  batch = next(sequences.train_iterator(records, config.data, (), 4, 0))
-  params = train.Trainer(config, recipe, jax.devices()[:1]).init([batch])
-  found = session.evaluate(1, params["params"], True)
+  found = untrained(config, records, recipe, tmp_path)
   assert found["vip/users"] == 80
   for features in ("aggregates", "embedding", "both"):
     assert 0.0 <= found[f"vip/{features}/logistic/auc"] <= 1.0
@@ -245,10 +250,7 @@ def test_probe_says_whether_the_model_was_told(tmp_path, profile_as):
     config.evals = dict(
       who=dict(type="probe", label="gender", folds=2, models=("lightgbm",))
     )
-  session = evaluate.Session(config, tmp_path, records, recipe, ())
-  batch = next(sequences.train_iterator(records, config.data, (), 4, 0))
-  params = train.Trainer(config, recipe, jax.devices()[:1]).init([batch])
-  found = session.evaluate(1, params["params"], True)
+  found = untrained(config, records, recipe, tmp_path)
   assert found["who/label_in_profile"] == (profile_as != "none")
 
 

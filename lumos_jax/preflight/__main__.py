@@ -8,7 +8,6 @@ Exit status: 0 where it fits with a tenth of the memory to spare, 1 where not.
 
 import json
 import sys
-from collections.abc import Sequence
 
 import jax
 from absl import app, flags, logging
@@ -17,7 +16,7 @@ from etils import epath
 from lumos_jax import main as main_lib
 from lumos_jax import progress
 from lumos_jax.evaluators import predict
-from lumos_jax.preflight import chips, table
+from lumos_jax.preflight import advice, chips, table
 
 _TOPOLOGY = flags.DEFINE_string(
   "topology", "v5e:16x16", "KIND:SHAPE, kinds v4, v5e, v5p, v6e."
@@ -41,8 +40,6 @@ def main(_):
   try:
     topology = chips.parse(_TOPOLOGY.value, _SLICES.value)
     devices = topology.devices()
-    from lumos_jax.preflight import advice
-
     records = main_lib.open_data(config)
     if _VOCABULARY.value:
       records = advice.with_vocabulary(records, config, _VOCABULARY.value)
@@ -58,10 +55,5 @@ def main(_):
   sys.exit(0 if report["fits"] else 1)
 
 
-def parse_flags(argv: Sequence[str]) -> None:
-  """As main's."""
-  main_lib.parse_flags(argv)
-
-
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  app.run(main, flags_parser=main_lib.parse_flags)

@@ -102,7 +102,6 @@ class Plan:
       devices: Of the topology.
     """
     self.config, self.topology, self.devices = config, topology, devices
-    self.records = records
     tasks = tasks_lib.from_config(config.tasks)
     self.recipe = recipes.build(config, records, tasks)
     self.trainer = train.Trainer(config, self.recipe, devices)
