@@ -95,6 +95,7 @@ def experiment(name: str, arg: str | None, **defaults):
     m.activity_width, m.profile_width = 256, 128
     m.dtype, m.scan_layers, m.remat = "bfloat16", True, "full"
     m.dropout, m.positions = 0.1, "rotary"
+    c.mesh.fsdp = 8
     d = c.data
     d.sequence_length, d.overlap, d.segments = 2048, 128, 32
     o.learning_rate, o.warmup_steps = 3e-4, 1000

@@ -164,7 +164,9 @@ def default() -> ml_collections.ConfigDict:
   t.keep = 3
   t.keep_every = 0
 
-  c.mesh = ml_collections.ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+  c.mesh = ml_collections.ConfigDict(
+    dict(data=-1, fsdp=1, sequence=1, tensor=1)
+  )
   c.eval_batch_size = 256
   c.report = True
   return c

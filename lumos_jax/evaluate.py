@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import config as config_lib
 from lumos_jax import evaluators as evaluators_lib
-from lumos_jax import progress
+from lumos_jax import progress, startup
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
 from lumos_jax.data import records as records_lib
@@ -307,13 +307,17 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   add("--only", default="", help="names in config.evals; default all")
   add("--data_dir", help="the data set, if not where the config says")
   add("--multihost", action="store_true", help="one process of several")
+  add("--coordinator", help="HOST:PORT of process 0, as in lumos_jax.main")
+  add("--processes", type=int, help="with --coordinator")
+  add("--process", type=int, help="with --coordinator: from 0")
   return parser.parse_args(argv[1:])
 
 
 def main(args: argparse.Namespace) -> None:
   """Entry point."""
-  if args.multihost:
-    jax.distributed.initialize()
+  if args.multihost or args.coordinator:
+    startup.connect(args.coordinator, args.processes, args.process)
+  startup.keep_compilations()
   progress.quiet_libraries()
   only = [name for name in args.only.split(",") if name]
   try:

@@ -19,7 +19,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from lumos_jax import config as config_lib
-from lumos_jax import evaluate, progress, train
+from lumos_jax import evaluate, progress, startup, train
 from lumos_jax import recipes as recipes_lib
 from lumos_jax.data import records, schema
 from lumos_jax.data import tasks as tasks_lib
@@ -158,17 +158,11 @@ def parse_flags(argv: Sequence[str]) -> None:
     sys.exit(2)
 
 
-def connect(coordinator=None, processes=None, process=None) -> None:
-  """Makes this process one of several; TPU slices tell all three themselves."""
-  jax.distributed.initialize(
-    coordinator, processes, process, heartbeat_timeout_seconds=60
-  )
-
-
 def main(_):
   """Entry point."""
   if _MULTIHOST.value or _COORDINATOR.value:
-    connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    startup.connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+  startup.keep_compilations()
   progress.quiet_libraries()
   config = _CONFIG.value
   workdir = _WORKDIR.value or f"runs/{config.name}"

@@ -12,8 +12,10 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-MESH_AXES = ("data", "fsdp", "tensor")
+MESH_AXES = ("data", "fsdp", "sequence", "tensor")
 BATCH = ("data", "fsdp")
+# Arrays [B, T, ...] of a model that reads long sequences.
+TOKENS = P(BATCH, "sequence")
 
 # Logical axis of a parameter -> mesh axis. An axis that does not divide stays
 # whole: a small table is cheaper replicated than padded.
@@ -32,7 +34,7 @@ def make_mesh(cfg: Mapping[str, int], devices=None) -> Mesh:
     ValueError: The sizes do not divide the devices; says what would.
   """
   devices = jax.devices() if devices is None else devices
-  sizes = [int(cfg[a]) for a in MESH_AXES]
+  sizes = [int(cfg.get(a, 1)) for a in MESH_AXES]
   fixed = math.prod(s for s in sizes if s != -1)
   if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise ValueError(f"mesh {dict(cfg)}: at most one axis may be -1")
@@ -40,7 +42,7 @@ def make_mesh(cfg: Mapping[str, int], devices=None) -> Mesh:
   if left < 1 or (-1 not in sizes and fixed != len(devices)):
     raise ValueError(
       f"mesh {dict(zip(MESH_AXES, sizes))} does not divide {len(devices)} "
-      f"devices; for example data=-1, fsdp=1, tensor=1 gives "
+      f"devices; for example data=-1 and 1 for the others gives "
       f"data={len(devices)}"
     )
   sizes = [left if s == -1 else s for s in sizes]
@@ -52,11 +54,12 @@ def make_mesh(cfg: Mapping[str, int], devices=None) -> Mesh:
   if sizes[0] % slices:
     raise ValueError(
       f"mesh {dict(zip(MESH_AXES, sizes))}: data must be a multiple of the "
-      f"{slices} slices; fsdp={sizes[1]}, tensor={sizes[2]} must fit into one"
+      f"{slices} slices; fsdp={sizes[1]}, sequence={sizes[2]} and "
+      f"tensor={sizes[3]} must fit into one"
     )
   inner = [sizes[0] // slices, *sizes[1:]]
   found = mesh_utils.create_hybrid_device_mesh(
-    inner, [slices, 1, 1], devices=devices
+    inner, [slices, 1, 1, 1], devices=devices
   )
   return Mesh(found, MESH_AXES, axis_types=kinds)
 
@@ -106,7 +109,7 @@ _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def tracing_for(mesh: Mesh):
-  """What is traced inside will run on this mesh; see `on_devices`."""
+  """What is traced inside will run on this mesh; see `current`."""
   token = _MESH.set(mesh)
   try:
     yield
@@ -114,17 +117,32 @@ def tracing_for(mesh: Mesh):
     _MESH.reset(token)
 
 
-def on_devices(fn: Callable[..., Any], in_specs: Any, out_specs: P):
-  """A function that each device runs on its part: XLA cannot split kernels.
-
-  Outside a mesh, or on one device, the function itself.
-  """
+def current() -> Mesh | None:
+  """The mesh that is traced for; None outside one and on one device."""
   mesh = _MESH.get()
-  if mesh is None or mesh.size == 1:
+  return None if mesh is None or mesh.size == 1 else mesh
+
+
+def on_devices(fn: Callable[..., Any], in_specs: Any, out_specs: Any):
+  """A function that each device runs on its part, and exchanges by itself.
+
+  Where XLA cannot split what it does, or would not do so well. Outside a mesh,
+  or on one device, the function itself.
+  """
+  mesh = current()
+  if mesh is None:
     return fn
   return jax.shard_map(
     fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
   )
+
+
+def lay(x: jax.Array, spec: P) -> jax.Array:
+  """Says where an array lies; the same array outside a mesh."""
+  mesh = current()
+  if mesh is None:
+    return x
+  return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
 def put_batch(
@@ -146,4 +164,24 @@ def check_batch_size(batch_size: int, parts: int, mesh: Mesh) -> None:
     raise ValueError(
       f"train.batch_size = {batch_size} does not divide by data x fsdp x "
       f"train.accumulate = {ways}; the nearest that does is {up}"
+    )
+
+
+def check_sequence(length: int | None, mesh: Mesh) -> None:
+  """Raises ValueError where rows of tokens cannot be cut as the mesh asks.
+
+  Args:
+    length: Tokens of a row; None for a model whose rows are not cut.
+    mesh: The mesh.
+  """
+  ways = mesh.shape["sequence"]
+  if ways > 1 and length is None:
+    raise ValueError(
+      f"mesh.sequence = {ways}: this recipe's rows are not cut over devices; "
+      "set mesh.sequence = 1"
+    )
+  if length and length % ways:
+    raise ValueError(
+      f"data.sequence_length = {length} does not divide by mesh.sequence = "
+      f"{ways}; the nearest that does is {-(-length // ways) * ways}"
     )

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lumos_jax import partition
 from lumos_jax.models import attention
 
 B, T, N, H = 2, 160, 2, 16
@@ -62,6 +63,40 @@ def test_gradients_of_splash_equal_those_of_xla():
   found = jax.grad(loss)((q, k, v), "splash")
   for a, b in zip(found, expected):
     np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+@pytest.mark.parametrize("kernel", ("xla", "splash"))
+def test_queries_may_lie_over_the_sequence_axis(kernel):
+  """Each device asks for its part of a row; keys come to it."""
+  q, k, v, segment = inputs()
+  used = (segment > 0)[..., None, None]
+  sizes = dict(data=2, fsdp=1, sequence=2, tensor=2)
+  mesh = partition.make_mesh(sizes)
+
+  def loss(qkv, kernel):
+    look = attention.Look(segment, segment, causal=True)
+    y = attention.attend(*qkv, look, kernel=kernel, interpret=True)
+    return jnp.sum(jnp.where(used, y, 0.0) ** 2)
+
+  @jax.jit
+  def on_mesh(qkv):
+    with partition.tracing_for(mesh):
+      return jax.value_and_grad(loss)(qkv, kernel)
+
+  value, expected = jax.value_and_grad(loss)((q, k, v), "xla")
+  again, found = on_mesh((q, k, v))
+  np.testing.assert_allclose(again, value, rtol=1e-5)
+  for a, b in zip(found, expected):
+    np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+def test_splash_names_heads_that_the_mesh_does_not_divide():
+  q, k, v, segment = inputs()
+  look = attention.Look(segment, segment)
+  mesh = partition.make_mesh(dict(data=2, fsdp=1, sequence=1, tensor=4))
+  words = "model.n_heads = 2 does not divide by mesh.tensor = 4"
+  with partition.tracing_for(mesh), pytest.raises(ValueError, match=words):
+    attention.attend(q, k, v, look, kernel="splash", interpret=True)
 
 
 def test_limits_hide_what_comes_later():

@@ -32,8 +32,8 @@ def get_config(arg=None):
 """
 
 
-def launch(folder, name, processes, devices=1):
-  """Starts main in `processes` processes of `devices` virtual devices."""
+def launch(folder, name, processes, devices=1, module="main"):
+  """Starts a program in `processes` processes of `devices` virtual devices."""
   with socket.socket() as s:
     s.bind(("localhost", 0))
     port = s.getsockname()[1]
@@ -49,8 +49,10 @@ def launch(folder, name, processes, devices=1):
   }
   started = []
   for i in range(processes):
-    command = [sys.executable, "-m", "lumos_jax.main"]
-    command += [f"--config={folder / 'tiny.py'}", f"--workdir={folder / name}"]
+    command = [sys.executable, "-m", f"lumos_jax.{module}"]
+    command += [f"--workdir={folder / name}"]
+    if module == "main":
+      command += [f"--config={folder / 'tiny.py'}"]
     if processes > 1:
       command += [f"--coordinator=localhost:{port}"]
       command += [f"--processes={processes}", f"--process={i}"]
@@ -94,6 +96,14 @@ def test_two_processes_train_as_one(folder):
   assert losses.keys() == others.keys() and len(losses) == 6
   assert others == pytest.approx(losses, rel=1e-4)
   assert two == pytest.approx(one, rel=1e-3, abs=1e-3)
+  # The stored checkpoint, evaluated by a program of two processes.
+  (folder / "two" / "eval.json").unlink()
+  codes, logs = finish(
+    folder, "two", launch(folder, "two", 2, module="evaluate")
+  )
+  assert codes == [0, 0], logs
+  again, _ = results(folder, "two")
+  assert again == pytest.approx(two, rel=1e-6)
 
 
 def test_a_lost_process_ends_the_other_which_resumes(folder):

@@ -6,8 +6,10 @@ import fake_events
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from lumos_jax import evaluate, recipes, train
+from lumos_jax import state as state_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import sequences
 from lumos_jax.evaluators import next_event, predict, probe
@@ -71,6 +73,51 @@ def one_step(devices=None, **overrides):
   return jax.device_get(state["opt"]), float(metrics["loss"])
 
 
+def unpacked(batch):
+  """A row a segment."""
+  out = {k: [] for k in batch}
+  for row in range(len(batch["segment"])):
+    for s in range(1, batch["segment"][row].max() + 1):
+      at = np.flatnonzero(batch["segment"][row] == s)
+      for name, value in batch.items():
+        new = np.zeros_like(value[row])
+        if name.startswith("profile_"):
+          new[0] = value[row, s - 1]
+        else:
+          new[: len(at)] = 1 if name == "segment" else value[row, at]
+        out[name].append(new)
+  return {k: np.stack(v) for k, v in out.items()}
+
+
+def test_packed_rows_equal_a_row_a_user():
+  """Loss and gradients, with all that looks along a row."""
+  config, records, recipe = build(
+    **(FULL | dict(model__dropout=0.0, model__n_encoder_layers=2))
+  )
+  packed = next(sequences.train_iterator(records, config.data, (), 8, 0))
+  alone = unpacked(packed)
+  assert len(alone["segment"]) > 1.5 * len(packed["segment"])
+  graph, params = state_lib.split(recipe.init(nnx.Rngs(params=0)))
+
+  @jax.jit
+  def gradients(params, batch):
+    def loss(params):
+      module = state_lib.merge(graph, params)
+      return recipe.loss(module, batch, None, recipe.totals(batch))
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+  (value, logs), expected = gradients(params, alone)
+  (again, ours), found = gradients(params, packed)
+  np.testing.assert_allclose(again, value, rtol=1e-5)
+  assert_close(found, expected)
+  # Packing saves padding, which is told each step.
+  share = lambda b: np.mean(b["segment"] == 0)
+  np.testing.assert_allclose(ours["padding_share"], share(packed), rtol=1e-5)
+  np.testing.assert_allclose(logs["padding_share"], share(alone), rtol=1e-5)
+  assert ours["padding_share"] < logs["padding_share"] / 2
+
+
 def assert_close(a, b):
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_allclose(x, y, rtol=3e-5, atol=3e-5)
@@ -78,7 +125,11 @@ def assert_close(a, b):
 
 @pytest.mark.parametrize(
   "mesh",
-  [dict(mesh__data=8), dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2)],
+  [
+    dict(mesh__data=8),
+    dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2),
+    dict(mesh__fsdp=2, mesh__sequence=4),
+  ],
 )
 def test_eight_devices_equal_one(mesh):
   alone = one_step(jax.devices()[:1])

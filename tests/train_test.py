@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lumos_jax import checkpoint as checkpoint_lib
-from lumos_jax import recipes, train
+from lumos_jax import partition, recipes, train
 from lumos_jax import state as state_lib
 from lumos_jax.data import pipeline
 from lumos_jax.data import tasks as tasks_lib
@@ -111,6 +111,15 @@ def test_eight_devices_equal_one(mesh):
   many, many_loss = gradients(**{f"mesh__{k}": v for k, v in mesh.items()})
   assert_close(one, many)
   np.testing.assert_allclose(loss, many_loss, rtol=1e-5)
+
+
+def test_rows_that_the_sequence_axis_cannot_cut_are_named():
+  with pytest.raises(ValueError, match="not cut over devices; set mesh.sequ"):
+    gradients(mesh__data=4, mesh__sequence=2)
+  mesh = partition.make_mesh(dict(data=2, fsdp=1, sequence=4, tensor=1))
+  partition.check_sequence(64, mesh)
+  with pytest.raises(ValueError, match="= 66 .* nearest that does is 68"):
+    partition.check_sequence(66, mesh)
 
 
 def test_checkpoint_restores_on_other_device_counts(tmp_path):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lumos_jax import partition
@@ -90,9 +91,22 @@ def attend(
   return plain(q, k, v)
 
 
+def whole_sequence(x: jax.Array) -> jax.Array:
+  """Gathers keys or values [B, T, ...] along the mesh's sequence axis.
+
+  XLA might gather the queries instead, and with them all scores.
+  """
+  mesh = partition.current()
+  if mesh is None or mesh.shape["sequence"] == 1:
+    return x
+  free = (P.UNCONSTRAINED,) * (x.ndim - 2)
+  return partition.lay(x, P(partition.BATCH, None, *free))
+
+
 def _xla(q, k, v, look, bias, implementation="xla"):
   if bias is not None:
     bias = bias.astype(q.dtype)
+  k, v = whole_sequence(k), whole_sequence(v)
   return jax.nn.dot_product_attention(
     q,
     k,
@@ -104,30 +118,28 @@ def _xla(q, k, v, look, bias, implementation="xla"):
 
 
 def _splash(q, k, v, look, interpret):
-  """Splash attention, each device on its rows and heads."""
-  rows, heads = P(partition.BATCH), P(partition.BATCH, None, "tensor")
-  run = partition.on_devices(
-    functools.partial(_splash_local, causal=look.causal, interpret=interpret),
-    (heads, heads, heads, rows, rows),
-    heads,
-  )
-  return run(q, k, v, look.query, look.key)
-
-
-def _splash_local(q, k, v, query, key, *, causal, interpret):
+  """Splash attention, each device on its rows, heads and queries."""
   from jax.experimental.pallas.ops.tpu import splash_attention
 
   length, n, width = q.shape[1:]
-  block = min(_BLOCK, -(-length // _LANES) * _LANES)
-  rest = -length % block
+  mesh = partition.current()
+  parts, heads = (mesh.shape[a] if mesh else 1 for a in ("sequence", "tensor"))
+  if n % heads:
+    raise ValueError(
+      f"model.n_heads = {n} does not divide by mesh.tensor = {heads}, which "
+      "splash attention needs; or set model.attention_kernel = 'xla'"
+    )
+  block = min(_BLOCK, -(-length // parts // _LANES) * _LANES)
+  rest = -length % (block * parts)
   # The kernel asks whole blocks; what is padded looks at itself only.
   pad = lambda x: jnp.pad(x, ((0, 0), (0, rest)) + ((0, 0),) * (x.ndim - 2))
   own = lambda x: jnp.pad(x, ((0, 0), (0, rest)), constant_values=-1)
   padded = length + rest
-  kind = splash_attention.CausalMask if causal else splash_attention.FullMask
-  mask = splash_attention.MultiHeadMask([kind((padded, padded))] * n)
+  kind = (
+    splash_attention.CausalMask if look.causal else splash_attention.FullMask
+  )
   kernel = splash_attention.make_splash_mha(
-    mask,
+    splash_attention.MultiHeadMask([kind((padded, padded))] * n),
     block_sizes=splash_attention.BlockSizes(
       block_q=block,
       block_kv=block,
@@ -135,15 +147,37 @@ def _splash_local(q, k, v, query, key, *, causal, interpret):
       block_kv_dkv=block,
       use_fused_bwd_kernel=True,
     ),
-    head_shards=1,
-    q_seq_shards=1,
+    head_shards=heads,
+    q_seq_shards=parts,
     interpret=interpret,
   )
-  first = lambda x: jnp.swapaxes(pad(x), 1, 2)
-  ids = splash_attention.SegmentIds(own(query), own(key))
+  rows = P(partition.BATCH, "sequence", "tensor")
+  # Keys and values are gathered along the sequence: queries and scores, which
+  # are larger, stay.
+  keys = P(partition.BATCH, None, "tensor")
+  lies = None
+  if mesh:
+    place = NamedSharding(mesh, P("tensor", "sequence"))
+    lies = kernel.manual_sharding_spec(place)
+  run = partition.on_devices(
+    _splash_local,
+    (lies, rows, keys, keys, partition.TOKENS, P(partition.BATCH)),
+    rows,
+  )
   scale = np.asarray(width**-0.5, q.dtype)
-  out = jax.vmap(kernel)(first(q * scale), first(k), first(v), segment_ids=ids)
-  return jnp.swapaxes(out, 1, 2)[:, :length].astype(q.dtype)
+  out = run(
+    kernel, pad(q * scale), pad(k), pad(v), own(look.query), own(look.key)
+  )
+  return out[:, :length].astype(q.dtype)
+
+
+def _splash_local(kernel, q, k, v, query, key):
+  from jax.experimental.pallas.ops.tpu import splash_attention
+
+  first = lambda x: jnp.swapaxes(x, 1, 2)
+  ids = splash_attention.SegmentIds(query, key)
+  out = jax.vmap(kernel)(first(q), first(k), first(v), segment_ids=ids)
+  return first(out)
 
 
 def rotary(x: jax.Array, time: jax.Array, longest: float = 4096.0) -> jax.Array:
@@ -263,6 +297,7 @@ class PointwiseAttention(nnx.Module):
     """x [B, T, D], bias [B or 1, heads, T, T] -> x's."""
     gate, q, k, v = jnp.split(jax.nn.silu(self.inner(x)), 4, -1)
     split = lambda a: a.reshape(*a.shape[:2], self.n_heads, -1)
+    k, v = whole_sequence(k), whole_sequence(v)
     scores = jnp.einsum("bqnk,btnk->bnqt", split(q), split(k))
     scores = jax.nn.silu(scores + bias.astype(x.dtype)) / self.length
     scores = jnp.where(look.dense()[:, None], scores, 0)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from lumos_jax import partition, tables
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.models import attention, fields, layers, relative, sprm, stack
 
@@ -161,10 +162,22 @@ class Values(nnx.Module):
         self.members.count, width, (None, "embed"), **kw
       )
 
-  def __call__(self, ids: jax.Array | None = None) -> jax.Array:
-    """int ids [...] -> float32 [..., D]; None for all [V, D]."""
+  def __call__(
+    self, ids: jax.Array | None = None, alike: bool = False
+  ) -> jax.Array:
+    """Vectors of values.
+
+    Args:
+      ids: int32 [...] of tokens; None for all.
+      alike: `ids` are the same on all devices.
+
+    Returns:
+      float32 [..., D]; [V, D] of all.
+    """
     take = lambda x: x if ids is None else jnp.asarray(x)[ids]
-    out = take(self.table[...])
+    out = self.table[...]
+    if ids is not None:
+      out = tables.lookup(out, ids, alike)
     if self.members is None:
       return out
     rows = jnp.pad(self.attributes[...], ((0, 1), (0, 0)))
@@ -219,7 +232,7 @@ class Panther(nnx.Module):
       )
     if cfg.positions == "learned":
       self.positions = layers.embedding(
-        self.length, width, (None, "embed"), deviation=_DEVIATION, rngs=rngs
+        self.length, width, (None, None), deviation=_DEVIATION, rngs=rngs
       )
     if cfg.time_bias or cfg.attention == "pointwise":
       self.bias = relative.RelativeBias(
@@ -264,7 +277,8 @@ class Panther(nnx.Module):
       x = x + self.positions[...][batch["position"]].astype(self.dtype)
     elif cfg.positions == "sinusoidal":
       x = x + attention.sinusoidal(batch["position"], cfg.d_model)
-    return layers.dropout(cfg.dropout, rngs, x)
+    x = layers.dropout(cfg.dropout, rngs, x)
+    return partition.lay(x, partition.TOKENS)
 
   def __call__(
     self, batch: dict[str, Any], rngs: nnx.Rngs | None = None, ids=None

@@ -1,14 +1,16 @@
 """Losses of next-event prediction over a large vocabulary.
 
-N targets (tokens of all rows), V vocabulary, D model width, K negatives. The
-reserved ids (missing, not seen in training) are never candidates.
+V vocabulary, D model width, K negatives; [...] tokens of all rows. The reserved
+ids (missing, not seen in training) are never candidates.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
+from lumos_jax import partition, tables
 from lumos_jax.data.schema import FIRST_VALUE
 
 LOSSES = ("softmax", "sampled", "gbce")
@@ -27,72 +29,96 @@ def _even(count: int, size: int) -> int:
   return -(-count // parts // 8) * 8
 
 
-def _sweep(chunk, gradients, states, positive, table, ids, offset, own):
-  """Sum of weighted losses and, if asked, its gradients, in blocks of N."""
-  target, weight, shift = own
+def _sweep(chunk, gradients, group, states, positive, table, ids, offset, own):
+  """Sum of weighted losses and, if asked, its gradients, in blocks of tokens.
+
+  On one device: its tokens, its candidates; `group` reaches the others.
+  """
+  lies, shape = table.shape, states.shape
+  flat = lambda x: x.reshape(-1, *x.shape[len(shape) - 1 :])
+  items = tuple(map(flat, (states, positive, *own)))
+  n = items[0].shape[0]
+  items = tuple(_chunks(x, _even(n, chunk)) for x in items)
+  table = group.part(table)
+  ids, offset = group.rows(ids, -1), group.rows(offset, _FAR)
 
   def block(carry, item):
     h, e, t, w, s = item
     mine = jnp.sum(h * e, -1, dtype=jnp.float32) + s
-    logits = jnp.dot(h, table.T, preferred_element_type=jnp.float32)
+    met, t, weight = group.meet(h), group.meet(t), group.meet(w)
+    logits = jnp.dot(met, table.T, preferred_element_type=jnp.float32)
     logits = jnp.where(ids[None] == t[:, None], _FAR, logits + offset[None])
-    log_z = jnp.logaddexp(jax.nn.logsumexp(logits, -1), mine)
-    value = jnp.sum(w * (log_z - mine))
+    rest = group.logsumexp(jax.nn.logsumexp(logits, -1))
+    log_z = jnp.logaddexp(rest, group.meet(mine))
+    own_z = group.own_tokens(log_z)
+    value = jnp.sum(w * (own_z - mine))
     if not gradients:
       return carry + value, None
     total, d_table = carry
-    p = (jnp.exp(logits - log_z[:, None]) * w[:, None]).astype(table.dtype)
-    miss = ((jnp.exp(mine - log_z) - 1.0) * w)[:, None]
-    d_h = jnp.dot(p, table, preferred_element_type=jnp.float32) + miss * e
-    d_table = d_table + jnp.dot(p.T, h, preferred_element_type=jnp.float32)
+    p = jnp.exp(logits - log_z[:, None]) * weight[:, None]
+    p = p.astype(table.dtype)
+    miss = ((jnp.exp(mine - own_z) - 1.0) * w)[:, None]
+    d_h = jnp.dot(p, table, preferred_element_type=jnp.float32)
+    d_h = group.add_up(d_h) + miss * e
+    d_table = d_table + jnp.dot(p.T, met, preferred_element_type=jnp.float32)
     return (total + value, d_table), (
       d_h.astype(h.dtype),
       (miss * h).astype(e.dtype),
     )
 
-  n = states.shape[0]
-  items = tuple(
-    _chunks(x, _even(n, chunk))
-    for x in (states, positive, target, weight, shift)
-  )
   if not gradients:
-    return jax.lax.scan(block, jnp.zeros(()), items)[0], None
+    return group.total(jax.lax.scan(block, jnp.zeros(()), items)[0])
   zero = jnp.zeros(()), jnp.zeros(table.shape, jnp.float32)
   (total, d_table), rows = jax.lax.scan(block, zero, items)
-  d_states, d_positive = (x.reshape(-1, x.shape[-1])[:n] for x in rows)
-  return total, (d_states, d_positive, d_table.astype(table.dtype))
+  d_states, d_positive = (
+    x.reshape(-1, x.shape[-1])[:n].reshape(shape) for x in rows
+  )
+  d_table = group.lay(d_table, lies).astype(table.dtype)
+  return group.total(total), d_states, d_positive, d_table
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _cross_entropy(chunk, states, positive, table, ids, offset, own):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _cross_entropy(chunk, layout, states, positive, table, ids, offset, own):
   """Sum of weighted cross-entropies of targets among candidates.
 
   Logits exist for `chunk` targets at a time; the gradients are made in the same
-  sweep, so nothing is computed twice.
+  sweep, so nothing is computed twice. On a mesh a device multiplies the tokens
+  of its group with its part of the candidates.
 
   Args:
     chunk: Targets at a time, about.
-    states: [N, D].
-    positive: [N, D], vectors of the targets.
+    layout: How the candidates' table lies.
+    states: [..., D], tokens.
+    positive: [..., D], vectors of the targets.
     table: [K, D], vectors of the candidates.
     ids: int32 [K]; a candidate that is the target does not count.
     offset: float32 [K], added to the candidates' logits.
-    own: target int32 [N], weight [N] (0 where there is no target) and shift
-      [N], added to the targets' logits.
+    own: target int32 [...], weight [...] (0 where there is no target) and shift
+      [...], added to the targets' logits.
 
   Returns:
     float32 scalar; differentiable in states, positive and table only.
   """
   args = states, positive, table, ids, offset, own
-  return _sweep(chunk, False, *args)[0]
+  return _on_mesh(chunk, layout, False)(*args)
 
 
-def _cross_entropy_fwd(chunk, *args):
-  return _sweep(chunk, True, *args)
+def _on_mesh(chunk, layout, gradients):
+  group = tables.Candidates(layout, alone=partition.current() is None)
+  tokens = partition.TOKENS
+  inputs = tokens, tokens, layout.spec, P(), P(), (tokens,) * 3
+  outputs = (P(), tokens, tokens, layout.spec) if gradients else P()
+  run = functools.partial(_sweep, chunk, gradients, group)
+  return partition.on_devices(run, inputs, outputs)
 
 
-def _cross_entropy_bwd(chunk, saved, g):
-  del chunk
+def _cross_entropy_fwd(chunk, layout, *args):
+  value, *saved = _on_mesh(chunk, layout, True)(*args)
+  return value, saved
+
+
+def _cross_entropy_bwd(chunk, layout, saved, g):
+  del chunk, layout
   return *((x * g).astype(x.dtype) for x in saved), None, None, None
 
 
@@ -103,10 +129,10 @@ def softmax_sum(states, table, target, weight, chunk=1024):
   """Sum of weighted cross-entropies over the whole vocabulary.
 
   Args:
-    states: [N, D].
+    states: [..., D]; on a mesh [B, T, D].
     table: [V, D], the vectors of all values.
-    target: int32 [N], ids.
-    weight: float32 [N], 0 where there is no target.
+    target: int32 [...], ids.
+    weight: float32 [...], 0 where there is no target.
     chunk: Targets at a time, about: logits [chunk, V] are the most there is.
 
   Returns:
@@ -115,7 +141,11 @@ def softmax_sum(states, table, target, weight, chunk=1024):
   ids = jnp.arange(table.shape[0])
   offset = jnp.where(ids < FIRST_VALUE, _FAR, 0.0)
   own = target, weight, jnp.zeros(target.shape)
-  return _cross_entropy(chunk, states, table[target], table, ids, offset, own)
+  positive = tables.lookup(table, target)
+  layout = tables.Layout.of(table)
+  return _cross_entropy(
+    chunk, layout, states, positive, table, ids, offset, own
+  )
 
 
 def draw_negatives(
@@ -167,11 +197,11 @@ def sampled_sum(
   values but the target, and the loss tends to the full softmax as K grows.
 
   Args:
-    states: [N, D].
-    positive: [N, D], vectors of the targets.
+    states: [..., D]; on a mesh [B, T, D].
+    positive: [..., D], vectors of the targets.
     negative: [K, D], vectors of the candidates.
-    target: int32 [N].
-    weight: float32 [N], 0 where there is no target.
+    target: int32 [...].
+    weight: float32 [...], 0 where there is no target.
     ids: int32 [K].
     log_q: float32 [V].
     correct_target: See above.
@@ -184,8 +214,9 @@ def sampled_sum(
   expected = log_q + jnp.log(float(ids.shape[0]))
   shift = -expected[target] if correct_target else jnp.zeros(target.shape)
   own = target, weight, shift
+  whole = tables.Layout()
   return _cross_entropy(
-    chunk, states, positive, negative, ids, -expected[ids], own
+    chunk, whole, states, positive, negative, ids, -expected[ids], own
   )
 
 
@@ -204,22 +235,22 @@ def gbce(
   that sampling K of V - 1 negatives brings. Negatives are shared by a batch.
 
   Args:
-    states, positive: [N, D].
+    states, positive: [..., D].
     negative: [K, D].
-    target: int32 [N].
+    target: int32 [...].
     ids: int32 [K].
     vocabulary: V, reserved ids included.
     calibration: t from 0 (plain BCE) to 1 (fully calibrated).
 
   Returns:
-    float32 [N], mean over the K + 1 terms.
+    float32 [...], mean over the K + 1 terms.
   """
   count = ids.shape[0]
   rate = count / (vocabulary - FIRST_VALUE - 1.0)
   beta = rate * (calibration * (1.0 - 1.0 / rate) + 1.0 / rate)
   mine = jnp.sum(states * positive, -1, dtype=jnp.float32)
   logits = jnp.dot(states, negative.T, preferred_element_type=jnp.float32)
-  other = ids[None] != target[:, None]
+  other = ids.reshape((1,) * target.ndim + ids.shape) != target[..., None]
   wrong = jnp.sum(jnp.where(other, jax.nn.softplus(logits), 0.0), -1)
   return (beta * jax.nn.softplus(-mine) + wrong) / (count + 1.0)
 

@@ -23,6 +23,7 @@ class Lumos:
   """Model + loss + predict of LUMOS, as train.py and evaluators call them."""
 
   inputs = pipeline
+  sequence_length = None  # Its rows of days stay on one device.
 
   def __init__(self, config, records, tasks):
     """Checks config.model against config.data; see ValueError's text."""

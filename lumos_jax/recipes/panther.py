@@ -45,6 +45,11 @@ class Panther:
     """Whether the model reads the users' profiles."""
     return self.cfg.profile_as != "none"
 
+  @property
+  def sequence_length(self) -> int:
+    """Tokens of a row, which the mesh's sequence axis may cut."""
+    return self.data_cfg.sequence_length
+
   def __init__(self, config, records, tasks):
     """Checks the config; see ValueError's text."""
     self.cfg, self.objective = config.model, config.objective
@@ -116,16 +121,11 @@ class Panther:
       scale = 1.0 / o.mask_rate
     else:
       states, scale = module.model(batch, rngs), 1.0
-    width = states.shape[-1]
-    value = self._next(
-      module.model,
-      states.reshape(-1, width),
-      target.reshape(-1),
-      weight.reshape(-1).astype(jnp.float32),
-      rngs,
-    )
+    weight = weight.astype(jnp.float32)
+    value = self._next(module.model, states, target, weight, rngs)
     value = value * scale / totals["count"]
-    logs = {"loss/next": value}
+    padding = jnp.mean((batch["segment"] == 0).astype(jnp.float32))
+    logs = {"loss/next": value, "padding_share": share * padding}
     if o.attribute_weight or o.gap_weight:
       for name, (weight, part) in self._auxiliary(
         module, batch, states
@@ -157,7 +157,7 @@ class Panther:
     return module.model(batch, rngs, ids), chosen
 
   def _next(self, model, states, target, weight, rngs):
-    """Sum of the losses of N targets."""
+    """Sum of the losses of all targets."""
     o = self.objective
     if o.loss == "softmax":
       states, table = model.scored(states, model.values())
@@ -167,7 +167,7 @@ class Panther:
       rngs.dropout(), vocabulary, o.negatives, o.by_frequency
     )
     scaled, positive = model.scored(states, model.values(target))
-    _, negative = model.scored(states, model.values(ids))
+    _, negative = model.scored(states, model.values(ids, alike=True))
     if o.loss == "sampled":
       return next_event.sampled_sum(
         scaled,
