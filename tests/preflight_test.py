@@ -74,6 +74,48 @@ def test_collectives_count_as_often_as_they_run():
   assert program.traffic() == 12 * (128 + 512 + 512) + 128 + 64
 
 
+# As TPU programs have it: the condition tells.
+COUNTED = """%cond (p: (s32[], f32[8])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(12)
+  %p = (s32[]{:T(128)}, f32[8]) parameter(0)
+  %n = s32[]{:T(128)} get-tuple-element(%p), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%n, %limit), direction=LT
+}
+"""
+
+
+@pytest.mark.parametrize("start,runs", [(0, 12), (2, 10)])
+def test_loops_are_counted_by_their_condition(start, runs):
+  text = TEXT.replace("s32[] constant(0)", f"s32[] constant({start})")
+  text = text.replace('"known_trip_count":{"n":"12"},', "")
+  program = hlo.Program(text)
+  assert program.runs()["body"] == 1 and program.unknown_loops() == 1
+  program = hlo.Program(text.replace("ENTRY", COUNTED + "\nENTRY"))
+  assert program.runs()["body"] == runs and program.unknown_loops() == 0
+
+
+SLICED = """%fused (a: f32[12,64], b: s32[], c: f32[12,64]) -> f32[12,64] {
+  %a = f32[12,64] parameter(0)
+  %b = s32[] parameter(1)
+  %c = f32[12,64] parameter(2)
+  %s = f32[1,64] dynamic-slice(%a, %b, %b), dynamic_slice_sizes={1,64}
+  ROOT %u = f32[12,64] dynamic-update-slice(%c, %s, %b, %b)
+}
+
+ENTRY %main (x: f32[12,64], i: s32[], y: f32[12,64]) -> f32[12,64] {
+  %x = f32[12,64] parameter(0)
+  %i = s32[] parameter(1)
+  %y = f32[12,64] parameter(2)
+  ROOT %f = f32[12,64] fusion(%x, %i, %y), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_a_slice_of_a_stack_counts_as_what_it_takes():
+  # A row read and written, and the index.
+  assert hlo.Program(SLICED).traffic() == 256 + 256 + 4
+
+
 @pytest.mark.parametrize(
   "text,expected",
   [
@@ -158,6 +200,9 @@ def test_long_rows_use_the_kernel_on_a_slice(slice_of_four):
     if i.opcode == "custom-call" and "tpu_custom_call" in i.rest
   ]
   assert len(kernels) >= 2
+  # The model's layers and the blocks of the softmax.
+  assert step.program.unknown_loops() == 0
+  assert {2, 512 * 2 // 16} <= set(step.program.runs().values())
   # Nothing as large as a row's scores travels.
   scores = 4 * 512 * 512
   assert all(c.bytes / c.count < scores for c in step.program.collectives())

@@ -64,6 +64,7 @@ class _Instruction:
   opcode: str
   operands: list[str]
   rest: str
+  inside: str = ""
 
 
 def _size(text: str, memory: bool = False) -> int:
@@ -107,15 +108,52 @@ class Program:
       out[name] += times
       for i in self._computations.get(name, ()):
         if i.opcode == "while":
-          trips = re.search(r"known_trip_count[^\d]+(\d+)", i.rest)
           body = re.search(r"body=%?([\w.\-]+)", i.rest)
-          visit(body[1], times * (int(trips[1]) if trips else 1))
+          visit(body[1], times * (self._trips(name, i) or 1))
         elif i.opcode in ("call", "conditional", "async-start"):
           for inner in _called(i.rest):
             visit(inner, times)
 
     visit(self._entry, 1)
     return dict(out)
+
+  def unknown_loops(self) -> int:
+    """Loops whose length the text does not tell; their bodies count once."""
+    return sum(
+      i.opcode == "while" and self._trips(name, i) is None
+      for name in self.runs()
+      for i in self._computations.get(name, ())
+    )
+
+  def _trips(self, name: str, loop: _Instruction) -> int | None:
+    """How often a loop of a computation runs; None where it is not told.
+
+    XLA says it, or (for TPU) its condition compares a counter with a constant.
+    """
+    told = re.search(r"known_trip_count[^\d]+(\d+)", loop.rest)
+    if told:
+      return int(told[1])
+    condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+    body = self._computations.get(condition[1], ()) if condition else ()
+    inner = {i.name: i for i in body}
+    root = body[-1] if body else None
+    if root is None or root.opcode != "compare" or len(root.operands) != 2:
+      return None
+    if "direction=LT" not in root.rest:
+      return None
+    counter, limit = (inner.get(o) for o in root.operands)
+    index = counter and re.search(r"index=(\d+)", counter.rest)
+    if not index or limit is None or limit.opcode != "constant":
+      return None
+    outer = {i.name: i for i in self._computations[name]}
+    start = outer.get(loop.operands[0])
+    if start is not None and start.opcode == "tuple":
+      start = outer.get(start.operands[int(index[1])])
+    while start is not None and start.opcode in ("copy", "bitcast"):
+      start = outer.get(start.operands[0])
+    known = start is not None and start.opcode == "constant"
+    # Scans count from 0, wherever that constant went.
+    return int(limit.inside) - (int(start.inside) if known else 0)
 
   def _all(self) -> Iterator[tuple[_Instruction, dict[str, str], int]]:
     for name, times in self.runs().items():
@@ -156,19 +194,61 @@ class Program:
   def traffic(self) -> int:
     """Bytes that the instructions read from and write to HBM, about.
 
-    Operands and results of each fusion count in full, also where it touches a
-    part of them.
+    Operands and results of each fusion count in full, but for what it slices or
+    updates in place: a scan takes a layer of a stack at a time.
     """
     total = 0
     for i, shapes, times in self._all():
       if i.opcode in _FREE or i.opcode.endswith("-done"):
         continue
-      # A slice touches as much as it gives, an update as much as it takes.
-      parts = [i.shape, *(shapes.get(o, "") for o in i.operands)]
-      if i.opcode in ("dynamic-slice", "slice", "gather"):
-        parts = [i.shape, i.shape]
-      total += times * sum(_size(p, True) for p in parts)
+      given = [shapes.get(o, "") for o in i.operands]
+      if i.opcode == "fusion":
+        sizes = self._fusion(i, given)
+      else:
+        sizes = [
+          *(_touched(i, at, shape, shapes) for at, shape in enumerate(given)),
+          _written(i, shapes),
+        ]
+      total += times * sum(sizes)
     return total
+
+  def _fusion(self, fusion: _Instruction, given: list[str]) -> Iterator[int]:
+    """Bytes that a fusion reads of each operand, and writes."""
+    called = _called(fusion.rest)
+    body = self._computations.get(called[0], []) if called else []
+    shapes = {i.name: i.shape for i in body}
+    places = {int(i.inside): i.name for i in body if i.opcode == "parameter"}
+    for at, shape in enumerate(given):
+      name = places.get(at)
+      uses = [
+        _touched(i, i.operands.index(name), shape, shapes)
+        for i in body
+        if name in i.operands
+      ]
+      # Slices inside have no layout of their own: the operand says where it is.
+      whole = _size(shape, True)
+      yield min(whole, sum(uses)) if whole and uses else whole
+    if body and body[-1].opcode == "dynamic-update-slice":
+      whole = _size(fusion.shape, True)
+      yield min(whole, _size(shapes.get(body[-1].operands[1], "")))
+    else:
+      yield _size(fusion.shape, True)
+
+
+def _touched(i: _Instruction, at: int, shape: str, shapes) -> int:
+  """Bytes that an instruction reads of its operand `at`."""
+  if at == 0 and i.opcode in ("dynamic-slice", "slice", "gather"):
+    return _size(i.shape)
+  if at == 0 and i.opcode == "dynamic-update-slice":
+    return 0
+  return _size(shapes.get(i.operands[at], "") or shape, True)
+
+
+def _written(i: _Instruction, shapes) -> int:
+  """Bytes that an instruction that is no fusion writes."""
+  if i.opcode == "dynamic-update-slice":
+    return _size(shapes.get(i.operands[1], ""), True)
+  return _size(i.shape, True)
 
 
 def _parse(name: str, text: str) -> _Instruction:
@@ -183,7 +263,8 @@ def _parse(name: str, text: str) -> _Instruction:
       end = at
       break
   operands = re.findall(r"%([\w.\-]+)", inside[:end])
-  return _Instruction(name, shape, found[1], operands, inside[end:])
+  given = inside[:end]
+  return _Instruction(name, shape, found[1], operands, inside[end:], given)
 
 
 def _called(rest: str) -> list[str]:

@@ -51,6 +51,8 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     out.append(
       (f"{c['kind']}, {where}", f"{c['count']} x, {number(c['bytes'])}B a chip")
     )
+  if r.get("unknown_loops"):
+    out.append(("loops of unknown length", f"{r['unknown_loops']}, count once"))
   if "step_seconds" in r:
     ms = lambda s: f"{1e3 * s:.3g}"
     percent = lambda x: f"{x:.0%}"
