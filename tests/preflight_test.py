@@ -94,6 +94,42 @@ def test_loops_are_counted_by_their_condition(start, runs):
   assert program.runs()["body"] == runs and program.unknown_loops() == 0
 
 
+OVERLAPPED = """%begin (a: f32[8,4]) -> f32[32,4] {
+  %a = f32[8,4] parameter(0)
+  %g = f32[32,4] all-gather(%a), channel_id=7, replica_groups=[2,4]<=[8]
+  ROOT %c = f32[32,4] custom-call(%a, %g), custom_call_target="Begin"
+}
+
+%end (b: f32[8,4]) -> f32[32,4] {
+  %b = f32[8,4] parameter(0)
+  %h = f32[32,4] all-gather(%b), channel_id=7, replica_groups=[2,4]<=[8]
+  ROOT %d = f32[32,4] custom-call(%b, %h), custom_call_target="End"
+}
+
+%scatter (e: f32[8,4]) -> f32[2,4] {
+  %e = f32[8,4] parameter(0)
+  %r = f32[8,4] all-reduce(%e), channel_id=8, replica_groups=[2,4]<=[8]
+  ROOT %k = f32[2,4] dynamic-slice(%r), dynamic_slice_sizes={2,4}
+}
+
+ENTRY %main (x: f32[8,4]) -> f32[32,4] {
+  %x = f32[8,4] parameter(0)
+  %n = f32[8,4] custom-call(%x), frontend_attributes={kernel_metadata={
+    "name": "splash"
+}}, metadata={op_name="x"}
+  %f = f32[32,4] fusion(%x), kind=kCustom, calls=%begin
+  %s = f32[2,4] fusion(%x), kind=kCustom, calls=%scatter
+  ROOT %o = f32[32,4] fusion(%x), kind=kCustom, calls=%end
+}
+"""
+
+
+def test_collectives_inside_fusions_count_once():
+  gather, scatter = hlo.Program(OVERLAPPED).collectives()
+  assert gather == hlo.Collective("all-gather", 1, 4 * 128, 4)
+  assert scatter == hlo.Collective("reduce-scatter", 1, 128, 4)
+
+
 SLICED = """%fused (a: f32[12,64], b: s32[], c: f32[12,64]) -> f32[12,64] {
   %a = f32[12,64] parameter(0)
   %b = s32[] parameter(1)

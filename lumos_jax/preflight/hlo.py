@@ -95,7 +95,7 @@ class Program:
         now = self._computations.setdefault(head[2], [])
         if head[1]:
           self._entry = head[2]
-      elif line.startswith("}"):
+      elif line.rstrip() == "}":  # A kernel's own text has lines that go on.
         now = None
       elif now is not None and (found := _LINE.match(line)):
         now.append(_parse(*found.groups()))
@@ -170,10 +170,7 @@ class Program:
     """
     found: collections.Counter = collections.Counter()
     count: collections.Counter = collections.Counter()
-    for i, shapes, times in self._all():
-      kind = i.opcode.removesuffix("-start")
-      if kind not in COLLECTIVES:
-        continue
+    for kind, i, shapes, times in self._exchanges():
       groups = _groups(i.rest)
       crosses = bool(per_slice) and any(
         len({d // per_slice for d in g}) > 1 for g in groups
@@ -190,6 +187,31 @@ class Program:
       for (kind, g, c), moved in found.items()
     ]
     return sorted(out, key=lambda c: -c.sent())
+
+  def _exchanges(self):
+    """(kind, collective, shapes around it, runs) of each, once.
+
+    What TPU programs overlap with computation stands in fusions: its beginning,
+    some of its steps and its end, all of one channel.
+    """
+    for name, times in self.runs().items():
+      body, seen = self._computations.get(name, []), set()
+      for outer in body:
+        called = _called(outer.rest) if outer.opcode == "fusion" else []
+        inner = self._computations.get(called[0], []) if called else [outer]
+        shapes = {i.name: i.shape for i in (inner if called else body)}
+        for i in inner:
+          kind = i.opcode.removesuffix("-start")
+          if kind not in COLLECTIVES:
+            continue
+          channel = re.search(r"channel_id=(\d+)", i.rest)
+          if called and channel:
+            if channel[1] in seen:
+              continue
+            seen.add(channel[1])
+          if kind == "all-reduce" and inner[-1].opcode == "dynamic-slice":
+            kind = "reduce-scatter"
+          yield kind, i, shapes, times
 
   def traffic(self) -> int:
     """Bytes that the instructions read from and write to HBM, about.

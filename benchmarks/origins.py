@@ -1,0 +1,120 @@
+r"""Cost of training per origin: 28 origins of a causal pass against one.
+
+  python benchmarks/origins.py [--sizes=tiny,base] [--rounds=7] [--root=data]
+
+Train steps of LUMOS on days of Complete Journey, the same users a batch, 364 days
+of history and 28 of known future. One origin a pass has the paper's bidirectional
+encoder, 28 have a causal one; else both are the same model, in two forms:
+configs/pretrain.py (a token is a week, habits, eight members) and the paper's,
+configs/paper.py (a token is a day). Steps of both take turns. Beside the times
+stand the floating-point operations of the compiled steps, which a busy machine
+does not change. Writes benchmarks/results/origins.json.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+import time
+
+import jax
+
+# Run as a script, Python puts benchmarks/ on the path, not the root.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+import data_prep  # noqa: E402
+from benchmarks import results  # noqa: E402
+from configs import paper, pretrain  # noqa: E402
+from lumos_jax import recipes, train  # noqa: E402
+from lumos_jax.data import records as records_lib  # noqa: E402
+from lumos_jax.data import tasks as tasks_lib  # noqa: E402
+
+HISTORY_DAYS, ORIGINS = 364, 28
+FORMS = {"token a week": pretrain, "token a day": paper}
+
+
+class Steps:
+  """Takes steps of one model on one batch and tells seconds."""
+
+  def __init__(self, records, form, size: str, origins: int, users: int):
+    c = FORMS[form].get_config(f"size={size}").copy_and_resolve_references()
+    with c.unlocked():
+      d = c.data
+      d.history_days = d.eval_history_days = HISTORY_DAYS
+      d.origins_per_example, d.origin_stride_days = origins, 7
+      d.read_threads = 0  # Nothing reads while others take their turn.
+      c.model.causal = origins > 1
+      c.train.batch_size = users
+    tasks = tasks_lib.from_config(c.tasks)
+    recipe = recipes.build(c, records, tasks)
+    batch = next(recipe.inputs.train_iterator(records, d, tasks, users, 0))
+    trainer = train.Trainer(c, recipe)
+    self._state, self._batch = trainer.init([batch]), trainer.put(batch)
+    self._step = trainer.step.lower(self._state, self._batch).compile()
+    self.operations = self._step.cost_analysis()["flops"]
+
+  def __call__(self, count: int) -> float:
+    """Seconds of a step."""
+    start = time.perf_counter()
+    for _ in range(count):
+      self._state, metrics = self._step(self._state, self._batch)
+    jax.block_until_ready(metrics)
+    return (time.perf_counter() - start) / count
+
+
+def compare(records, form: str, size: str, args) -> list[dict]:
+  """Rows of one model: with one origin a pass, and with many."""
+  steps = {
+    o: Steps(records, form, size, o, args.users) for o in (1, args.origins)
+  }
+  seconds = {o: [] for o in steps}
+  for take in steps.values():
+    take(1)
+  for i in range(args.rounds):
+    for o in sorted(steps, reverse=i % 2):
+      seconds[o].append(steps[o](args.steps))
+  rows = []
+  for o, found in seconds.items():
+    ratios = [o * one / s for one, s in zip(seconds[1], found)]
+    operations = o * steps[1].operations / steps[o].operations
+    metrics = {
+      "seconds_per_step": statistics.median(found),
+      "times_cheaper_per_origin": statistics.median(ratios),
+      "times_fewer_operations_per_origin": operations,
+    }
+    print(form, size, o, {k: round(v, 3) for k, v in metrics.items()})
+    rows.append(
+      dict(
+        dataset="complete_journey",
+        protocol=f"train steps in turns, {args.users} users a batch",
+        model=f"{size}, a {form}",
+        config=f"{o} origins, causal" if o > 1 else "1 origin, bidirectional",
+        steps=args.rounds * args.steps,
+        wall_seconds=sum(found) * args.steps,
+        metrics=metrics,
+      )
+    )
+  return rows
+
+
+def main():
+  """Times all and writes the result."""
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--sizes", default="tiny,base")
+  parser.add_argument("--origins", type=int, default=ORIGINS)
+  parser.add_argument("--users", type=int, default=16)
+  parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument("--steps", type=int, default=2, help="of a round")
+  parser.add_argument("--root", default="data", help="of the data set")
+  args = parser.parse_args()
+  path = data_prep.prepare("complete_journey", args.root, quiet=True)
+  records = records_lib.Records.open(path)
+  rows = []
+  for size in args.sizes.split(","):
+    for form in FORMS:
+      rows += compare(records, form, size, args)
+  print(results.write("origins", rows))
+
+
+if __name__ == "__main__":
+  main()
