@@ -255,3 +255,10 @@ def test_golden_shardings():
   assert all(
     m.spec == params["model/encoder/blocks/ff_in/kernel"].spec for m in moments
   )
+
+
+def test_a_batch_of_one_is_a_batch():
+  c, records, _, tasks = build()
+  iterator = pipeline.train_iterator(records, c.data, tasks, 1, 0)
+  days = [next(iterator)["history_day"] for _ in range(3)]
+  assert all(len(d) == 1 for d in days)

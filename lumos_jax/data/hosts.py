@@ -18,7 +18,8 @@ def shuffled(source: Sequence[Any], seed: int) -> grain.MapDataset:
     source: All users.
     seed: Of shuffling, and of random maps behind it.
   """
-  return grain.MapDataset.source(source).seed(seed).shuffle().repeat()
+  # Not repeat(): Grain's batches of one would overflow counting them.
+  return grain.MapDataset.source(source).seed(seed).shuffle().repeat(_EPOCHS)
 
 
 class Block:
