@@ -17,7 +17,7 @@ from etils import epath
 from flax import nnx
 
 from lumos_jax import checkpoint as checkpoint_lib
-from lumos_jax import metric_writer, optimizer, partition, progress
+from lumos_jax import metric_writer, optimizer, partition, progress, startup
 from lumos_jax import state as state_lib
 from lumos_jax.data import pipeline
 
@@ -126,6 +126,9 @@ class Trainer:
       on_mesh,
       donate_argnums=0,
       out_shardings=(self.shardings, None),
+      compiler_options=startup.compiler_options(
+        self.mesh.devices.flat[0].platform
+      ),
     )
 
   def init(self, batches: Sequence[pipeline.Batch]) -> state_lib.State:

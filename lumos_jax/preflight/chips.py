@@ -97,6 +97,8 @@ class Topology:
     # Else libtpu asks the cloud's metadata server who its neighbours are.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Nothing runs on a TPU here: others may use libtpu at the same time.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
       import libtpu  # noqa: F401
     except ImportError as e:
