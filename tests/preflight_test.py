@@ -252,6 +252,15 @@ def test_long_rows_use_the_kernel_on_a_slice(slice_of_four):
   assert "all-gather" in kinds and kinds & {"all-reduce", "reduce-scatter"}
 
 
+@pytest.mark.parametrize("name", ("v4:2x2x1", "v5p:2x2x1", "v6e:2x2"))
+def test_a_device_is_a_chip_on_every_kind(name):
+  pytest.importorskip("libtpu")
+  topology = chips.parse(name)
+  devices = topology.devices()
+  assert len(devices) == topology.chips == 4
+  assert partition.make_mesh(dict(data=2, fsdp=2), devices).size == 4
+
+
 def test_figures_of_a_config(slice_of_four):
   topology, devices = slice_of_four
   config = build(data__sequence_length=32, train__steps=10)

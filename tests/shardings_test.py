@@ -15,10 +15,10 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from lumos_jax import partition, recipes
+from lumos_jax import partition, recipes, train
 from lumos_jax import state as state_lib
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.preflight import advice
+from lumos_jax.preflight import advice, hlo
 
 GOLDEN = pathlib.Path(__file__).parent / "golden" / "shardings.txt"
 # Preset: config file and argument.
@@ -96,6 +96,38 @@ def test_no_large_parameter_is_whole(preset, name):
   for path, (axes, shape) in parameters(preset).items():
     if math.prod(shape) >= _LARGE:
       assert any(partition.spec(axes, shape, mesh(name))), path
+
+
+def steps(kind):
+  """A compiled train step whose rows outweigh its parameters, on fsdp = 4."""
+  many = dict(mesh__data=2, mesh__fsdp=4, train__batch_size=256)
+  # As the large presets have it.
+  many |= dict(model__scan_layers=True, model__remat="full")
+  if kind == "lumos":
+    c = fake.config(**many, model__patch_days=1, model__n_encoder_layers=2)
+    records, tasks = fake.Records(), tasks_lib.from_config(c.tasks)
+    numbers = 256 // 8 * 57 * c.model.d_model
+  else:
+    many["data__sequence_length"] = 64
+    c = fake_events.config(**many, model__n_encoder_layers=2)
+    records, tasks = fake_events.Records(), ()
+    numbers = 256 // 8 * 64 * c.model.d_model
+  recipe = recipes.build(c, records, tasks)
+  trainer = train.Trainer(c, recipe)
+  iterator = recipe.inputs.train_iterator(records, c.data, tasks, 256, 0)
+  batch = trainer.put(next(iterator))
+  text = trainer.step.lower(trainer.abstract, batch).compile().as_text()
+  return hlo.Program(text), 4 * numbers
+
+
+@pytest.mark.parametrize("kind", ("lumos", "panther"))
+def test_rows_stay_and_parameters_travel(kind):
+  """No collective of a step is as large as a layer's states."""
+  program, states = steps(kind)
+  found = program.collectives()
+  assert any(c.kind == "all-gather" for c in found)
+  most = max(found, key=lambda c: c.bytes / c.count)
+  assert most.bytes / most.count < states, most
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lumos_jax import partition, tables
+from lumos_jax import tables
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.models import attention, fields, layers, relative, sprm, stack
 
@@ -277,8 +277,7 @@ class Panther(nnx.Module):
       x = x + self.positions[...][batch["position"]].astype(self.dtype)
     elif cfg.positions == "sinusoidal":
       x = x + attention.sinusoidal(batch["position"], cfg.d_model)
-    x = layers.dropout(cfg.dropout, rngs, x)
-    return partition.lay(x, partition.TOKENS)
+    return layers.dropout(cfg.dropout, rngs, x)
 
   def __call__(
     self, batch: dict[str, Any], rngs: nnx.Rngs | None = None, ids=None

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from lumos_jax import partition
+
 # What of a block the forward pass keeps for the backward pass.
 REMAT = {
   "none": None,
@@ -66,6 +68,8 @@ class Stack(nnx.Module):
 
     def body(x, item):
       values, key = item
+      # Parameters come to the rows; XLA might send the rows, which are larger.
+      x = partition.lay(x, partition.TOKENS)
       stream = None if key is None else nnx.Rngs(dropout=key)
       return step(nnx.merge(graph, values), x, stream), None
 

@@ -109,6 +109,8 @@ class Topology:
     from jax.experimental import topologies
 
     more = {"num_slices": self.slices} if self.slices > 1 else {}
+    if self.kind == "v4":  # Else each of a chip's two cores is a device.
+      more["chip_config_name"] = "megacore"
     try:
       found = topologies.get_topology_desc(
         platform="tpu", topology_name=f"{self.kind}:{self.shape}", **more
