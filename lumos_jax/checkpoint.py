@@ -144,13 +144,25 @@ class Checkpoints:
     Args:
       abstract: {path: ShapeDtypeStruct with sharding}.
       step: Which; default the newest.
+
+    Raises:
+      CheckpointError: There is none, or it is of another model.
     """
     step = self._pick(step)
     averaged = self.meta(step)["config"]["train"]["ema_decay"] > 0
     name = "ema" if averaged else "params"
     state = _restore_args({name: dict(abstract)}, partial_restore=True)
     out = self._manager.restore(step, args=ocp.args.Composite(state=state))
-    return out["state"][name]
+    params = out["state"][name]
+    # What a partial restore does not find stays abstract.
+    absent = sorted(k for k in abstract if not hasattr(params.get(k), "device"))
+    if absent:
+      raise CheckpointError(
+        f"{self.path}/{step} does not fit this config's model: it lacks "
+        f"{len(absent)} of {len(abstract)} parameters, for example "
+        f"{absent[0]!r}; was it written by another version of lumos_jax?"
+      )
+    return params
 
   def meta(self, step: int | None = None) -> dict[str, Any]:
     """What `make_meta` gave when the step was written."""

@@ -135,6 +135,19 @@ def test_checkpoint_restores_on_other_device_counts(tmp_path):
     assert_equal(saved["params"], jax.device_get(params))
 
 
+def test_a_checkpoint_of_another_model_is_named(tmp_path):
+  run(tmp_path)
+  _, _, recipe, _ = build()
+  c, *_ = build()
+  abstract = dict(train.Trainer(c, recipe).abstract["params"])
+  abstract["model/more"] = abstract["balance"]
+  store = checkpoint_lib.Checkpoints(tmp_path, read_only=True)
+  with pytest.raises(
+    checkpoint_lib.CheckpointError, match="lacks 1 of .*'model/more'"
+  ):
+    store.restore_params(abstract, None)
+
+
 def test_average_is_what_evaluation_reads(tmp_path):
   state = run(tmp_path, train__ema_decay=0.9)
   assert_equal(state_lib.eval_params(state), state["ema"])
