@@ -14,8 +14,8 @@ defaults, configs/sasrec.py with less in a batch.
 
 Both train in turns on all cores, in processes of their own, and after each epoch
 validation events are ranked among all items. Test events are left alone. Data
-preparation and validation are on neither's clock, compilation is on ours where
-time to a quality is told. Writes benchmarks/results/epoch.json.
+preparation and validation are on neither's clock; time to RecBole's best NDCG@10
+is told with our compilation and without. Writes benchmarks/results/epoch.json.
 """
 
 import argparse
@@ -94,7 +94,8 @@ class Ours:
     self.items = len(self.data.schema.activity[0].values)
     self.users = sum(inputs.cut(r, "validation") is not None for r in records)
     # How many targets a batch holds is known once batches are packed.
-    mean = np.mean([self._count(next(it)) for it in [self._read(config)] * 50])
+    batches = self._read(config)
+    mean = np.mean([self._count(next(batches)) for _ in range(50)])
     self.steps = math.ceil(args.epochs * self.targets / mean)
     self.config = config = make_config(folder, args, self.steps)
     recipe = recipes.build(config, self.data, ())
@@ -152,9 +153,10 @@ class RecBole:
   """RecBole's trainer in another process, stopped while it is not asked."""
 
   def __init__(self, python: str, folder: pathlib.Path, args):
-    script = pathlib.Path(__file__).resolve().parent / "peers"
+    peers = pathlib.Path(__file__).resolve().parent / "peers"
+    script = str(peers / "recbole_sasrec.py")
     self._process = subprocess.Popen(
-      [python, str(script / "recbole_sasrec.py")],
+      [python, "-W", "ignore::FutureWarning", script],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
@@ -169,7 +171,10 @@ class RecBole:
   def _ask(self, line: str) -> dict:
     self._process.stdin.write(line + "\n")
     self._process.stdin.flush()
-    return json.loads(self._process.stdout.readline())
+    found = self._process.stdout.readline()
+    if not found:
+      raise RuntimeError("the peer ended; what it said stands above")
+    return json.loads(found)
 
   def epoch(self) -> float:
     """Seconds of an epoch."""
@@ -238,11 +243,13 @@ def ratios(ours: Course, peer: Course, compile_seconds: float):
   }
   at = ours.reached(goal)
   if at is not None:
-    mine = compile_seconds + sum(ours.seconds[: at + 1])
+    mine = sum(ours.seconds[: at + 1])
     out |= {
       "epochs_to_peer_best": at + 1,
       "seconds_to_peer_best": mine,
       "times_faster_to_peer_best": theirs / mine,
+      "times_faster_to_peer_best_with_compilation": theirs
+      / (mine + compile_seconds),
     }
   return out
 

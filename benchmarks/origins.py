@@ -6,10 +6,10 @@ Train steps of LUMOS on days of Complete Journey, the same users a batch, 364 da
 of history and 28 of known future. One origin a pass has the paper's bidirectional
 encoder, 28 have a causal one; else both are the same model, in two forms:
 configs/pretrain.py (a token is a week, habits, eight members) and the paper's,
-configs/paper.py (a token is a day). Steps of both take turns. Beside the times
-stand the operations of a step's matrix products, which a busy machine does not
-change. Compiling takes longer than the steps. Writes
-benchmarks/results/origins.json.
+configs/paper.py (a token is a day). Steps of both take turns. Beside wall seconds
+stand processor seconds, steadier on a busy machine, and the operations of a
+step's matrix products, which no machine changes. Compiling takes longer than the
+steps. Writes benchmarks/results/origins.json.
 """
 
 import argparse
@@ -57,13 +57,14 @@ class Steps:
     bare = self._step.__wrapped__
     self.operations = flops.count(bare, self._state, self._batch)
 
-  def __call__(self, count: int) -> float:
-    """Seconds of a step."""
-    start = time.perf_counter()
+  def __call__(self, count: int) -> tuple[float, float]:
+    """Seconds of a step, and processor seconds of all threads."""
+    start, cpu = time.perf_counter(), time.process_time()
     for _ in range(count):
       self._state, metrics = self._step(self._state, self._batch)
     jax.block_until_ready(metrics)
-    return (time.perf_counter() - start) / count
+    seconds = time.perf_counter() - start, time.process_time() - cpu
+    return seconds[0] / count, seconds[1] / count
 
 
 def compare(records, form: str, size: str, args) -> list[dict]:
@@ -79,12 +80,15 @@ def compare(records, form: str, size: str, args) -> list[dict]:
       seconds[o].append(steps[o](args.steps))
   rows = []
   for o, found in seconds.items():
-    ratios = [o * one / s for one, s in zip(seconds[1], found)]
-    operations = o * steps[1].operations / steps[o].operations
+    wall, cpu = (
+      statistics.median(o * one[i] / s[i] for one, s in zip(seconds[1], found))
+      for i in range(2)
+    )
     metrics = {
-      "seconds_per_step": statistics.median(found),
-      "times_cheaper_per_origin": statistics.median(ratios),
-      "times_fewer_operations_per_origin": operations,
+      "seconds_per_step": statistics.median(s[0] for s in found),
+      "times_cheaper_per_origin": wall,
+      "times_cheaper_by_cpu": cpu,
+      "times_fewer_operations": o * steps[1].operations / steps[o].operations,
     }
     print(form, size, o, {k: round(v, 3) for k, v in metrics.items()})
     rows.append(
@@ -94,7 +98,7 @@ def compare(records, form: str, size: str, args) -> list[dict]:
         model=f"{size}, a {form}",
         config=f"{o} origins, causal" if o > 1 else "1 origin, bidirectional",
         steps=args.rounds * args.steps,
-        wall_seconds=sum(found) * args.steps,
+        wall_seconds=args.steps * sum(s[0] for s in found),
         metrics=metrics,
       )
     )
