@@ -45,7 +45,9 @@ from lumos_jax.data import sequences  # noqa: E402
 from lumos_jax.evaluators import next_event, predict  # noqa: E402
 
 NAME = "movielens_first"
-PEER_CONFIG = "RecBole's defaults: D 64, 2 layers, history 50, 2,048 targets a step"
+PEER_CONFIG = (
+  "RecBole's defaults: D 64, 2 layers, history 50, 2,048 targets a step"
+)
 
 
 def write_data(folder: pathlib.Path, users: int) -> None:
@@ -108,7 +110,9 @@ class Ours:
     self._state, self._iterator = trainer.init([batch]), self._read(config)
     self.parameters = state_lib.count(trainer.abstract["params"])
     self._rank = jax.jit(
-      lambda params, b: recipe.predict(state_lib.merge(trainer.graph, params), b)
+      lambda params, b: recipe.predict(
+        state_lib.merge(trainer.graph, params), b
+      )
     )
     self._seen = self.steps_done = self.epochs_done = 0
 

@@ -60,7 +60,8 @@ def main():
   config = Config(
     model="SASRec",
     dataset=asked["name"],
-    config_dict=SETTINGS | {"data_path": asked["folder"], "seed": asked["seed"]},
+    config_dict=SETTINGS
+    | {"data_path": asked["folder"], "seed": asked["seed"]},
   )
   init_seed(config["seed"], config["reproducibility"])
   dataset = create_dataset(config)
