@@ -211,8 +211,10 @@ def train_iterator(
   examples = users.random_map(_SampleOrigins(example, cfg))
   examples, rows = hosts_lib.share(examples, batch_size)
   dataset = examples.batch(rows).to_iter_dataset(
+    # Batches, not users, are read ahead.
     grain.ReadOptions(
-      num_threads=cfg.read_threads, prefetch_buffer_size=2 * batch_size
+      num_threads=cfg.read_threads,
+      prefetch_buffer_size=2 * max(1, cfg.read_threads),
     )
   )
   return hosts_lib.iterator(dataset, cfg.workers)

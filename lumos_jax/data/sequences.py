@@ -114,8 +114,7 @@ class Sequences:
     }
     if start >= 0:
       return out
-    before = lambda x: np.pad(x, ((1, 0),) + ((0, 0),) * (x.ndim - 1))
-    out = {k: before(x) for k, x in out.items()}
+    out = {k: _padded(x, before=1) for k, x in out.items()}
     if len(record["time"]):
       out["time"][0] = record["time"][0]
     return out
@@ -182,16 +181,20 @@ class Sequences:
     ]
     length = stop - start
     pad = self.cfg.sequence_length - length
-    out = {
-      k: np.pad(x, ((0, pad),) + ((0, 0),) * (x.ndim - 1))
-      for k, x in out.items()
-    }
+    out = {k: _padded(x, after=pad) for k, x in out.items()}
     steps = np.arange(self.cfg.sequence_length, dtype=np.int32)
     out["segment"] = (steps < length).astype(np.int32)
     out["position"] = np.where(steps < length, steps, 0).astype(np.int32)
     for name in _PROFILE:
       out[name] = record[name][None]
     return out
+
+
+def _padded(x: np.ndarray, before: int = 0, after: int = 0) -> np.ndarray:
+  """Rows of zeros around x; `np.pad` takes 30 times as long."""
+  out = np.zeros((before + len(x) + after, *x.shape[1:]), x.dtype)
+  out[before : before + len(x)] = x
+  return out
 
 
 def _different(ids: np.ndarray) -> np.ndarray:
