@@ -5,20 +5,21 @@ r"""Time of an epoch of SASRec against RecBole's, and what both learn in it.
   LUMOS_MOVIELENS_DIR=DIR python benchmarks/epoch.py \
     --peer-python=PEER/bin/python
 
-Data: the first 600 users of MovieLens-1M, about 100,000 ratings. An epoch has
-each training event but a user's first as a target once. RecBole makes a sample of
-each target, with the 50 events before it; ours foretells all targets of a packed
-row at once, with up to 199 events before them. D, layers, heads, dropout and the
-softmax over all items are the same, the rest is each side's own: RecBole's
-defaults, configs/sasrec.py with less in a batch.
+Data: the first 600 users of MovieLens-1M, 90,457 ratings. An epoch has each
+training event but a user's first as a target once. RecBole makes a sample of
+each target, with the 50 events before it; ours foretells all targets of a
+packed row at once, with up to 199 events before them. D, layers, heads, dropout
+and the softmax over all items are the same, the rest is each side's own:
+RecBole's defaults, configs/sasrec.py with less in a batch.
 
-Both train in turns on all cores, in processes of their own, and after each epoch
-validation events are ranked among all items. Test events are left alone. Data
-preparation and validation are on neither's clock; time to RecBole's best NDCG@10
-is told with our compilation and without. Other programs that take a part of the
-cores slow RecBole more, which can fill them all: so the ratio is also told with
-its CPU seconds spread over all cores in place of its seconds, the least that an
-undisturbed epoch takes. Writes benchmarks/results/epoch.json.
+Both train in turns on all cores, in processes of their own, and after each
+epoch validation events are ranked among all items. Test events are left alone.
+Data preparation and validation are on neither's clock; time to RecBole's best
+NDCG@10 is told with our compilation and without. Other programs that take a
+part of the cores slow RecBole more, which can fill them all: so the ratio is
+also told with its CPU seconds spread over all cores in place of its seconds,
+about the least that an undisturbed epoch takes. Writes
+benchmarks/results/epoch.json.
 """
 
 import argparse
