@@ -155,7 +155,8 @@ class Checkpoints:
     out = self._manager.restore(step, args=ocp.args.Composite(state=state))
     params = out["state"][name]
     # What a partial restore does not find stays abstract.
-    absent = sorted(k for k in abstract if not hasattr(params.get(k), "device"))
+    found = {k for k, x in params.items() if isinstance(x, jax.Array)}
+    absent = sorted(set(abstract) - found)
     if absent:
       raise CheckpointError(
         f"{self.path}/{step} does not fit this config's model: it lacks "

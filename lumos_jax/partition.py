@@ -167,6 +167,23 @@ def check_batch_size(batch_size: int, parts: int, mesh: Mesh) -> None:
     )
 
 
+def check_hosts(mesh: Mesh) -> None:
+  """Raises ValueError where processes would share a row of the batch.
+
+  Each process reads its own users: two that held parts of one row would fill it
+  with different ones.
+  """
+  inner = mesh.shape["sequence"] * mesh.shape["tensor"]
+  for group in mesh.devices.reshape(-1, inner):
+    hosts = {d.process_index for d in group}
+    if len(hosts) > 1:
+      raise ValueError(
+        f"mesh.sequence = {mesh.shape['sequence']} times mesh.tensor = "
+        f"{mesh.shape['tensor']} crosses {len(hosts)} processes; make their "
+        "product divide the devices of one process"
+      )
+
+
 def check_sequence(length: int | None, mesh: Mesh) -> None:
   """Raises ValueError where rows of tokens cannot be cut as the mesh asks.
 

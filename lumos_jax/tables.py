@@ -141,36 +141,23 @@ class Candidates:
   layout: Layout
   alone: bool
 
-  def _own(self, x, axis):
-    """This device's rows of what all have."""
-    size = -(-x.shape[0] // lax.axis_size(axis))
-    start = lax.axis_index(axis) * size
-    return lax.dynamic_slice_in_dim(_padded(x, axis), start, size)
-
   def rows(self, x: jax.Array, fill: float) -> jax.Array:
     """[V] that all devices have -> those of this device's rows."""
     if self.alone:
       return x
     if self.layout.vocab:
-      x = self._own(x, "tensor")
+      x = _own(x, "tensor")
     if self.layout.embed:
-      x = _filled(x, "fsdp", fill)
-      x = self._own(x, "fsdp")
-    if not self.layout.vocab:
-      x = _filled(x, "tensor", fill)
-      x = self._own(x, "tensor")
-    return x
+      x = _own(x, "fsdp", fill)
+    return x if self.layout.vocab else _own(x, "tensor", fill)
 
   def part(self, table: jax.Array) -> jax.Array:
     """A device's part as it lies -> its rows in full width."""
     if self.alone:
       return table
     if self.layout.embed:
-      table = _padded(table, "fsdp")
-      table = lax.all_to_all(table, "fsdp", 0, 1, tiled=True)
-    if not self.layout.vocab:
-      table = self._own(table, "tensor")
-    return table
+      table = lax.all_to_all(_padded(table, "fsdp"), "fsdp", 0, 1, tiled=True)
+    return table if self.layout.vocab else _own(table, "tensor")
 
   def lay(self, part: jax.Array, shape: Sequence[int]) -> jax.Array:
     """The reverse of `part`, summed over all tokens; `shape` as it lies."""
@@ -195,7 +182,7 @@ class Candidates:
     """Of what `meet` gave and all devices agree on, this device's tokens'."""
     if self.alone or not self.layout.embed:
       return x
-    return self._own(x, "fsdp")
+    return _own(x, "fsdp")
 
   def add_up(self, x: jax.Array) -> jax.Array:
     """Shares of the group's tokens [N, D] -> sums of this device's [n, D]."""
@@ -219,11 +206,14 @@ class Candidates:
     return x if self.alone else lax.psum(x, _TOKEN_AXES)
 
 
-def _padded(x, axis):
-  return _filled(x, axis, 0)
+def _own(x, axis, fill=0):
+  """This device's rows of what all along an axis have."""
+  x = _padded(x, axis, fill)
+  size = x.shape[0] // lax.axis_size(axis)
+  return lax.dynamic_slice_in_dim(x, lax.axis_index(axis) * size, size)
 
 
-def _filled(x, axis, fill):
+def _padded(x, axis, fill=0):
   """Rows made a multiple of an axis' size."""
   rest = -x.shape[0] % lax.axis_size(axis)
   pad = ((0, rest),) + ((0, 0),) * (x.ndim - 1)

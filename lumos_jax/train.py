@@ -101,6 +101,7 @@ class Trainer:
       config.train.batch_size, config.train.accumulate, self.mesh
     )
     partition.check_sequence(recipe.sequence_length, self.mesh)
+    partition.check_hosts(self.mesh)
     self.graph, self.axes = state_lib.structure(recipe)
     self.tx = optimizer.make(config.optimizer, config.train.steps, self.axes)
 

@@ -99,6 +99,23 @@ def test_splash_names_heads_that_the_mesh_does_not_divide():
     attention.attend(q, k, v, look, kernel="splash", interpret=True)
 
 
+def test_auto_takes_another_kernel_where_splash_cannot():
+  """Long rows, and heads that the mesh does not divide."""
+  q, k, v, segment = inputs()
+  long = lambda x: jnp.concatenate([x] * 4, 1)
+  look = attention.Look(long(segment), long(segment), causal=True)
+  q, k, v = map(long, (q, k, v))
+  expected = attention.attend(q, k, v, look, kernel="xla")
+  mesh = partition.make_mesh(dict(data=2, fsdp=1, sequence=1, tensor=4))
+
+  @jax.jit
+  def run(q, k, v):
+    with partition.tracing_for(mesh):
+      return attention.attend(q, k, v, look)
+
+  np.testing.assert_allclose(run(q, k, v), expected, atol=1e-5)
+
+
 def test_limits_hide_what_comes_later():
   q, k, v, _ = inputs()
   query, key = jnp.ones((B, 3), jnp.int32), jnp.ones((B, T), jnp.int32)

@@ -76,17 +76,25 @@ def attend(
   """
   plain = functools.partial(_xla, look=look, bias=bias)
   fits = bias is None and look.limit is None and q.shape[1] == k.shape[1]
+  mesh = partition.current()
+  ways = mesh.shape["tensor"] if mesh else 1
+  even = q.shape[2] % ways == 0
   if kernel == "splash" and not fits:
     raise ValueError(
       "model.attention_kernel = 'splash' takes no time bias and no limits: set "
       "model.time_bias = False, or attention_kernel = 'auto'"
+    )
+  if kernel == "splash" and not even:
+    raise ValueError(
+      f"model.n_heads = {q.shape[2]} does not divide by mesh.tensor = {ways}, "
+      "which splash attention needs; or set model.attention_kernel = 'auto'"
     )
   splash = functools.partial(_splash, look=look, interpret=interpret)
   if kernel == "splash":
     return splash(q, k, v)
   if kernel == "cudnn":
     return _xla(q, k, v, look, bias, "cudnn")
-  if kernel == "auto" and fits and q.shape[1] >= _LONG:
+  if kernel == "auto" and fits and even and q.shape[1] >= _LONG:
     return jax.lax.platform_dependent(q, k, v, tpu=splash, default=plain)
   return plain(q, k, v)
 
@@ -124,11 +132,6 @@ def _splash(q, k, v, look, interpret):
   length, n, width = q.shape[1:]
   mesh = partition.current()
   parts, heads = (mesh.shape[a] if mesh else 1 for a in ("sequence", "tensor"))
-  if n % heads:
-    raise ValueError(
-      f"model.n_heads = {n} does not divide by mesh.tensor = {heads}, which "
-      "splash attention needs; or set model.attention_kernel = 'xla'"
-    )
   block = min(_BLOCK, -(-length // parts // _LANES) * _LANES)
   rest = -length % (block * parts)
   # The kernel asks whole blocks; what is padded looks at itself only.

@@ -167,7 +167,8 @@ class Plan:
     n, mesh = self.topology.chips, self.trainer.mesh
     model, run = self.operations()
     start = time.monotonic()
-    # The compiler takes one core and holds no lock.
+    # The compiler takes one core and holds no lock. Around both: the first to
+    # end must not turn the cache on for the other.
     with _no_cache(), futures.ThreadPoolExecutor() as pool:
       steps = [pool.submit(f) for f in (self.train_step, self.eval_step)]
       done, evaluated = (s.result() for s in steps)
