@@ -324,5 +324,6 @@ def test_probe_mistakes_are_named(tmp_path, settings, words):
 def test_golden_number_of_parameters():
   """It changes only on purpose; where they lie: tests/shardings_test.py."""
   config, _, recipe = build(**FULL)
-  params = train.Trainer(config, recipe).abstract["params"]
+  trainer = train.Trainer(config, recipe, jax.devices()[:1])
+  params = trainer.abstract["params"]
   assert sum(p.size for p in params.values()) == 20_635
