@@ -1,6 +1,6 @@
 r"""Preflight of every size preset on every kind of chip.
 
-  python benchmarks/preflight.py [--only=panther] [--topologies=v5e:16x16]
+  python benchmarks/preflight.py [--only=panther] [--chips=v5e]
 
 Each is a run of `python -m lumos_jax.preflight`. Writes
 benchmarks/results/preflight.json after every one; those that are in the file of
@@ -17,27 +17,30 @@ import time
 
 import results
 
-# Preset: its command line. The large ones:
+# Topologies by kind of chip: a host for batches of 32, a slice for more.
+HOST = {"v5e": "2x2", "v4": "2x2x1", "v5p": "2x2x1", "v6e": "2x2"}
+SLICE = {"v5e": "16x16", "v4": "4x4x8", "v5p": "4x4x8", "v6e": "16x16"}
+# Preset: where, and its command line. The large ones:
 # LUMOS 360 + 28 days, batch 4,096; PANTHER V 60 k, 2,048 tokens a row.
 PRESETS = {
-  "LUMOS tiny": ["--config=configs/pretrain.py:size=tiny"],
-  "LUMOS base": ["--config=configs/pretrain.py:size=base"],
-  "LUMOS paper": ["--config=configs/paper.py"],
-  "LUMOS large": ["--config=configs/paper.py:size=large"],
-  "PANTHER small": ["--config=configs/panther.py"],
-  "PANTHER large": [
+  "LUMOS tiny": (HOST, "--config=configs/pretrain.py:size=tiny"),
+  "LUMOS base": (HOST, "--config=configs/pretrain.py:size=base"),
+  "LUMOS paper": (SLICE, "--config=configs/paper.py"),
+  "LUMOS large": (SLICE, "--config=configs/paper.py:size=large"),
+  "PANTHER small": (HOST, "--config=configs/panther.py"),
+  "PANTHER large": (
+    SLICE,
     "--config=configs/panther.py:size=large",
     "--vocabulary=60000",
-  ],
+  ),
 }
-TOPOLOGIES = ("v5e:16x16", "v4:4x4x8", "v5p:4x4x8", "v6e:16x16")
 
 
-def examine(preset, topology, root):
+def examine(preset, topology, arguments, root):
   """A result row; raises RuntimeError with what preflight printed."""
   with tempfile.TemporaryDirectory() as folder:
     path = pathlib.Path(folder) / "out.json"
-    command = [sys.executable, "-m", "lumos_jax.preflight", *PRESETS[preset]]
+    command = [sys.executable, "-m", "lumos_jax.preflight", *arguments]
     command += [f"--topology={topology}", f"--json={path}"]
     command += [f"--config.data.root={root}"] if root else []
     start = time.monotonic()
@@ -76,7 +79,7 @@ def main():
   """Runs all that is asked for."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--only", default="", help="presets whose name has this")
-  parser.add_argument("--topologies", default=",".join(TOPOLOGIES))
+  parser.add_argument("--chips", default=",".join(SLICE))
   parser.add_argument("--root", default="", help="data.root, if another")
   args = parser.parse_args()
   path = results.ROOT / "benchmarks" / "results" / "preflight.json"
@@ -86,11 +89,12 @@ def main():
     if old["commit"] == results.commit():
       rows = old["rows"]
   have = {(r["model"], r["dataset"]) for r in rows}
-  for preset in PRESETS:
-    for topology in args.topologies.split(","):
+  for preset, (where, *arguments) in PRESETS.items():
+    for chip in args.chips.split(","):
+      topology = f"{chip}:{where[chip]}"
       if (preset, topology) in have or args.only.lower() not in preset.lower():
         continue
-      rows.append(examine(preset, topology, args.root))
+      rows.append(examine(preset, topology, arguments, args.root))
       print(preset, topology, rows[-1]["metrics"], flush=True)
       results.write("preflight", rows)
 

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
+# Python puts a script's folder first, where data_prep.py is a benchmark.
+sys.path.insert(0, str(ROOT))
 FIELDS = (
   "dataset",
   "split",
