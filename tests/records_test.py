@@ -83,7 +83,7 @@ def test_foreign_and_damaged_shard(path):
   with pytest.raises(records.DataError, match=rf"{shard.name} is damaged"):
     opened.verify()
   shard.write_bytes(b"x" * len(data))
-  with pytest.raises(records.DataError, match="ArrayRecord"):
+  with pytest.raises(records.DataError, match=rf"{shard.name} is no Array"):
     records.Records.open(path).source("train")
 
 
