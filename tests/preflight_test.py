@@ -261,6 +261,24 @@ def test_a_device_is_a_chip_on_every_kind(name):
   assert partition.make_mesh(dict(data=2, fsdp=2), devices).size == 4
 
 
+def test_traffic_between_slices_is_seen(slice_of_four):
+  """There a collective is a send to the hosts, not one of the chips' own."""
+  del slice_of_four
+  devices = chips.parse("v5e:2x2", slices=2).devices()
+  mesh = partition.make_mesh(dict(data=8), devices)
+  lay = lambda *axes: jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(*axes)
+  )
+  x = jax.ShapeDtypeStruct((8, 1024), jnp.float32, sharding=lay("data"))
+  total = jax.jit(lambda x: x.sum(0), out_shardings=lay())
+  found = plan.compile_for(total, x).program.collectives(per_slice=4)
+  between = [c for c in found if c.crosses]
+  assert [(c.kind, c.group) for c in between] == [("all-reduce", 2)]
+  # Each of a slice's four chips sends its quarter of the sum.
+  assert 1024 <= between[0].bytes < 4 * 1024 * 4
+  assert any(c.group == 4 and not c.crosses for c in found)
+
+
 def test_figures_of_a_config(slice_of_four):
   topology, devices = slice_of_four
   config = build(data__sequence_length=32, train__steps=10)

@@ -171,9 +171,11 @@ class Program:
     found: collections.Counter = collections.Counter()
     count: collections.Counter = collections.Counter()
     for kind, i, shapes, times in self._exchanges():
-      groups = _groups(i.rest)
-      crosses = bool(per_slice) and any(
-        len({d // per_slice for d in g}) > 1 for g in groups
+      between = _between_slices(i)
+      groups = [[*range(between[1])]] if between else _groups(i.rest)
+      crosses = bool(between) or (
+        bool(per_slice)
+        and any(len({d // per_slice for d in g}) > 1 for g in groups)
       )
       given = sum(_size(shapes.get(o, "")) for o in i.operands)
       # Every chip ends up with all parts.
@@ -202,6 +204,8 @@ class Program:
         shapes = {i.name: i.shape for i in (inner if called else body)}
         for i in inner:
           kind = i.opcode.removesuffix("-start")
+          if between := _between_slices(i):
+            yield between[0], i, shapes, times
           if kind not in COLLECTIVES:
             continue
           channel = re.search(r"channel_id=(\d+)", i.rest)
@@ -300,6 +304,26 @@ def _called(rest: str) -> list[str]:
   if branches:
     out += re.findall(r"%?([\w.\-]+)", branches[1])
   return out
+
+
+def _between_slices(i: _Instruction) -> tuple[str, int] | None:
+  """(kind, slices) of what a program hands to the hosts' network to exchange.
+
+  There a collective over slices is a send and a receive, which name it.
+  """
+  if i.opcode != "send":
+    return None
+  kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', i.rest)
+  target = re.search(r'_xla_megascale_target="\{([\d,]*)\}', i.rest)
+  if not kind or not target:
+    return None
+  kind = (
+    kind[1]
+    .lower()
+    .replace("_", "-")
+    .replace("one-to-one", "collective-permute")
+  )
+  return kind, len(target[1].split(","))
 
 
 def _groups(rest: str) -> list[list[int]]:
