@@ -5,9 +5,9 @@ r"""Next-event prediction: PANTHER and its peers, one split, full ranking.
 
 Every model and seed is a whole run of `main` with configs/MODEL.py; runs that were
 interrupted go on, finished ones are read. Models behind the first have --peer-seeds
-seeds. A model may carry arguments:
-`panther:sprm=none`. Popularity, Markov and recency come from the first run. Writes
-benchmarks/results/NAME.json after every run.
+seeds. A model may carry arguments: `panther:sprm=none`. Popularity, Markov and
+recency come from the first run. Writes benchmarks/results/NAME.json after every
+run; with --add what is in it stays, and only what it lacks is run.
 """
 
 import argparse
@@ -21,6 +21,11 @@ from absl import logging
 
 from lumos_jax import main as main_lib
 from lumos_jax import metric_writer, progress
+
+
+def dataset_of(config) -> str:
+  """Name of the data set in result rows."""
+  return config.data.options.get("name", config.data.source)
 
 
 def protocol(config) -> str:
@@ -56,7 +61,7 @@ def rows_of(config, label, workdir, seed):
   found = json.loads((workdir / "eval.json").read_text())
   lines = metric_writer.read(workdir)
   wall = max((x.get("elapsed", 0.0) for x in lines), default=0.0)
-  common = dict(dataset=config.data.options.get("name", config.data.source))
+  common = dict(dataset=dataset_of(config))
   common |= dict(protocol=protocol(config), seed=seed)
   keep = lambda d: {k: v for k, v in d.items() if v is not None}
   out = []
@@ -104,10 +109,13 @@ def main():
   parser.add_argument("--name", required=True, help="of the result file")
   parser.add_argument("--workdir", default="runs/next_event")
   parser.add_argument("--root", default="", help="data.root, if another")
+  parser.add_argument("--add", action="store_true", help="to NAME.json")
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
   progress.quiet_libraries()
-  rows, baselines = [], False
+  old = results.rows(args.name) if args.add else []
+  have = {(r["dataset"], r["model"], r["seed"], r["steps"]) for r in old}
+  rows, baselines = [], any(r["model"] == "popularity" for r in old)
   for seed in range(args.seeds):
     models = args.models.split(",")
     if args.peer_seeds and seed >= args.peer_seeds:
@@ -124,8 +132,11 @@ def main():
         config.report = False
         if baselines:  # They do not depend on model or seed.
           del config.evals.baseline_next_event
-      baselines = True
       label = model.replace(":", " ")
+      if (dataset_of(config), label, seed, config.train.steps) in have:
+        logging.info("%s, seed %d: in %s", label, seed, args.name)
+        continue
+      baselines = True
       name = f"{config.name}_{more}_seed{seed}".replace(":", "_")
       workdir = pathlib.Path(args.workdir) / name
       start = time.time()
@@ -133,7 +144,7 @@ def main():
         main_lib.run(config, workdir)
       logging.info("%s, seed %d: %.0f s", label, seed, time.time() - start)
       rows += rows_of(config, label, workdir, seed)
-      print(results.write(args.name, rows))
+      print(results.write(args.name, rows, add=args.add))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ FIELDS = (
   "wall_seconds",
   "metrics",
 )
+_ORIGIN = ("command", "commit", "date", "machine", "versions")
 _PACKAGES = (
   "jax",
   "flax",
@@ -46,6 +47,7 @@ def write(
   versions: Mapping[str, str] | None = None,
   argv: Sequence[str] | None = None,
   folder: pathlib.Path | None = None,
+  add: bool = False,
 ) -> pathlib.Path:
   """Writes a result file, with machine, versions, commit, date and command.
 
@@ -56,6 +58,8 @@ def write(
     versions: Of packages outside this environment (a peer's).
     argv: Command line; default sys.argv. Folders are cut from its paths.
     folder: Where to write; default benchmarks/results.
+    add: Keep rows of the present file that no new row replaces; their commands
+      stay under "earlier".
 
   Returns:
     The file's path.
@@ -64,6 +68,7 @@ def write(
     ValueError: A row lacks a field, has one too many, or a metric that is no
       finite number.
   """
+  path = _path(name, folder)
   doc = {
     "name": name,
     "command": command(sys.argv if argv is None else argv),
@@ -73,11 +78,35 @@ def write(
     "versions": {**_versions(), **(versions or {})},
     "rows": [_row(r) for r in rows],
   }
-  folder = folder or ROOT / "benchmarks" / "results"
-  folder.mkdir(parents=True, exist_ok=True)
-  path = folder / f"{name}.json"
+  if add and path.exists():
+    _add(json.loads(path.read_text()), doc)
+  path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(doc, indent=1, allow_nan=False) + "\n")
   return path
+
+
+def rows(name: str, folder: pathlib.Path | None = None) -> list[dict[str, Any]]:
+  """Rows of a result file; none where there is no such file."""
+  path = _path(name, folder)
+  return json.loads(path.read_text())["rows"] if path.exists() else []
+
+
+def _path(name: str, folder: pathlib.Path | None) -> pathlib.Path:
+  return (folder or ROOT / "benchmarks" / "results") / f"{name}.json"
+
+
+def _add(old: Mapping[str, Any], new: dict[str, Any]) -> None:
+  """Puts old rows before new ones, and where they come from under "earlier"."""
+  measured = ("wall_seconds", "metrics")
+  identity = lambda r: tuple(r[f] for f in FIELDS if f not in measured)
+  have = {identity(r) for r in new["rows"]}
+  kept = [r for r in old["rows"] if identity(r) not in have]
+  earlier = list(old.get("earlier", []))
+  origin = {k: old[k] for k in _ORIGIN}
+  if kept and any(origin[k] != new[k] for k in ("command", "commit")):
+    earlier.append(origin)
+  new["rows"] = kept + new["rows"]
+  new["earlier"] = earlier
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -144,12 +144,18 @@ def render(result: dict, options: dict[str, str] | None = None) -> str:
       for key, runs in groups.items()
     ]
     text = _markdown(head, body, len(keys))
+  origins = [*result.get("earlier", []), result]
+  return f"{text}\nFrom {'; and '.join(_origin(o) for o in origins)}.\n"
+
+
+def _origin(result: dict) -> str:
+  """Command, machine and day of a result."""
   machine = result.get("machine", {})
   where = machine.get("accelerator") or machine.get("cpu", "")
   if machine.get("cores") and not machine.get("accelerator"):
     where += f", {machine['cores']} cores"
   parts = [f"`{result['command']}`", where, str(result.get("date", ""))[:10]]
-  return f"{text}\nFrom {'; '.join(p for p in parts if p)}.\n"
+  return "; ".join(p for p in parts if p)
 
 
 def fill(text: str, results: pathlib.Path, where: str) -> str:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from benchmarks import tables
+from benchmarks import results, tables
 
 RESULT = {
   "name": "forecast",
@@ -98,6 +98,33 @@ def test_errors_name_the_page_and_the_table(root, capsys, marker, message):
   assert tables.main([], root) == 2
   error = capsys.readouterr().err
   assert "docs/page.md" in error and message in error
+
+
+def test_rows_are_added_and_replaced(tmp_path, monkeypatch):
+  row = lambda model, seed, x: dict(
+    dataset="d", model=model, seed=seed, metrics=dict(x=x)
+  )
+  monkeypatch.setattr(results, "commit", lambda: "c")
+  write = lambda command, rows, **kw: results.write(
+    "n", rows, argv=command.split(), folder=tmp_path, **kw
+  )
+  assert results.rows("n", tmp_path) == []
+  write("one.py", [row("a", 0, 1.0), row("b", 0, 2.0)])
+  # Twice, as a script that writes after every run does.
+  for _ in range(2):
+    path = write("two.py", [row("b", 0, 3.0), row("b", 1, 4.0)], add=True)
+  found = results.rows("n", tmp_path)
+  assert [(r["model"], r["seed"], r["metrics"]["x"]) for r in found] == [
+    ("a", 0, 1.0),
+    ("b", 0, 3.0),
+    ("b", 1, 4.0),
+  ]
+  doc = json.loads(path.read_text())
+  assert [o["command"] for o in doc["earlier"]] == ["python one.py"]
+  text = tables.render(doc)
+  assert "From `python one.py`" in text and "; and `python two.py`" in text
+  path = write("three.py", [row("a", 0, 5.0)])
+  assert "earlier" not in json.loads(path.read_text())
 
 
 def test_pages_of_this_repository_are_fresh():
