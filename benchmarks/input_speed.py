@@ -8,8 +8,9 @@ turns, reading users at random: the bytes alone in batches of 1,024 records, our
 source, which decodes them, PANTHER's packed batches (configs/panther.py, as for
 MovieLens) and LUMOS' batches (configs/pretrain.py). No pipeline reads ahead, so
 that none works in another's turn. Times differ from machine to machine, ratios to
-the bytes of the same round less. With --root the data sets stay there. Writes
-benchmarks/results/input_speed.json.
+the bytes of the same round less. At last configs/pretrain.py trains for some steps
+as it is, and tells how much of its time it waits for input. With --root the data
+sets stay there. Writes benchmarks/results/input_speed.json.
 """
 
 import argparse
@@ -30,10 +31,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import data_prep  # noqa: E402
 from benchmarks import results  # noqa: E402
 from configs import panther, pretrain  # noqa: E402
+from lumos_jax import main as main_lib  # noqa: E402
+from lumos_jax import metric_writer  # noqa: E402
 from lumos_jax.data import pipeline, sequences  # noqa: E402
 from lumos_jax.data import records as records_lib  # noqa: E402
 from lumos_jax.data import tasks as tasks_lib  # noqa: E402
 
+WAIT_STEPS = 60  # Of the default job.
 BATCH = 1024  # Records that are read at a time where nothing else is said.
 DESCRIPTION = """
 from lumos_jax.data.schema import Categorical, Numeric, Schema
@@ -190,6 +194,17 @@ def readers(events, days) -> dict[tuple[str, str], tuple]:
   }
 
 
+def wait_percent(root: pathlib.Path, folder: str) -> float:
+  """Share of its steps' time that the default job waits for a batch."""
+  config = pretrain.get_config()
+  with config.unlocked():
+    config.data.root, config.report, config.evals = str(root), False, {}
+    config.train.steps = config.train.log_every = WAIT_STEPS
+  main_lib.run(config, pathlib.Path(folder) / "waits")
+  lines = metric_writer.read(pathlib.Path(folder) / "waits")
+  return 100 * lines[-1]["input_wait_share"]  # Over the last 50 steps.
+
+
 def main():
   """Times all in turns and writes the result."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -205,6 +220,7 @@ def main():
     for take, _ in takes.values():
       take(1)  # Opens files.
     names = list(takes)
+    waits = wait_percent(root, folder)
     for i in range(args.rounds):
       # Who comes behind whom changes, for one's garbage slows the next.
       for name in np.random.default_rng(i).permutation(len(names)):
@@ -238,6 +254,16 @@ def main():
         metrics=metrics,
       )
     )
+  rows.append(
+    dict(
+      dataset="complete_journey",
+      protocol="last 50 steps",
+      model="default job",
+      config="days of 2,469 households",
+      steps=WAIT_STEPS,
+      metrics={"input_wait_percent": waits},
+    )
+  )
   print(results.write("input_speed", rows))
 
 
