@@ -309,6 +309,27 @@ def test_what_does_not_fit_is_told_with_what_does(slice_of_four, monkeypatch):
   assert "this does (" in table.text(found)
 
 
+def test_rows_that_are_too_long_for_a_chip_are_cut(slice_of_four, monkeypatch):
+  topology, devices = slice_of_four
+  config = build(
+    data__sequence_length=4096,
+    train__batch_size=4,
+    mesh__data=4,
+    mesh__fsdp=1,
+    model__remat="full",
+    model__scan_layers=True,
+    eval_batch_size=1,
+  )
+  records = fake_events.Records()
+  first = plan.Plan(config, records, topology, devices).report()
+  small = dataclasses.replace(topology.chip, hbm_bytes=int(first["peak_bytes"]))
+  monkeypatch.setitem(chips.CHIPS, "v5e", small)
+  found = advice.examine(config, records, topology, devices)
+  assert not found["fits"]
+  settings = found["suggestion"]["settings"]
+  assert settings["mesh.sequence"] == 2 and settings["train.batch_size"] == 2
+
+
 def test_vocabulary_is_taken_as_given():
   config = build()
   found = advice.with_vocabulary(fake_events.Records(), config, 1000)

@@ -44,7 +44,8 @@ def examine(
   A suggestion was compiled and fits: {"settings": {key: value}, "peak_bytes"},
   or None where none of those tried does.
   """
-  report = plan.Plan(config, records, topology, devices).report(tokens)
+  first = plan.Plan(config, records, topology, devices)
+  report = first.report(tokens)
   if report["fits"]:
     return report
   report["suggestion"], report["tried"] = None, []
@@ -52,6 +53,7 @@ def examine(
   for attempt in range(_TRIES):
     change = {} if attempt else _structure(config, report, topology)
     change = change or _smaller(config, best, settings, topology)
+    change = change or _cut_rows(config, best, first.recipe.sequence_length)
     if not change:
       break
     other = _with(config, settings | change)
@@ -112,3 +114,16 @@ def _smaller(config, report, settings, topology) -> dict[str, Any]:
   # A little less: buffers come in steps.
   fit = int(0.9 * batch * max(room - state, 0) / rest) // ways * ways
   return {"train.batch_size": fit} if 0 < fit < batch else {}
+
+
+def _cut_rows(config, report, length: int | None) -> dict[str, Any]:
+  """Rows over twice as many chips, where one a chip is too much."""
+  mesh = report["mesh"]
+  ways, parts = mesh["data"] * mesh["fsdp"], 2 * mesh["sequence"]
+  if not length or length % parts or mesh["data"] % 2:
+    return {}
+  return {
+    "mesh.sequence": parts,
+    "mesh.data": -1,
+    "train.batch_size": ways // 2 * config.train.accumulate,
+  }
