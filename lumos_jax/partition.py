@@ -49,7 +49,11 @@ def make_mesh(cfg: Mapping[str, int], devices=None) -> Mesh:
   kinds = (AxisType.Auto,) * len(MESH_AXES)
   slices = len({getattr(d, "slice_index", None) for d in devices})
   if slices == 1:
-    return jax.make_mesh(sizes, MESH_AXES, axis_types=kinds, devices=devices)
+    # An axis may be a part of a torus' axis: 8 of v6e's 16 x 16.
+    grid = mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=True
+    )
+    return Mesh(grid, MESH_AXES, axis_types=kinds)
   # Between slices the network is slow: only the gradients' sum crosses it.
   if sizes[0] % slices:
     raise ValueError(
@@ -59,7 +63,7 @@ def make_mesh(cfg: Mapping[str, int], devices=None) -> Mesh:
     )
   inner = [sizes[0] // slices, *sizes[1:]]
   found = mesh_utils.create_hybrid_device_mesh(
-    inner, [slices, 1, 1, 1], devices=devices
+    inner, [slices, 1, 1, 1], devices, allow_split_physical_axes=True
   )
   return Mesh(found, MESH_AXES, axis_types=kinds)
 

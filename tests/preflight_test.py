@@ -261,6 +261,24 @@ def test_a_device_is_a_chip_on_every_kind(name):
   assert partition.make_mesh(dict(data=2, fsdp=2), devices).size == 4
 
 
+@pytest.mark.parametrize(
+  "name,mesh",
+  [
+    ("v6e:16x16", dict(data=-1, fsdp=8)),
+    ("v6e:8x8", dict(data=-1, fsdp=4, tensor=2)),
+    ("v4:4x4x8", dict(data=-1, fsdp=2)),
+    ("v5p:4x4x8", dict(data=-1, fsdp=8, sequence=2, tensor=4)),
+  ],
+)
+@pytest.mark.parametrize("slices", [1, 2])
+def test_a_mesh_may_split_an_axis_of_the_torus(name, mesh, slices):
+  pytest.importorskip("libtpu")
+  devices = chips.parse(name, slices).devices()
+  found = partition.make_mesh(mesh, devices)
+  assert found.size == len(devices) == len(set(found.devices.flat))
+  assert all(found.shape[k] == n for k, n in mesh.items() if n > 0)
+
+
 def test_traffic_between_slices_is_seen(slice_of_four):
   """There a collective is a send to the hosts, not one of the chips' own."""
   del slice_of_four
