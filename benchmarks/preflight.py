@@ -3,8 +3,8 @@ r"""Preflight of every size preset on every kind of chip.
   python benchmarks/preflight.py [--only=panther] [--chips=v5e]
 
 Each is a run of `python -m lumos_jax.preflight`. Writes
-benchmarks/results/preflight.json after every one; those that are in the file of
-the same code already are not run again.
+benchmarks/results/preflight.json after every one; with --add what is in it stays,
+and only what it lacks is run.
 """
 
 import argparse
@@ -81,14 +81,10 @@ def main():
   parser.add_argument("--only", default="", help="presets whose name has this")
   parser.add_argument("--chips", default=",".join(SLICE))
   parser.add_argument("--root", default="", help="data.root, if another")
+  parser.add_argument("--add", action="store_true", help="to what is there")
   args = parser.parse_args()
-  path = results.ROOT / "benchmarks" / "results" / "preflight.json"
-  rows = []
-  if path.exists():
-    old = json.loads(path.read_text())
-    if old["commit"] == results.commit():
-      rows = old["rows"]
-  have = {(r["model"], r["dataset"]) for r in rows}
+  old = results.rows("preflight") if args.add else []
+  have, rows = {(r["model"], r["dataset"]) for r in old}, []
   for preset, (where, *arguments) in PRESETS.items():
     for chip in args.chips.split(","):
       topology = f"{chip}:{where[chip]}"
@@ -96,7 +92,7 @@ def main():
         continue
       rows.append(examine(preset, topology, arguments, args.root))
       print(preset, topology, rows[-1]["metrics"], flush=True)
-      results.write("preflight", rows)
+      results.write("preflight", rows, add=args.add)
 
 
 if __name__ == "__main__":
