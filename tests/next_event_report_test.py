@@ -60,3 +60,13 @@ def test_section_holds_model_floors_groups_and_probe(tmp_path):
 
 def test_section_says_what_is_missing(tmp_path):
   assert "there is no eval.json" in write(tmp_path, None)
+
+
+def test_padding_of_packed_rows_is_drawn(tmp_path):
+  lines = [
+    json.dumps({"step": s, "loss": 1.0, "padding_share": s / 1000})
+    for s in (1, 2, 3)
+  ]
+  (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+  text = write(tmp_path, {"test": METRICS, "steps": {"test": 9}})
+  assert "Share of padding in packed rows" in text and "0.003" in text

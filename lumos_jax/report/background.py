@@ -52,6 +52,7 @@ def training(run: load.Run) -> page.Html:
   for name, title in (
     ("tokens_per_second", "Tokens per second"),
     ("input_wait_share", "Share of time waiting for input"),
+    ("padding_share", "Share of padding in packed rows"),
     ("learning_rate", "Learning rate"),
     ("gradient_norm", "Gradient norm"),
   ):
