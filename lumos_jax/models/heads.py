@@ -118,12 +118,11 @@ class Aggregated(nnx.Module):
     states = jnp.concatenate(
       [queries.reshape(*queries.shape[:2], -1), last], -1
     )
-    x = jnp.concatenate([drop(states), extra], -1)[None]
     members = self.out.shape[0]
     if members > 1:
-      x = self.mix(x * each(self._seen())) * each(self.mix_scale)
+      x = self._mix_members(drop(states), extra) * each(self.mix_scale)
     else:
-      x = self.mix(x)
+      x = self.mix(jnp.concatenate([drop(states), extra], -1)[None])
     x = self.activation(x + each(self.mix_bias))
     x = self.hidden(x)
     if members > 1:
@@ -137,18 +136,23 @@ class Aggregated(nnx.Module):
       y = jnp.concatenate([y, linear.reshape(1, *y.shape[1:])], 0)
     return y + each(self.bias)
 
-  def _seen(self):
-    """Signs [E, inputs], zero where a member does not look.
+  def _mix_members(self, states, extra):
+    """Each member's first layer [E, B, O, hidden], signs on the inputs.
 
-    A member that sees less sees it larger, so that all sum up to about the
-    same.
+    They are put on the matrix, of which there is one for all rows. A member
+    that sees less sees it larger, so that all sum up to about the same.
     """
-    states, extra = self.inputs
-    hidden = np.asarray([v == "states" for v in self.views if v != "linear"])
-    sees = np.ones((len(hidden), states + extra), np.float32)
-    sees[hidden] *= np.sqrt((states + extra) / states)
-    sees[hidden, states:] = 0.0
-    return self.signs[...] * sees
+    n, more = self.inputs
+    blind = sum(v == "states" for v in self.views)
+    scale = np.ones((self.signs.shape[0], 1), np.float32)
+    scale[:blind] = np.sqrt((n + more) / n)
+    kernel = self.mix.kernel[...]
+    matrix = lambda s, rows: (s[..., None] * rows[None]).astype(extra.dtype)
+    product = lambda x, m: jnp.einsum("boi,eih->eboh", x, m)
+    signs = self.signs[...] * scale
+    x = product(states, matrix(signs[:, :n], kernel[:n]))
+    y = product(extra, matrix(signs[blind:, n:], kernel[n:]))
+    return jnp.concatenate([x[:blind], x[blind:] + y], 0)
 
 
 class Sequence(nnx.Module):
