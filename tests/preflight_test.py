@@ -297,6 +297,25 @@ def test_traffic_between_slices_is_seen(slice_of_four):
   assert any(c.group == 4 and not c.crosses for c in found)
 
 
+def test_programs_that_cannot_be_read_back_are_read_from_the_dump(
+  slice_of_four, monkeypatch
+):
+  _, devices = slice_of_four
+  mesh = partition.make_mesh(dict(data=4), devices)
+  lay = lambda *axes: jax.sharding.NamedSharding(
+    mesh, jax.sharding.PartitionSpec(*axes)
+  )
+  x = jax.ShapeDtypeStruct((8, 1024), jnp.float32, sharding=lay("data"))
+  total = jax.jit(lambda x: x.sum(0), out_shardings=lay())
+  wanted = plan.compile_for(total, x).program.collectives()
+
+  def refuse(self):
+    raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure")
+
+  monkeypatch.setattr(jax.stages.Compiled, "as_text", refuse)
+  assert plan.compile_for(total, x).program.collectives() == wanted != []
+
+
 def test_figures_of_a_config(slice_of_four):
   topology, devices = slice_of_four
   config = build(data__sequence_length=32, train__steps=10)

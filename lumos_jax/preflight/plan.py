@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import math
+import pathlib
 import re
+import tempfile
 import time
 from concurrent import futures
 from typing import Any
@@ -64,9 +66,15 @@ def compile_for(fn, *args) -> Compiled:
   Raises:
     What the compiler says, unless it is about memory.
   """
+  with tempfile.TemporaryDirectory() as dump:
+    options = {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}
+    return _compile(fn.lower(*args), options, pathlib.Path(dump))
+
+
+def _compile(lowered, options, dump: pathlib.Path) -> Compiled:
   try:
     with _no_cache():
-      done = fn.lower(*args).compile()
+      done = lowered.compile(compiler_options=options)
   except jax.errors.JaxRuntimeError as e:
     # "Used 17.5G of 15.75G hbm", "temporaries (26.68G) exceeds available HBM".
     used = re.search(r"(?:Used |\()([\d.]+)([KMGT])(?: of|\) exceeds)", str(e))
@@ -83,8 +91,23 @@ def compile_for(fn, *args) -> Compiled:
     + memory.generated_code_size_in_bytes
     - memory.alias_size_in_bytes
   )
-  text = hlo.Program(done.as_text())
-  return Compiled(peak, "", text)
+  return Compiled(peak, "", hlo.Program(_text(done, dump)))
+
+
+def _text(done, dump: pathlib.Path) -> str:
+  """The optimized program's text.
+
+  Raises:
+    ValueError: There is none.
+  """
+  try:
+    return done.as_text()
+  except jax.errors.JaxRuntimeError as e:
+    # Some of v6e's programs cannot be read back; the compiler wrote them down.
+    found = sorted(dump.glob("*.after_optimizations.txt"))
+    if not found:
+      raise ValueError(f"the compiled program cannot be read: {e}") from e
+    return found[-1].read_text()
 
 
 def chip_bytes(tree) -> int:
