@@ -7,12 +7,12 @@ Run by benchmarks/epoch.py in an environment of its own:
 RecBole 1.2.1 uses what later numpy, pandas and scipy took away. It also installs
 ray, for its search of settings, which nothing here imports.
 
-Reads one line of JSON: the folder of NAME/NAME.inter, NAME, threads and seed,
-and answers with what it found. Then for each line "epoch" it trains one and
-prints seconds, CPU seconds and loss, and for "validate" NDCG@10 and HitRate@10
-of the validation events. The model's settings are RecBole's defaults for
-SASRec: D 64, 2 layers, 2 heads, dropout .5, full softmax, histories of 50,
-2,048 targets a step, Adam with 1e-3.
+Reads one line of JSON: the folder of NAME/NAME.inter, NAME, threads, seed and
+batch (targets a step), and answers with what it found. Then for each line "epoch"
+it trains one and prints seconds, CPU seconds and loss, and for "validate" NDCG@10
+and HitRate@10 of the validation events. The model's settings are RecBole's
+defaults for SASRec but for the batch: D 64, 2 layers, 2 heads, dropout .5, full
+softmax, histories of 50, Adam with 1e-3.
 """
 
 import importlib.metadata
@@ -61,7 +61,8 @@ def main():
     model="SASRec",
     dataset=asked["name"],
     config_dict=SETTINGS
-    | {"data_path": asked["folder"], "seed": asked["seed"]},
+    | {"data_path": asked["folder"], "seed": asked["seed"]}
+    | {"train_batch_size": asked["batch"]},
   )
   init_seed(config["seed"], config["reproducibility"])
   dataset = create_dataset(config)
