@@ -8,6 +8,7 @@ read directly, several times faster than through the generic decoder; its
 import concurrent.futures
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -158,11 +159,11 @@ class Source:
 
   def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
     positions = [int(i) for i in positions]
-    for i in positions:
-      if not 0 <= i < len(self):
-        raise IndexError(f"record {i} of {len(self)}")
     if not positions:
       return []
+    for i in (min(positions), max(positions)):
+      if not 0 <= i < len(self):
+        raise IndexError(f"record {i} of {len(self)}")
     found = self._shards.read(positions)
     if len(found) >= _TOGETHER:
       try:
@@ -173,38 +174,40 @@ class Source:
 
   def _decode_together(self, found: Sequence[bytes]) -> list[dict[str, Any]]:
     """What `_decode` makes of each record; raises ValueError, KeyError."""
-    spans = wire.byte_features(found)
+    spans, count = wire.byte_features(found), len(found)
     rows = spans["time"][1] // self._layout["time"][0].itemsize
-    columns = {"key": []}
-    for data, i, n in zip(
-      found, *(x.tolist() for x in spans["key"]), strict=True
-    ):
-      columns["key"].append(data[i : i + n].decode())
+    shared, columns = {"key": ""}, {}
     for name, (dtype, shape) in self._layout.items():
       first, size = spans.get(name, (0 * rows, 0 * rows))
       if shape == (None,):
-        shapes = size[:, None] // dtype.itemsize
+        extents = (size // dtype.itemsize,)
       elif len(shape) == 1:
-        shapes = np.full((len(found), 1), shape[0])
+        extents = (np.full(count, shape[0]),)
       else:
-        shapes = np.stack([rows, np.full(len(found), shape[1])], axis=1)
-      if np.any(shapes.prod(axis=1) * dtype.itemsize != size):
+        extents = rows, np.full(count, shape[1])
+      if np.any(math.prod(extents) * dtype.itemsize != size):
         raise ValueError(f"{name} is not of the form {shape}")
-      if not size.any() and not shapes.any():
+      if not size.any() and all(x.min() == x.max() for x in extents):
         # One object for all that is empty.
-        columns[name] = [np.zeros(shapes[0], dtype)] * len(found)
+        shared[name] = np.zeros([int(x[0]) for x in extents], dtype)
         continue
-      columns[name] = [
-        np.ndarray(extent, dtype, data, i)
-        for data, extent, i in zip(
-          found, shapes.tolist(), first.tolist(), strict=True
-        )
-      ]
-    names = list(columns)
-    return [
-      dict(zip(names, values, strict=True))
-      for values in zip(*columns.values(), strict=True)
-    ]
+      # Tuples and `map` take half the time of lists and a loop.
+      extents = zip(*(x.tolist() for x in extents), strict=True)
+      shared[name] = None
+      columns[name] = map(
+        np.ndarray, extents, [dtype] * count, found, first.tolist()
+      )
+    first, size = spans["key"]
+    ends = (first + size).tolist()
+    columns["key"] = (
+      data[i:j].decode() for data, i, j in zip(found, first.tolist(), ends)
+    )
+    # Copies of a dict that has all keys grow no more.
+    out = [shared.copy() for _ in found]
+    for name, values in columns.items():
+      for record, value in zip(out, values, strict=True):
+        record[name] = value
+    return out
 
   def _decode(self, i: int, data: bytes) -> dict[str, Any]:
     try:

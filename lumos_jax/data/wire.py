@@ -69,16 +69,17 @@ class _Walk:
     """Passes a tag and a length; returns where what follows ends."""
     _expect((self._bytes[self.at] == tag).all())
     at = self.at + 1
-    length = np.zeros(len(at), np.int64)
-    more = np.ones(len(at), bool)
-    for i in range(_LENGTH_BYTES):
-      byte = self._bytes[at]
-      length += np.where(more, byte & 0x7F, 0).astype(np.int64) << (7 * i)
-      at = at + more
-      more = more & (byte >= 0x80)
+    byte = self._bytes[at]
+    length = (byte & 0x7F).astype(np.int64)
+    at += 1
+    for i in range(1, _LENGTH_BYTES):
+      more = byte >= 0x80
       if not more.any():
         break
-    _expect(not more.any())
+      byte = np.where(more, self._bytes[at], 0)
+      length += (byte & 0x7F).astype(np.int64) << 7 * i
+      at += more
+    _expect(not (byte >= 0x80).any())
     self.at, stop = at, at + length
     _expect(int(stop.max(initial=0)) <= self._end)
     return stop
