@@ -179,7 +179,7 @@ class RecBole:
       env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
     )
     asked = dict(folder=str(folder), name=NAME, seed=args.seed)
-    asked |= dict(threads=os.cpu_count(), batch=args.peer_batch)
+    asked |= dict(threads=results.machine()["cores"], batch=args.peer_batch)
     self.about = self._ask(json.dumps(asked))
 
   def _ask(self, line: str) -> dict:
@@ -256,7 +256,7 @@ def ratios(ours: Course, peer: Course, compile_seconds: float):
 
   Keys "least_..." have the peer's CPU seconds over all cores for its seconds.
   """
-  cores = os.cpu_count()
+  cores = results.machine()["cores"]
   out = {"compile_seconds": compile_seconds}
   at = ours.reached(peer.found[peer.best]["ndcg@10"])
   if at is not None:
