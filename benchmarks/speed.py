@@ -3,9 +3,9 @@ r"""Tokens/s of a train step against PyTorch's: same shape, exact full softmax.
   python -m venv PEER && PEER/bin/pip install torch
   python benchmarks/speed.py --peer-python=PEER/bin/python
 
-SASRec: 128 rows of 50 items, D 64, 12,101 items, 2 layers, AdamW with clipping,
-dropout .2, float32, all cores. Both processes take turns, so that whatever else
-the machine does meets both. Input is in memory in both. Writes
+SASRec, and HSTU with biases by position: 128 rows of 50 items, D 64, 12,101 items,
+2 layers, AdamW with clipping, dropout .2, float32, all cores. All processes take
+turns, so that whatever else the machine does meets all. Input is in memory. Writes
 benchmarks/results/speed.json.
 """
 
@@ -26,21 +26,26 @@ from lumos_jax import config as config_lib
 from lumos_jax import recipes, train
 from lumos_jax.data import schema as schema_lib
 
+_PEER = "PyTorch, full softmax"
 SHAPE = dict(
   batch=128,
   length=50,
   vocabulary=12_101,
   d=64,
-  d_ff=256,
   heads=2,
   layers=2,
   dropout=0.2,
 )
+# HSTU's gate takes the place of a feed-forward layer.
+MODELS = {
+  "SASRec": dict(attention="softmax", d_ff=256),
+  "HSTU": dict(attention="pointwise", d_ff=0),
+}
 
 
-def ours(loss):
+def ours(model, loss):
   """(state, step function, batch) of our train step."""
-  s = SHAPE
+  s = SHAPE | MODELS[model]
   c = config_lib.default()
   c.recipe = "panther"
   c.data.target, c.data.sequence_length = "item", s["length"]
@@ -48,7 +53,7 @@ def ours(loss):
   m = c.model
   m.d_model, m.d_ff, m.n_heads = s["d"], s["d_ff"], s["heads"]
   m.n_encoder_layers, m.dropout = s["layers"], s["dropout"]
-  m.positions, m.activation = "learned", "gelu"
+  m.attention, m.positions, m.activation = s["attention"], "learned", "gelu"
   m.use_fields = m.use_attributes = False
   c.objective.loss, c.objective.negatives = loss, 1024
   c.train.batch_size = s["batch"]
@@ -74,8 +79,8 @@ def ours(loss):
 class Ours:
   """Takes steps and tells seconds."""
 
-  def __init__(self, loss):
-    self.state, self.step, self.batch = ours(loss)
+  def __init__(self, model, loss):
+    self.state, self.step, self.batch = ours(model, loss)
 
   def __call__(self, count):
     """Seconds of `count` steps."""
@@ -89,15 +94,16 @@ class Ours:
 class Torch:
   """The same in another process, stopped while it is not asked."""
 
-  def __init__(self, python):
-    script = pathlib.Path(__file__).parent / "peers" / "torch_sasrec.py"
+  def __init__(self, python, model):
+    script = pathlib.Path(__file__).parent / "peers" / "torch_steps.py"
     self.process = subprocess.Popen(
       [python, str(script)],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
     )
-    self._ask(json.dumps(SHAPE | {"threads": os.cpu_count()}), False)
+    asked = SHAPE | MODELS[model] | {"threads": os.cpu_count()}
+    self._ask(json.dumps(asked), False)
     # A table of small entries knows nothing yet: both losses are log V.
     loss = float(self._ask("loss"))
     assert abs(loss - np.log(SHAPE["vocabulary"])) < 0.1, loss
@@ -119,29 +125,30 @@ def main():
   parser.add_argument("--rounds", type=int, default=7)
   parser.add_argument("--steps", type=int, default=3, help="of a round")
   args = parser.parse_args()
-  models = {
-    "PyTorch, full softmax": Torch(args.peer_python),
-    "lumos_jax, full softmax": Ours("softmax"),
-    "lumos_jax, 1,024 negatives": Ours("sampled"),
-  }
-  seconds = {name: [] for name in models}
-  for take in models.values():
+  takes = {}
+  for model in MODELS:
+    takes[model, _PEER] = Torch(args.peer_python, model)
+    takes[model, "lumos_jax, full softmax"] = Ours(model, "softmax")
+    takes[model, "lumos_jax, 1,024 negatives"] = Ours(model, "sampled")
+  seconds = {key: [] for key in takes}
+  for take in takes.values():
     take(2)  # Compiles.
   for _ in range(args.rounds):
-    for name, take in models.items():
-      seconds[name].append(take(args.steps))
-  peer = seconds["PyTorch, full softmax"]
+    for key, take in takes.items():
+      seconds[key].append(take(args.steps))
   tokens = SHAPE["batch"] * SHAPE["length"] * args.steps
   rows = []
-  for name, found in seconds.items():
+  for (model, name), found in seconds.items():
+    peer = seconds[model, _PEER]
     ratio = statistics.median(p / s for p, s in zip(peer, found))
-    print(name, f"{tokens / statistics.median(found):,.0f} tokens/s", ratio)
+    rate = tokens / statistics.median(found)
+    print(model, name, f"{rate:,.0f} tokens/s", ratio)
     rows.append(
       dict(
         dataset="random ids in memory",
         protocol="train steps in turns; median of the rounds' ratios",
         model=name,
-        config="B 128, T 50, D 64, V 12,101, 2 layers",
+        config=f"{model}, B 128, T 50, D 64, V 12,101, 2 layers",
         steps=args.steps * args.rounds,
         wall_seconds=sum(found),
         metrics={"times_peer_tokens_per_second": ratio},

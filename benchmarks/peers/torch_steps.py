@@ -1,8 +1,9 @@
-"""A plain PyTorch train step of SASRec with the full softmax, timed on demand.
+"""A plain PyTorch train step of SASRec or HSTU, timed on demand.
 
-Run by benchmarks/speed.py in an environment that has PyTorch: reads one line of
-JSON with the shape, then for each line "N" takes N steps and prints the
-seconds, and for "loss" the loss of a step without dropout.
+Both have the full softmax over all items. Run by benchmarks/speed.py in an
+environment that has PyTorch: reads one line of JSON with the shape, then for each
+line "N" takes N steps and prints the seconds, and for "loss" the loss of a step
+without dropout.
 """
 
 import json
@@ -36,17 +37,45 @@ class Layer(nn.Module):
     return x + drop(self.ff_out(drop(h)))
 
 
-class SASRec(nn.Module):
+class PointwiseLayer(nn.Module):
+  """HSTU's layer (arXiv 2402.17152, eq. 1-3), with biases by position."""
+
+  def __init__(self, d, length, heads, dropout):
+    super().__init__()
+    self.heads, self.rate = heads, dropout
+    self.norm, self.norm_out = nn.LayerNorm(d), nn.LayerNorm(d)
+    self.inner, self.out = nn.Linear(d, 4 * d), nn.Linear(d, d)
+    self.bias = nn.Parameter(torch.zeros(heads, 2 * length - 1))
+    step = torch.arange(length)
+    self.register_buffer("away", step[:, None] - step[None] + length - 1)
+    self.register_buffer("before", step[:, None] >= step[None])
+
+  def forward(self, x):
+    """[B, T, D] -> [B, T, D]."""
+    b, t, d = x.shape
+    split = lambda y: y.view(b, t, self.heads, -1).transpose(1, 2)
+    parts = functional.silu(self.inner(self.norm(x))).split(d, -1)
+    gate, (q, k, v) = parts[0], map(split, parts[1:])
+    scores = q @ k.transpose(-1, -2) + self.bias[:, self.away]
+    scores = functional.silu(scores) / t * self.before
+    y = (scores @ v).transpose(1, 2).reshape(b, t, d)
+    y = self.out(self.norm_out(y) * gate)
+    return x + functional.dropout(y, self.rate, self.training)
+
+
+class Model(nn.Module):
   """States [B, T, D] of item ids [B, T]; the table is tied to the output."""
 
-  def __init__(self, v, t, d, d_ff, heads, layers, dropout):
+  def __init__(self, v, t, d, d_ff, heads, layers, dropout, attention):
     super().__init__()
     self.items, self.positions = nn.Embedding(v, d), nn.Embedding(t, d)
     for table in (self.items, self.positions):
       nn.init.normal_(table.weight, std=0.02)
-    self.layers = nn.ModuleList(
-      Layer(d, d_ff, heads, dropout) for _ in range(layers)
-    )
+    make = {
+      "softmax": lambda: Layer(d, d_ff, heads, dropout),
+      "pointwise": lambda: PointwiseLayer(d, t, heads, dropout),
+    }[attention]
+    self.layers = nn.ModuleList(make() for _ in range(layers))
     self.norm, self.rate, self.scale = nn.LayerNorm(d), dropout, d**0.5
 
   def forward(self, ids):
@@ -64,15 +93,8 @@ def main():
   torch.set_num_threads(shape["threads"])
   torch.manual_seed(0)
   b, t, v = shape["batch"], shape["length"], shape["vocabulary"]
-  model = SASRec(
-    v,
-    t,
-    shape["d"],
-    shape["d_ff"],
-    shape["heads"],
-    shape["layers"],
-    shape["dropout"],
-  )
+  more = ("d", "d_ff", "heads", "layers", "dropout", "attention")
+  model = Model(v, t, **{k: shape[k] for k in more})
   tx = torch.optim.AdamW(model.parameters(), 1e-3)
   ids, target = (torch.randint(2, v, (b, t)) for _ in range(2))
 
