@@ -1,6 +1,6 @@
 r"""Users/s of the input pipeline against reading the same users' bytes.
 
-  python benchmarks/input_speed.py [--users=50000] [--rounds=15] [--root=DIR]
+  python benchmarks/input_speed.py [--users=50000] [--rounds=15] [--root=DIR] [--name=NAME]
 
 Generates payments of users with Zipf-like lengths (54 events in the mean) and
 prepares them through `data_prep`, and Complete Journey by days. Then all take
@@ -10,7 +10,7 @@ MovieLens) and LUMOS' batches (configs/pretrain.py). No pipeline reads ahead, so
 that none works in another's turn. Times differ from machine to machine, ratios to
 the bytes of the same round less. At last configs/pretrain.py trains for some steps
 as it is, and tells how much of its time it waits for input. With --root the data
-sets stay there. Writes benchmarks/results/input_speed.json.
+sets stay there. Writes benchmarks/results/NAME.json.
 """
 
 import argparse
@@ -211,6 +211,7 @@ def main():
   parser.add_argument("--users", type=int, default=50_000)
   parser.add_argument("--rounds", type=int, default=15)
   parser.add_argument("--root", default="", help="of the data sets")
+  parser.add_argument("--name", default="input_speed", help="of the result")
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(args.root or folder)
@@ -264,7 +265,7 @@ def main():
       metrics={"input_wait_percent": waits},
     )
   )
-  print(results.write("input_speed", rows))
+  print(results.write(args.name, rows))
 
 
 if __name__ == "__main__":
