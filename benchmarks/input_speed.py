@@ -1,16 +1,18 @@
 r"""Users/s of the input pipeline against reading the same users' bytes.
 
-  python benchmarks/input_speed.py [--users=50000] [--rounds=15] [--root=DIR] [--name=NAME]
+  python benchmarks/input_speed.py [--users=50000] [--rounds=15] [--root=DIR]
+    [--name=NAME]
 
 Generates payments of users with Zipf-like lengths (54 events in the mean) and
 prepares them through `data_prep`, and Complete Journey by days. Then all take
-turns, reading users at random: the bytes alone in batches of 1,024 records, our
-source, which decodes them, PANTHER's packed batches (configs/panther.py, as for
-MovieLens) and LUMOS' batches (configs/pretrain.py). No pipeline reads ahead, so
-that none works in another's turn. Times differ from machine to machine, ratios to
-the bytes of the same round less. At last configs/pretrain.py trains for some steps
-as it is, and tells how much of its time it waits for input. With --root the data
-sets stay there. Writes benchmarks/results/NAME.json.
+turns, reading users at random: the bytes alone in batches of 1,024 records and our
+source, which decodes them, both with a thread a core; PANTHER's packed batches
+(configs/panther.py, as for MovieLens) and LUMOS' batches (configs/pretrain.py) in
+one. No pipeline reads ahead, so that none works in another's turn. Times differ
+from machine to machine, ratios to the bytes of the same round less. At last
+configs/pretrain.py trains for some steps as it is, and tells how much of its time
+it waits for input. With --root the data sets stay there. Writes
+benchmarks/results/NAME.json.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
+from concurrent import futures
 
 import numpy as np
 import pyarrow as pa
@@ -99,18 +102,20 @@ class Reads:
   def __init__(self, users: int, read, size=lambda found: 0):
     self._users, self._read, self._size = users, read, size
     self._rng = np.random.default_rng(0)
+    cores = results.machine()["cores"]
+    self._pool = futures.ThreadPoolExecutor(cores)
 
   def __call__(self, batches: int) -> dict[str, float]:
-    """What was read, and seconds."""
-    seconds, size = 0.0, 0
-    for _ in range(batches):
-      at = self._rng.integers(0, self._users, BATCH).tolist()
-      start = time.perf_counter()
+    """What was read, and seconds, with a thread a core."""
+
+    def take(at):
       found = self._read(at)
-      seconds += time.perf_counter() - start
-      size += self._size(found)
-      del found  # Not on the next batch's clock.
-    done = {"users": batches * BATCH, "seconds": seconds}
+      return self._size(found)
+
+    at = self._rng.integers(0, self._users, (batches, BATCH)).tolist()
+    start = time.perf_counter()
+    size = sum(self._pool.map(take, at))
+    done = dict(users=batches * BATCH, seconds=time.perf_counter() - start)
     return done | ({"megabytes": size / 1e6} if size else {})
 
 
