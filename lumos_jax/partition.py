@@ -162,12 +162,14 @@ def put_batch(
 
 def check_batch_size(batch_size: int, parts: int, mesh: Mesh) -> None:
   """Raises ValueError where the batch does not divide by mesh and parts."""
+  if parts < 1:
+    raise ValueError(f"train.accumulate = {parts} must be at least 1")
   ways = mesh.shape["data"] * mesh.shape["fsdp"] * parts
-  if batch_size % ways:
-    up = -(-batch_size // ways) * ways
+  if batch_size < 1 or batch_size % ways:
+    up = max(1, -(-batch_size // ways)) * ways
     raise ValueError(
-      f"train.batch_size = {batch_size} does not divide by data x fsdp x "
-      f"train.accumulate = {ways}; the nearest that does is {up}"
+      f"train.batch_size = {batch_size} is no multiple of data x fsdp x "
+      f"train.accumulate = {ways}; the nearest is {up}"
     )
 
 

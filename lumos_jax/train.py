@@ -97,6 +97,10 @@ class Trainer:
     """Builds what can be built without data; ValueErrors name config keys."""
     self.config, self.recipe = config, recipe
     self.mesh = partition.make_mesh(config.mesh, devices)
+    if config.eval_batch_size < 1:
+      raise ValueError(
+        f"eval_batch_size = {config.eval_batch_size} must be at least 1"
+      )
     partition.check_batch_size(
       config.train.batch_size, config.train.accumulate, self.mesh
     )

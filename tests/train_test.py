@@ -196,8 +196,11 @@ def test_not_finite_stops_with_step_and_way_out(tmp_path):
   "overrides,words",
   [
     (dict(mesh__tensor=3), "8 devices"),
-    (dict(mesh__fsdp=8, train__batch_size=12), "nearest that does is 16"),
-    (dict(mesh__fsdp=8, train__accumulate=3), "nearest that does is 24"),
+    (dict(mesh__fsdp=8, train__batch_size=12), "the nearest is 16"),
+    (dict(mesh__fsdp=8, train__accumulate=3), "the nearest is 24"),
+    (dict(mesh__fsdp=8, train__batch_size=0), "batch_size = 0 .*nearest is 8"),
+    (dict(train__accumulate=0), "train.accumulate = 0 must be at least 1"),
+    (dict(eval_batch_size=0), "eval_batch_size = 0 must be at least 1"),
     (dict(optimizer__name="sgd"), "optimizer.name"),
     (dict(optimizer__schedule="step"), "optimizer.schedule"),
     (dict(data__validation_origin=90), "data.validation_origin"),
