@@ -37,7 +37,8 @@ def experiment(name: str, arg: str | None, **defaults):
 
   Args:
     name: Of the experiment.
-    arg: Of the config file: data=, steps=, seed=, smoke and `defaults`.
+    arg: Of the config file: data=, size=, width=, steps=, seed=, smoke and
+      `defaults`.
     **defaults: Further arguments.
 
   Returns:
@@ -47,6 +48,7 @@ def experiment(name: str, arg: str | None, **defaults):
     arg,
     data="complete_journey",
     size="small",
+    width=0,
     steps=0,
     seed=0,
     smoke=False,
@@ -74,7 +76,8 @@ def experiment(name: str, arg: str | None, **defaults):
   if args.data == "movielens":
     c.evals.gender = dict(type="probe", label="gender")
   m = c.model
-  m.d_model, m.d_ff, m.n_heads, m.n_encoder_layers = 96, 384, 2, 2
+  width = args.width or 96
+  m.d_model, m.d_ff, m.n_heads, m.n_encoder_layers = width, 4 * width, 2, 2
   m.activity_width, m.profile_width = 48, 48
   m.positions, m.activation = "learned", "gelu"
   m.dropout = 0.2 if args.data in ("movielens", "complete_journey") else 0.5
@@ -140,7 +143,7 @@ def set_data(d, data: str) -> None:
 
 
 def get_config(arg=None):
-  """Arguments: data=, size=, steps=, seed=, smoke, and parts to leave out.
+  """Arguments: data=, size=, width=, steps=, seed=, smoke, and parts.
 
   sprm= (paper, release, none), profile= (position, token, none),
   contrastive= (lambda), ids (see the target's ids alone); target_time (be told

@@ -116,7 +116,7 @@ def default() -> ml_collections.ConfigDict:
   m.sprm_prototypes = 64
   m.profile_as = "none"  # token, or position: at every one.
   m.time_bias = False  # Attention biases of time differences.
-  m.target_time = False  # They see when the next event is, not what.
+  m.target_time = False  # When the next event is, not what, is seen too.
   m.masked = False  # BERT4Rec's form instead of the causal one.
   m.use_attributes = True  # Of the target's values, where the data have them.
   m.use_fields = True  # The events' other fields.

@@ -238,6 +238,15 @@ class Panther(nnx.Module):
       self.bias = relative.RelativeBias(
         self.length, cfg.n_heads, use_time=cfg.time_bias
       )
+    if cfg.target_time:
+      # Beside the biases, which say how far each event is from the target.
+      self.ahead = layers.embedding(
+        relative.TIME_BUCKETS,
+        width,
+        (None, None),
+        deviation=_DEVIATION,
+        rngs=rngs,
+      )
     layer = lambda r: Layer(cfg, self.length, dtype=self.dtype, rngs=r)
     self.layers = stack.Stack(layer, cfg.n_encoder_layers, cfg, rngs)
     self.norm_out = layers.layer_norm(width, **kw)
@@ -277,6 +286,9 @@ class Panther(nnx.Module):
       x = x + self.positions[...][batch["position"]].astype(self.dtype)
     elif cfg.positions == "sinusoidal":
       x = x + attention.sinusoidal(batch["position"], cfg.d_model)
+    if cfg.target_time:
+      gap = relative.time_bucket(batch["next_time"] - batch["time"])
+      x = x + self.ahead[...][gap].astype(self.dtype)
     return layers.dropout(cfg.dropout, rngs, x)
 
   def __call__(

@@ -10,14 +10,14 @@ from flax import nnx
 from lumos_jax.models import layers
 
 # exp(0.301 * 64) seconds is 7 years.
-_TIME_BUCKETS = 64
+TIME_BUCKETS = 64
 _LOG_STEP = 0.301
 
 
 def time_bucket(seconds: jax.Array) -> jax.Array:
   """Logarithmic buckets of time differences, int32; 0 for under 2 seconds."""
   log = jnp.log(jnp.maximum(seconds, 1).astype(jnp.float32)) / _LOG_STEP
-  return jnp.minimum(log.astype(jnp.int32), _TIME_BUCKETS - 1)
+  return jnp.minimum(log.astype(jnp.int32), TIME_BUCKETS - 1)
 
 
 class RelativeBias(nnx.Module):
@@ -27,7 +27,7 @@ class RelativeBias(nnx.Module):
     """`length` is T; with `use_time`, time stamps enter."""
     self.position = layers.zeros((2 * length - 1, n_heads), (None, None))
     if use_time:
-      self.time = layers.zeros((_TIME_BUCKETS, n_heads), (None, None))
+      self.time = layers.zeros((TIME_BUCKETS, n_heads), (None, None))
     self.use_time = use_time
 
   def __call__(self, query_time: jax.Array, key_time: jax.Array) -> jax.Array:
