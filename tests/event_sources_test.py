@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import polars as pl
 import pytest
 import tiny_data
 
 import data_prep
 from data_prep.inputs import InputError
+from lumos_jax.data import schema as schema_lib
 
 SEQUENCES = "1 10 20 30 40\n2 20 30\n3 30 10 20 50 10\n"
 
@@ -95,6 +97,25 @@ def test_movielens_in_order_of_time_then_file(tmp_path):
   gender = data.schema.labels[0]
   found = {k: gender.values[int(u["label_value"][0])] for k, u in users.items()}
   assert found == {"1": "F", "2": "M"}
+
+
+def test_movielens_as_the_sequence_benchmarks_give_it(tmp_path):
+  folder = movielens(tmp_path / "ml")
+  (tmp_path / "ml" / "ratings.dat").unlink()
+  rows = [
+    (2, 1, 0, 20, False, 1, 0),
+    (1, 1, 5, 10, True, 2, 0),
+    (2, 2, 1, 20, True, 1, 1),
+    (1, 2, 4, 30, True, 2, 1),
+  ]
+  columns = "user_id movie_id rating timestamp ts_exact sas_user pos".split()
+  frame = pl.DataFrame(rows, schema=columns, orient="row")
+  frame.write_parquet(tmp_path / "ml" / "ml1m_sequences.parquet")
+  data, users = prepare("movielens", tmp_path, path=folder, min_events=2)
+  assert items(data, users["1"]) == items(data, users["2"]) == ["1", "2"]
+  assert data.stats["notes"]["times that the file interpolates"] == 1
+  rating = users["2"]["categorical"][:, 1]
+  assert rating[0] == schema_lib.MISSING != rating[1]  # 0 is not known.
 
 
 def test_movielens_says_what_is_absent_or_damaged(tmp_path):

@@ -49,7 +49,7 @@ def load(
     attributes: Genres and decade of each movie go with its id.
   """
   folder = _folder(path)
-  events, dropped = _events(folder, min_events)
+  events, notes = _events(folder, min_events)
   movies = _table(folder, "movies.dat", ("item", "title", "genres"), pl.Int64)
   users = _table(
     folder,
@@ -100,8 +100,8 @@ def load(
     profile=users.select("key", *_PROFILE),
     labels=labels,
     files={"activity": files[0], "profile": "users.dat"},
-    notes={
-      "ratings of users or movies with too few": dropped,
+    notes=notes
+    | {
       "movies without a training event": sum(i not in count for i in items),
     },
     pieces={f: (folder / f).stat().st_size for f in files},
@@ -176,10 +176,12 @@ def _table(folder, name, columns, key) -> pl.DataFrame:
   return frame.with_columns(pl.col(columns[0]).cast(key))
 
 
-def _events(folder, min_events: int) -> tuple[pl.DataFrame, int]:
-  """key, time, item, rating in each user's order; and how many were dropped."""
+def _events(folder, min_events: int) -> tuple[pl.DataFrame, dict[str, int]]:
+  """key, time, item, rating in each user's order; and counts to tell."""
+  notes = {}
   if _sequences(folder):
     frame = pl.read_parquet(folder / _SEQUENCES).sort("sas_user", "pos")
+    notes["times that the file interpolates"] = (~frame["ts_exact"]).sum()
     frame = frame.select(
       key="user_id", seconds="timestamp", item="movie_id", rating="rating"
     )
@@ -195,7 +197,8 @@ def _events(folder, min_events: int) -> tuple[pl.DataFrame, int]:
     time=pl.from_epoch("seconds", time_unit="s"),
     rating=pl.when(pl.col("rating") > 0).then(pl.col("rating")),
   )
-  return kept.drop("seconds"), len(frame) - len(kept)
+  notes["ratings of users or movies with too few"] = len(frame) - len(kept)
+  return kept.drop("seconds"), notes
 
 
 def _attributes(movies: pl.DataFrame, items) -> tuple[tuple[int, ...], ...]:
