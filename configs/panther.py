@@ -26,7 +26,7 @@ SIZES = ("small", "large")
 # Beauty's 2,500 and Sports' were chosen on validation events.
 _STEPS = {
   "complete_journey": 1500,
-  "movielens": 3000,
+  "movielens": 8000,
   "sports": 4000,
   "yelp": 4000,
 }
@@ -37,8 +37,8 @@ def experiment(name: str, arg: str | None, **defaults):
 
   Args:
     name: Of the experiment.
-    arg: Of the config file: data=, size=, width=, steps=, seed=, smoke and
-      `defaults`.
+    arg: Of the config file: data=, size=, width=, batch=, steps=, seed=, smoke
+      and `defaults`.
     **defaults: Further arguments.
 
   Returns:
@@ -49,6 +49,7 @@ def experiment(name: str, arg: str | None, **defaults):
     data="complete_journey",
     size="small",
     width=0,
+    batch=0,
     steps=0,
     seed=0,
     smoke=False,
@@ -90,6 +91,9 @@ def experiment(name: str, arg: str | None, **defaults):
   o.learning_rate, o.b2, o.warmup_steps = 3e-3, 0.98, 50
   t = c.train
   t.steps, t.batch_size, t.ema_decay = steps, 32, 0.99
+  if args.data == "movielens":
+    # Rows are long: more steps of fewer rows learn more of as many events.
+    t.batch_size, t.ema_decay = 8, 0.997
   t.checkpoint_every = max(1, steps // 10)
   c.eval_batch_size = 256
   if args.size == "large":
@@ -111,6 +115,7 @@ def experiment(name: str, arg: str | None, **defaults):
     m.d_model, m.d_ff = 32, 64
     d = c.data
     d.sequence_length, d.overlap, d.segments, t.batch_size = 32, 4, 4, 8
+  t.batch_size = args.batch or t.batch_size
   return c, args
 
 
@@ -143,7 +148,7 @@ def set_data(d, data: str) -> None:
 
 
 def get_config(arg=None):
-  """Arguments: data=, size=, width=, steps=, seed=, smoke, and parts.
+  """Arguments: data=, size=, width=, batch=, steps=, seed=, smoke, and parts.
 
   sprm= (paper, release, none), profile= (position, token, none),
   contrastive= (lambda), ids (see the target's ids alone); target_time (be told
