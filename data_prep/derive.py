@@ -34,17 +34,18 @@ def fit_bins(field: schema_lib.Binned, x: np.ndarray) -> schema_lib.Binned:
     return dataclasses.replace(field, edges=())
   if field.scale == "frequency":
     share = np.arange(1, field.bins) / field.bins
-    edges = np.quantile(x, share, method="higher")
+    edges = np.quantile(x, share, method="higher")  # Numbers of the data.
   elif field.scale == "log":
     low, high = fit_lib.symlog(np.asarray([x.min(), x.max()]))
     steps = np.linspace(low, high, field.bins + 1)[1:-1]
     edges = np.sign(steps) * np.expm1(np.abs(steps))
+    # Rounded, so that another machine's last bits give the same schema hash.
+    edges = np.asarray([float(f"{e:.6g}") for e in edges])
   else:
     raise schema_lib.SchemaError(
       f"field {field.name!r}: scale {field.scale!r}; use 'frequency' or 'log'"
     )
-  # Rounded, so that another machine's last bits give the same schema hash.
-  edges = np.unique([float(f"{e:.6g}") for e in edges])
+  edges = np.unique(edges)
   # An edge at or below the least number would leave its bin empty.
   edges = edges[edges > x.min()]
   return dataclasses.replace(field, edges=tuple(edges.tolist()))
@@ -162,10 +163,22 @@ def _top(
   return found[order[count[order] >= least]], len(found)
 
 
+def _known(field, parts, names) -> np.ndarray:
+  """bool [R]: rows without an unknown value in the named parts."""
+  out = np.ones(len(parts[0]), bool)
+  for name, ids in zip(field.of, parts, strict=True):
+    if name in names:
+      out &= ids != schema_lib.UNKNOWN
+  return out
+
+
 def fit_composite(
   products: Products, parts: Sequence[np.ndarray]
 ) -> tuple[schema_lib.Composite, dict[str, float]]:
   """The field with its tokens, and what they cover.
+
+  A product with an unknown part is no token: it would say the same of rare
+  values and of those that come later.
 
   Args:
     products: Of the field.
@@ -173,15 +186,18 @@ def fit_composite(
 
   Returns:
     The field; {"products": different products, "tokens": kept, "coverage":
-    share of training rows whose product is kept, "backoff_tokens": ...}.
+    share of training rows whose product is kept, "backoff_tokens": ...,
+    "backoff_idle": no row was left to learn smaller tokens from}.
   """
   field = products.field
   numbers = products.numbers(parts)
-  kept, different = _top(numbers, field.max_values, field.min_count)
+  known = _known(field, parts, field.of)
+  kept, different = _top(numbers[known], field.max_values, field.min_count)
   covered = np.isin(numbers, kept)
   small = np.zeros(0, np.int64)
   if field.backoff:
-    rest = products.numbers([p[~covered] for p in parts], field.backoff)
+    rest = ~covered & _known(field, parts, field.backoff)
+    rest = products.numbers([p[rest] for p in parts], field.backoff)
     small, _ = _top(rest, field.max_backoff)
   values = products.parts(np.concatenate([kept, small])).tolist()
   field = dataclasses.replace(field, values=tuple(map(tuple, values)))
@@ -190,6 +206,7 @@ def fit_composite(
     "tokens": len(kept),
     "coverage": float(covered.mean()) if len(covered) else 0.0,
     "backoff_tokens": len(small),
+    "backoff_idle": bool(field.backoff and not len(small)),
   }
 
 

@@ -65,7 +65,7 @@ class Engine:
   def run(self) -> Prepared:
     """Fits and encodes all tables."""
     rows, order = self._activity()
-    profile = self._profile()
+    profile, without = self._profile()
     calendar, groups = self._calendar()
     labels = self._labels()
     users = encode.Users(
@@ -76,6 +76,7 @@ class Engine:
     stats = {
       "users": len(users.keys),
       "users_without_activity": len(users.keys) - active,
+      "users_without_profile": without,
       "users_without_split": self.people.outside,
       "activity_rows_read": self.activity_read,
       "rows": len(owner),
@@ -179,9 +180,11 @@ class Engine:
     return int(np.datetime64(self.schema.epoch, "D").astype(np.int64))
 
   def _profile(self):
+    """What is known of each user, and how many have no row."""
     count, fields = len(self.people.keys), self.schema.profile
     if not fields:
-      return np.zeros((count, 0), np.int32), np.zeros((count, 0), np.float32)
+      empty = lambda dtype: np.zeros((count, 0), dtype)
+      return (empty(np.int32), empty(np.float32)), 0
     frame, user = self._known("profile", self.profile)
     columns = columns_lib.columns(frame, fields, self.raw.where("profile"))
     train = self.people.train[user]
@@ -196,7 +199,7 @@ class Engine:
     numeric = np.full((count, found[1].shape[1]), np.nan, np.float32)
     categorical[user], numeric[user] = found
     self.schema = dataclasses.replace(self.schema, profile=fields)
-    return categorical, numeric
+    return (categorical, numeric), count - len(np.unique(user))
 
   def _calendar(self):
     frame, names = self.raw.calendar, [""]

@@ -101,6 +101,11 @@ def _is_there(path: epath.Path, contents: dict, overwrite: bool) -> bool:
   )
 
 
+_RARE = (
+  "in training, but not in the vocabulary (max_values, or declared values)"
+)
+
+
 def summary(stats: dict, seconds: float) -> str:
   """What was prepared, in a few lines."""
   lines = [
@@ -118,13 +123,17 @@ def summary(stats: dict, seconds: float) -> str:
   for table, reasons in stats["rejected"].items():
     for reason, count in reasons.items():
       lines.append(f"  rejected {table} rows: {count:,} {reason}")
+  if stats["users_without_profile"]:
+    lines.append(
+      f"  users without a profile row: {stats['users_without_profile']:,}"
+    )
   if stats["users_without_split"]:
     lines.append(f"  users in no split: {stats['users_without_split']:,}")
   for table, fields in stats["unknown_categories"].items():
     for field, counts in fields.items():
       for kind in ("unseen", "rare"):
         if counts[kind]:
-          word = "not in training" if kind == "unseen" else "beyond max_values"
+          word = "not in training" if kind == "unseen" else _RARE
           lines.append(f"  {table}.{field}: {counts[kind]:,} rows {word}")
   for name, c in stats["composites"].items():
     lines.append(
@@ -133,6 +142,11 @@ def summary(stats: dict, seconds: float) -> str:
       f"one of {c['backoff_tokens']:,} smaller tokens, {c['rows_unknown']:,} "
       "are unknown"
     )
+    if c["backoff_idle"]:
+      lines.append(
+        f"  {name}: every product has a token, so that no row is left to learn "
+        "smaller ones from and new products are unknown: set min_count=2"
+      )
   for what, count in stats["notes"].items():
     lines.append(f"  {what}: {count:,}")
   return "\n".join(lines)

@@ -197,11 +197,19 @@ def test_two_runs_are_equal_and_shards_hold_all(tmp_path):
   assert again.stats["shards"] == data_a.stats["shards"]
 
 
+def test_user_without_profile_is_counted(tmp_path):
+  frames = tiny_data.tiny_frames()
+  frames["profile"] = frames["profile"].filter(pl.col("key") != "u3")
+  data, _ = tiny_data.read(tiny_data.tiny_data_dir(tmp_path, frames))
+  assert data.stats["users_without_profile"] == 1
+
+
 def test_user_without_activity_is_kept(tmp_path):
   frames = tiny_data.tiny_frames()
   frames["activity"] = frames["activity"].filter(pl.col("key") != "u3")
   data, users = tiny_data.read(tiny_data.tiny_data_dir(tmp_path, frames))
   assert data.stats["users_without_activity"] == 1
+  assert data.stats["users_without_profile"] == 0
   assert users["u3"]["numeric"].shape == (
     0,
     data.schema.numeric_width("activity"),

@@ -1,5 +1,6 @@
 """Derived fields: bins, clock parts, composite tokens and their back-off."""
 
+import dataclasses
 import datetime
 
 import numpy as np
@@ -152,6 +153,27 @@ def test_more_tokens_than_products_and_missing_parts():
   assert tokens(prepared, "b")[3] == {"channel": "(missing)", "kind": "x"}
 
 
+def test_unknown_parts_make_no_token():
+  """Rare values and those that come later would mean one token."""
+  made = inputs(ROWS, max_values=1000, min_count=1, backoff=("kind",))
+  fields = list(made.schema.activity)
+  at = [f.name for f in fields].index("channel")
+  fields[at] = dataclasses.replace(fields[at], values=("web",))
+  schema = dataclasses.replace(made.schema, activity=tuple(fields))
+  prepared = engine.prepare(dataclasses.replace(made, schema=schema))
+  stats = prepared.stats["composites"]["token"]
+  assert stats["products"] == stats["tokens"] == 2 and stats["coverage"] == 0.8
+  small = {"channel": "", "kind": "x"}
+  assert tokens(prepared, "a")[2] == tokens(prepared, "b")[2] == small
+  said = [prepared.schema.token("token", i) for i in range(5)]
+  assert [prepared.schema.token_id("token", t) for t in said] == [*range(5)]
+
+
+def test_idle_backoff_is_told():
+  made = inputs(ROWS, max_values=1000, backoff=("kind",))
+  assert engine.prepare(made).stats["composites"]["token"]["backoff_idle"]
+
+
 def test_min_count_leaves_rare_products_to_the_backoff():
   made = inputs(ROWS, max_values=1000, min_count=2, backoff=("kind",))
   stats = engine.prepare(made).stats["composites"]["token"]
@@ -161,8 +183,12 @@ def test_min_count_leaves_rare_products_to_the_backoff():
 def test_tokens_are_read_back():
   schema = engine.prepare(inputs(ROWS, backoff=("kind",), max_values=2)).schema
   field = schema.categorical("activity")[-1]
-  for i in range(2, field.size):
+  for i in range(field.size):
     assert schema.token_id("token", schema.token("token", i)) == i
+  with pytest.raises(SchemaError, match="has the ids 0 to"):
+    schema.token("token", field.size)
+  with pytest.raises(SchemaError, match="no activity field 'nope'"):
+    schema.token("nope", 0)
   again = Schema.from_json(schema.to_json())
   assert again == schema and again.hash == schema.hash
   assert any(ANY in v for v in field.values)

@@ -62,6 +62,34 @@ def test_bad_sequences_are_named(tmp_path, text, words):
     prepare("sequences", tmp_path, path=str(file), name="bad")
   with pytest.raises(InputError, match="no file"):
     prepare("sequences", tmp_path, path="absent.txt", name="bad")
+  good = tmp_path / "good.txt"
+  good.write_text(SEQUENCES + "4\n")
+  for text, words in (
+    ("[1]", "item: .number"),
+    ('{"10": 5}', "item 10: a list"),
+    ('{"10": [1, "x"]}', "item 10: a list"),
+    ("{", "is no JSON"),
+  ):
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(InputError, match=f"bad.json.*{words}"):
+      prepare(
+        "sequences",
+        tmp_path,
+        path=str(good),
+        name="bad",
+        attributes=str(tmp_path / "bad.json"),
+      )
+  (tmp_path / "no.txt.gz").write_text("1 2 3")
+  with pytest.raises(InputError, match="no.txt.gz cannot be read"):
+    prepare("sequences", tmp_path, path=str(tmp_path / "no.txt.gz"), name="bad")
+  (tmp_path / "a.json").write_text('{"10": [1], "99": [2]}')
+  data, _ = prepare(
+    "sequences", tmp_path, path=str(good), name="good", attributes="a.json"
+  )
+  notes = data.stats["notes"]
+  assert notes["lines without an item"] == 1
+  assert notes["items without attributes"] == 4
+  assert notes["items with attributes that do not occur"] == 1
   with pytest.raises(InputError, match="needs name=NAME"):
     prepare("sequences", tmp_path, path=str(file))
 

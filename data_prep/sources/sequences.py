@@ -17,6 +17,7 @@ import gzip
 import json
 import os
 import pathlib
+import zlib
 
 import numpy as np
 import polars as pl
@@ -44,7 +45,7 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
       "would share a directory"
     )
   file = _found(path)
-  user, item = _read(file)
+  user, item, empty = _read(file)
   count = collections.Counter()
   # Position from the end of the user's sequence, to leave out what is held out.
   order = np.argsort(user, kind="stable")
@@ -55,11 +56,11 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
   trains = position < np.repeat(length, length) - _HELD_OUT
   count.update(item[trains].tolist())
   items = sorted(set(item.tolist()), key=lambda i: (-count[i], i))
-  known = None
+  known, notes = None, {}
   pieces = {file.name: file.stat().st_size}
   if attributes:
     beside = _found(attributes, file.parent)
-    known = _attributes(beside, items)
+    known, notes = _attributes(beside, items)
     pieces[beside.name] = beside.stat().st_size
   field = schema_lib.Categorical(
     "item",
@@ -87,7 +88,9 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
       "items": len(items),
       "items without a training event": sum(not count[i] for i in items),
       "users with fewer than 3 events": int((length < 3).sum()),
-    },
+      "lines without an item": empty,
+    }
+    | notes,
     pieces=pieces,
   )
 
@@ -103,32 +106,57 @@ def _found(name: str, *folders: pathlib.Path) -> pathlib.Path:
   raise InputError(f"no file {name}, neither as it stands nor in {where}")
 
 
-def _read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-  """Users and items [R], int64, in the file's order."""
+def _text(file: pathlib.Path) -> list[str]:
+  """Lines of a text file, plain or .gz."""
   opened = gzip.open if file.suffix == ".gz" else open
-  user, item = [], []
-  with opened(file, "rt", encoding="utf-8") as lines:
-    for n, line in enumerate(lines, 1):
-      try:
-        who, *what = map(int, line.split())
-      except ValueError as e:
-        raise InputError(
-          f"{file.name}: line {n} is no user number and item numbers: "
-          f"{line.strip()[:60]!r}"
-        ) from e
-      user += [who] * len(what)
-      item += what
+  try:
+    with opened(file, "rt", encoding="utf-8") as lines:
+      return lines.readlines()
+  except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
+    raise InputError(f"{file.name} cannot be read as text: {e}") from e
+
+
+def _read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray, int]:
+  """Users and items [R], int64, in the file's order; lines without items."""
+  user, item, empty = [], [], 0
+  for n, line in enumerate(_text(file), 1):
+    try:
+      who, *what = map(int, line.split())
+    except ValueError as e:
+      raise InputError(
+        f"{file.name}: line {n} is no user number and item numbers: "
+        f"{line.strip()[:60]!r}"
+      ) from e
+    empty += not what
+    user += [who] * len(what)
+    item += what
   if not user:
     raise InputError(f"{file.name}: no event in the file")
-  return np.asarray(user, np.int64), np.asarray(item, np.int64)
+  return np.asarray(user, np.int64), np.asarray(item, np.int64), empty
 
 
 def _attributes(file: pathlib.Path, items: list[int]):
-  opened = gzip.open if file.suffix == ".gz" else open
-  with opened(file, "rt", encoding="utf-8") as f:
-    table = json.load(f)
+  """Each item's attributes, numbered from 0; and counts to tell."""
+  try:
+    table = json.loads("".join(_text(file)))
+  except ValueError as e:
+    raise InputError(f"{file.name} is no JSON: {e}") from e
+  if not isinstance(table, dict):
+    raise InputError(f"{file.name}: {{item: [number, ...]}} is expected")
+  for name, found in table.items():
+    if not isinstance(found, list) or not all(type(a) is int for a in found):
+      raise InputError(
+        f"{file.name}: item {name}: a list of whole numbers is expected, not "
+        f"{str(found)[:60]}"
+      )
   numbers = sorted({a for v in table.values() for a in v})
   at = {a: i for i, a in enumerate(numbers)}
-  return tuple(
+  known = tuple(
     tuple(at[a] for a in dict.fromkeys(table.get(str(i), ()))) for i in items
   )
+  return known, {
+    "items without attributes": sum(not a for a in known),
+    "items with attributes that do not occur": len(
+      set(table) - set(map(str, items))
+    ),
+  }

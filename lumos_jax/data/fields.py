@@ -12,6 +12,14 @@ class SchemaError(ValueError):
   """The schema is malformed, or is not the one that was expected."""
 
 
+def _at_least_one(field, name: str) -> None:
+  number = getattr(field, name)
+  if number < 1:
+    raise SchemaError(
+      f"field {field.name!r}: {name} = {number} must be 1 or more"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Categorical:
   """A field with a vocabulary.
@@ -41,6 +49,14 @@ class Categorical:
         f"field {self.name!r}: attributes of {len(self.attributes)} values, "
         f"and there are {len(self.values or ())}"
       )
+    flat = [a for known in self.attributes or () for a in known]
+    if not all(isinstance(a, int) and a >= 0 for a in flat):
+      raise SchemaError(
+        f"field {self.name!r}: attributes are whole numbers from 0"
+      )
+    if len(set(self.values or ())) != len(self.values or ()):
+      raise SchemaError(f"field {self.name!r}: a value stands twice in values")
+    _at_least_one(self, "max_values")
 
   @property
   def size(self) -> int:
@@ -202,6 +218,8 @@ class Composite:
         f"field {self.name!r}: backoff = {self.backoff} must be some of, and "
         f"fewer than, {self.of}"
       )
+    for name in ("max_values", "min_count", "max_backoff"):
+      _at_least_one(self, name)
 
   @property
   def size(self) -> int:

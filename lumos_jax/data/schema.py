@@ -64,6 +64,9 @@ __all__ = [
 
 VERSION = 1
 TABLES = ("activity", "calendar", "profile")
+# What the ids below FIRST_VALUE say of a value, and of a composite token.
+_NO_VALUE = ("(missing)", "(unknown)")
+_NO_TOKEN = ("(no event)", "(unknown)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +109,12 @@ class Schema:
     if self.rows not in ("day", "event"):
       raise SchemaError(f"rows is {self.rows!r}; use 'day' or 'event'")
     for table in TABLES:
+      given = getattr(self, table)
+      if not isinstance(given, tuple | list):
+        raise SchemaError(
+          f"{table} = {given!r} is no tuple of fields: a tuple of one has a "
+          "comma, (Categorical(...),)"
+        )
       names = [f.name for f in getattr(self, table)]
       twice = sorted({n for n in names if names.count(n) > 1})
       if twice:
@@ -177,19 +186,25 @@ class Schema:
     """What an id of an activity field with ids says: {field: value as text}.
 
     "" stands for a part that a smaller token does not say; a missing value is
-    "(missing)", one not seen in training "(unknown)".
+    "(missing)", one without an id "(unknown)". A composite's ids 0, no event, and
+    1, an event that is none of its tokens, say "(no event)" and "(unknown)" in
+    every part.
+
+    Raises:
+      SchemaError: There is no such field or id.
     """
-    fields = {f.name: f for f in self.categorical("activity")}
-    f = fields[name]
+    f = self._field(name)
     if i == ANY:
       return {name: ""}
-    if i < FIRST_VALUE:
-      text = "(missing)" if i == MISSING else "(unknown)"
-      names = f.of if isinstance(f, Composite) else (name,)
-      return dict.fromkeys(names, text)
+    if not 0 <= i < f.size:
+      raise SchemaError(f"{name!r} has the ids 0 to {f.size - 1}, not {i}")
     if isinstance(f, Composite):
+      if i < FIRST_VALUE:
+        return dict.fromkeys(f.of, _NO_TOKEN[i])
       parts = f.values[i - FIRST_VALUE]
       return {n: self.token(n, p)[n] for n, p in zip(f.of, parts)}
+    if i < FIRST_VALUE:
+      return {name: _NO_VALUE[i]}
     if isinstance(f, Categorical):
       return {name: f.values[i - FIRST_VALUE]}
     return {name: f.describe(i)}
@@ -198,10 +213,10 @@ class Schema:
     """The id of what `token` says; UNKNOWN where there is no such token.
 
     Raises:
-      SchemaError: `values` lacks a part, or names another.
+      SchemaError: There is no such field; `values` lacks a part, or names
+        another.
     """
-    fields = {f.name: f for f in self.categorical("activity")}
-    f = fields[name]
+    f = self._field(name)
     of = f.of if isinstance(f, Composite) else (name,)
     if set(values) != set(of):
       raise SchemaError(
@@ -209,13 +224,24 @@ class Schema:
       )
     text = values.get(name)
     if isinstance(f, Composite):
+      if set(values.values()) == {_NO_TOKEN[MISSING]}:
+        return MISSING
       parts = tuple(
         ANY if values[n] == "" else self.token_id(n, {n: values[n]}) for n in of
       )
       return self._places[name].get(parts, UNKNOWN)
-    if text == "(missing)":
+    if text == _NO_VALUE[MISSING]:
       return MISSING
     return self._places[name].get(text, UNKNOWN)
+
+  def _field(self, name: str) -> Field:
+    """A field of the activity with ids."""
+    fields = {f.name: f for f in self.categorical("activity")}
+    if name not in fields:
+      raise SchemaError(
+        f"no activity field {name!r} with ids; there are {list(fields)}"
+      )
+    return fields[name]
 
   @functools.cached_property
   def _places(self) -> dict[str, dict[Any, int]]:

@@ -66,6 +66,7 @@ def training(run: load.Run) -> page.Html:
 _COUNTS = {
   "users": "users",
   "users_without_activity": "… without activity",
+  "users_without_profile": "… without a profile row",
   "users_without_split": "… in no split",
   "activity_rows_read": "activity rows read",
   "rows": "rows kept",
@@ -93,6 +94,15 @@ def data(run: load.Run) -> page.Html:
     rows.append(["days", page.Num(f"{first} to {last}")])
   for what, count in (stats.get("notes") or {}).items():
     rows.append([what, page.num(count)])
+  for name, c in (stats.get("composites") or {}).items():
+    rows.append([f"{name}: tokens", page.num(c["tokens"])])
+    rows.append([f"{name}: smaller tokens", page.num(c["backoff_tokens"])])
+    share = page.Num(f"{c['coverage']:.2%}")
+    rows.append([f"{name}: training rows with a token", share])
+    rows.append(
+      [f"{name}: rows with a smaller one", page.num(c["rows_backoff"])]
+    )
+    rows.append([f"{name}: unknown rows", page.num(c["rows_unknown"])])
   parts = [page.table([run.dataset, ""], rows), _rejected(stats)]
   splits = stats.get("splits") or {}
   if len(splits) > 1:
