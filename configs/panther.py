@@ -63,6 +63,10 @@ def experiment(name: str, arg: str | None, **defaults):
     raise config_lib.ConfigError(
       f"config argument size={args.size!r} is unknown; there are {list(SIZES)}"
     )
+  if args.smoke and args.size != "small":
+    raise config_lib.ConfigError(
+      "config arguments smoke and size= exclude each other"
+    )
   c = config_lib.default()
   c.name, c.recipe, c.seed = f"{name}_{args.data}", "panther", args.seed
   steps = args.steps or _STEPS.get(args.data, 2500)
@@ -74,7 +78,7 @@ def experiment(name: str, arg: str | None, **defaults):
     baseline_next_event=dict(type="baseline_next_event"),
   )
   set_data(c.data, args.data)
-  if args.data == "movielens":
+  if args.data == "movielens" and not args.smoke:
     c.evals.gender = dict(type="probe", label="gender")
   m = c.model
   width = args.width or 96
@@ -109,8 +113,8 @@ def experiment(name: str, arg: str | None, **defaults):
     t.batch_size, t.ema_decay = 256, 0.0
     c.eval_batch_size = 8
   if args.smoke:
-    c.name = f"{name}_smoke"
-    t.steps, t.checkpoint_every, o.warmup_steps = 20, 10, 5
+    c.name += "_smoke"
+    t.steps, t.checkpoint_every, o.warmup_steps = args.steps or 20, 10, 5
     c.evals.validation.every_steps = 10
     m.d_model, m.d_ff = 32, 64
     d = c.data
@@ -158,7 +162,7 @@ def get_config(arg=None):
     "panther",
     arg,
     sprm="paper",
-    profile="position",
+    profile="",
     contrastive=0.0,
     ids=False,
     target_time=False,
@@ -168,16 +172,17 @@ def get_config(arg=None):
   m.cosine, m.temperature = True, 0.07  # The release has .05.
   m.use_attributes = not args.ids
   timed = not args.ids and data in TIMED
-  if not timed and (args.contrastive or args.target_time):
+  if not timed and (args.contrastive or args.target_time or args.profile):
     raise config_lib.ConfigError(
-      f"contrastive= and target_time need times and profiles: use data= {TIMED}, "
-      "without ids"
+      "profile=, contrastive= and target_time need times and profiles: use data= "
+      f"{TIMED}, without ids"
     )
   if timed:
     m.use_fields = True
     # Long rows need a fused kernel, which takes no bias: time turns phases.
     m.time_bias = args.size == "small"
-    m.profile_as, m.target_time = args.profile, args.target_time
+    m.profile_as = args.profile or "position"
+    m.target_time = args.target_time
     c.data.start_token = True
     c.objective.contrastive_weight = args.contrastive
     if data == "movielens":

@@ -5,6 +5,7 @@ result is locked. A misspelt key, in a flag or in a file, is an error that names
 the nearest one.
 """
 
+import operator
 import pathlib
 import runpy
 from collections.abc import Iterator
@@ -265,11 +266,32 @@ def check_key(config: ml_collections.ConfigDict, key: str) -> None:
     where, node = f"{where}.{part}", node[part]
 
 
+# What numbers of a config must be; what only one part reads, that part checks.
+_AT_LEAST = {
+  "train.steps": 0,
+  "train.log_every": 1,
+  "train.checkpoint_every": 1,
+  "data.sequence_length": 1,
+  "data.segments": 1,
+  "model.sprm_prototypes": 1,
+  "objective.negatives": 1,
+  "objective.chunk": 1,
+}
+_ABOVE_ZERO = ("model.temperature", "objective.contrastive_temperature")
+_SHARES = ("objective.contrastive_weight",)
+
+
 def check(config: ml_collections.ConfigDict) -> None:
-  """Raises ConfigError where a config's file made a key that nothing reads."""
+  """Raises ConfigError for keys that nothing reads and impossible numbers."""
   known = list(_keys(default()))
   for key in _keys(config):
     if key not in known and not key.startswith(_FREE):
       raise ConfigError(
         f"config.{key}: nothing reads this key{near(key, known)}"
       )
+  value = lambda key: operator.attrgetter(key)(config)
+  wrong = [(k, f"at least {n}") for k, n in _AT_LEAST.items() if value(k) < n]
+  wrong += [(k, "above 0") for k in _ABOVE_ZERO if not value(k) > 0]
+  wrong += [(k, "from 0 to 1") for k in _SHARES if not 0 <= value(k) <= 1]
+  for key, words in wrong:
+    raise ConfigError(f"config.{key} = {value(key)} must be {words}")

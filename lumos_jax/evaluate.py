@@ -116,7 +116,8 @@ class Session:
       if last or (every and step and step % every == 0)
     ]
     # Those without parameters run on process 0 only: others must not wait.
-    due.sort(key=lambda n: not self.evaluators[n].needs_params)
+    order = lambda e: (not e.needs_params, e.slow)
+    due.sort(key=lambda n: order(self.evaluators[n]))
     if not due:
       return {}
     if any(self.evaluators[n].needs_params for n in due):

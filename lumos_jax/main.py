@@ -21,7 +21,8 @@ from ml_collections import config_flags
 from lumos_jax import config as config_lib
 from lumos_jax import evaluate, progress, startup, train
 from lumos_jax import recipes as recipes_lib
-from lumos_jax.data import records, schema
+from lumos_jax.data import records
+from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import predict
 
@@ -44,7 +45,7 @@ _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: from 0.")
 _MAY_CHANGE = ("evals", "report", "eval_batch_size", "name")
 _MAY_CHANGE_TRAIN = ("log_every", "checkpoint_every", "keep", "keep_every")
 # What a user can mend: printed as one line, without a traceback.
-ERRORS = (*evaluate.ERRORS, schema.SchemaError, train.NotFinite)
+ERRORS = (*evaluate.ERRORS, schema_lib.SchemaError, train.NotFinite)
 
 
 def open_data(config) -> records.Records:
@@ -67,6 +68,24 @@ def open_data(config) -> records.Records:
 
       multihost_utils.sync_global_devices("data prepared")
   return records.Records.open(path)
+
+
+def warn_of_later_rows(config, schema: schema_lib.Schema) -> None:
+  """Warns where the schema was fitted on rows that are to be foretold."""
+  d = config.data
+  if config.recipe == "panther" and d.holdout == "last":
+    return  # Not days but each user's last events are held out.
+  for split in ("validation", "test"):
+    origin = d[f"{split}_origin"]
+    if d[f"{split}_split"] == d.train_split and origin < schema.train_until:
+      logging.warning(
+        "data.%s_origin = %d, and vocabularies, bins and scales were fitted on "
+        "rows until day %d: they know of what is foretold. Prepare the data with "
+        "an earlier train_until",
+        split,
+        origin,
+        schema.train_until,
+      )
 
 
 def claim_workdir(workdir: epath.Path, config) -> None:
@@ -115,6 +134,7 @@ def run(config, workdir: epath.PathLike) -> None:
   config_lib.check(config)
   tasks = tasks_lib.from_config(config.tasks)
   data = open_data(config)
+  warn_of_later_rows(config, data.schema)
   recipe = recipes_lib.build(config, data, tasks)
   session = evaluate.Session(config, workdir, data, recipe, tasks)
   # Last: a config that was refused above must not claim the workdir.

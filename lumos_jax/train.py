@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -150,7 +151,7 @@ class _StopSignal:
   """Notes SIGTERM and SIGINT, so that the loop saves before it stops."""
 
   def __enter__(self):
-    self.name = ""
+    self.name, self._count = "", 0
     self._old = {}
     for s in (signal.SIGTERM, signal.SIGINT):
       try:
@@ -161,9 +162,11 @@ class _StopSignal:
 
   def _note(self, number, frame):
     del frame
-    if self.name:  # A second signal does not wait.
+    self.name, self._count = signal.Signals(number).name, self._count + 1
+    if self._count == 2:  # Often the same stroke, told to the group as well.
+      print("saving first; once more stops without it", file=sys.stderr)
+    if self._count > 2:
       raise KeyboardInterrupt
-    self.name = signal.Signals(number).name
 
   def release(self):
     """Gives the signals back to whoever had them."""

@@ -1,5 +1,6 @@
 """Every config builds, every key is read, and mistakes are named."""
 
+import dataclasses
 import importlib
 import pathlib
 import re
@@ -171,3 +172,54 @@ def test_tasks_name_what_is_wrong():
   wrong = tasks_lib.Task("x", "binary", field="salez", reduce="any")
   with pytest.raises(ValueError, match="salez.*sales"):
     tasks_lib.check([wrong], fake.schema())
+
+
+@pytest.mark.parametrize(
+  "arg,words",
+  [
+    ("smoke,size=large", "exclude each other"),
+    ("data=beauty,profile=token", "profile=.*need times"),
+    ("data=movielens,ids,contrastive=.5", "contrastive=.*need times"),
+  ],
+)
+def test_arguments_that_would_do_nothing_are_refused(arg, words):
+  from configs import panther as file
+
+  with pytest.raises(config_lib.ConfigError, match=words):
+    file.get_config(arg)
+
+
+def test_smoke_takes_steps_and_keeps_data_sets_apart():
+  from configs import panther as file
+
+  c = file.get_config("smoke,steps=3,data=beauty")
+  assert c.train.steps == 3 and c.name == "panther_beauty_smoke"
+
+
+@pytest.mark.parametrize(
+  "key,value,words",
+  [
+    ("train.steps", -5, "at least 0"),
+    ("data.segments", 0, "at least 1"),
+    ("objective.negatives", 0, "at least 1"),
+    ("model.temperature", 0.0, "above 0"),
+    ("objective.contrastive_weight", 2.0, "from 0 to 1"),
+    ("objective.contrastive_weight", -1.0, "from 0 to 1"),
+  ],
+)
+def test_impossible_numbers_are_named(key, value, words):
+  c = config_lib.default()
+  config_lib.check(c)
+  c.update_from_flattened_dict({key: value})
+  with pytest.raises(config_lib.ConfigError, match=f"{key} = .*{words}"):
+    config_lib.check(c)
+
+
+def test_schema_fitted_on_later_rows_is_told(caplog):
+  c = config_lib.default()
+  c.data.validation_origin, c.data.test_origin = 300, 330
+  schema = fake.schema()
+  for until, told in ((300, 0), (310, 1), (400, 2)):
+    caplog.clear()
+    main.warn_of_later_rows(c, dataclasses.replace(schema, train_until=until))
+    assert len(caplog.records) == told

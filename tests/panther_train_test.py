@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lumos_jax import evaluate, recipes, train
+from lumos_jax import evaluate, evaluators, recipes, train
 from lumos_jax import state as state_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import sequences
@@ -281,6 +281,14 @@ def test_probe_finds_what_the_items_say(tmp_path):
   assert found["vip/users"] == 80
   for features in ("aggregates", "embedding", "both"):
     assert 0.0 <= found[f"vip/{features}/logistic/auc"] <= 1.0
+
+
+@pytest.mark.parametrize("kind", ("next_event", "baseline_next_event", "probe"))
+def test_settings_without_meaning_are_refused(kind, tmp_path):
+  config, records, _ = build()
+  evals = {"it": dict(type=kind, origin=200)}
+  with pytest.raises(ValueError, match="it.origin: .* has no such setting"):
+    evaluators.build(evals, None, records, (), config.data, tmp_path)
 
 
 def test_embedding_grows_with_evidence():

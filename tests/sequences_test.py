@@ -193,3 +193,38 @@ def test_rows_of_days_are_refused():
   cfg = fake_events.config(data__target="channel").data
   with pytest.raises(schema_lib.SchemaError, match="rows=event"):
     sequences.Sequences(fake.schema(), cfg)
+
+
+@pytest.mark.parametrize(
+  "length,start_token,words",
+  [(1, False, "two events or more"), (0, True, "an event or more")],
+)
+def test_nothing_to_train_on_is_said_at_once(length, start_token, words):
+  cfg = fake_events.config(data__start_token=start_token).data
+  records = fake_events.Records(lengths=[length] * 5)
+  with pytest.raises(
+    ValueError, match=f"nothing to train on.*5 users.*{words}"
+  ):
+    sequences.train_iterator(records, cfg, (), 4, 0)
+
+
+@pytest.mark.parametrize(
+  "overrides,words",
+  [
+    (dict(data__holdout="last"), "three events or more"),
+    (
+      dict(
+        data__holdout="time",
+        data__train_origin_last=9000,
+        data__validation_origin=9000,
+        data__test_origin=9001,
+      ),
+      "the data span days",
+    ),
+  ],
+)
+def test_nothing_to_foretell_is_said_at_once(overrides, words):
+  cfg = fake_events.config(**overrides).data
+  records = fake_events.Records(lengths=[2] * 5)
+  with pytest.raises(ValueError, match=f"5 users has an event.*{words}"):
+    sequences.some_example(records, cfg, "test")

@@ -226,6 +226,7 @@ def train_iterator(
     hosts_lib.shuffled_blocks(source, seed, _BLOCK_USERS), batch_size
   )
   sequences = Sequences(records.schema, cfg)
+  _check_some_train(sequences, source)
   dataset = blocks.to_iter_dataset(
     grain.ReadOptions(
       # Records that are in memory need no thread.
@@ -270,7 +271,7 @@ def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
     parts = [(r["key"], sequences.example(r, split)) for r in found]
     parts = [(k, e) for k, e in parts if e is not None]
     if spare is None:
-      spare = parts[-1][1] if parts else _spare(sequences, source, split)
+      spare = parts[-1][1] if parts else some_example(records, cfg, split)
     yield _batch(parts, spare, batch_size, width)
 
 
@@ -310,13 +311,45 @@ def embed_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
     yield emit(waiting)
 
 
-def _spare(sequences, source, split) -> Batch:
-  """An example to pad with, for a host that has none in its first block."""
+def some_example(records, cfg, split: str) -> Batch:
+  """The first user's example of a split, see `Sequences.example`.
+
+  Raises:
+    ValueError: No user has an event to predict.
+  """
+  cut, source = (
+    Sequences(records.schema, cfg),
+    records.source(cfg[f"{split}_split"]),
+  )
   for i in range(len(source)):
-    found = sequences.example(source[i], split)
+    found = cut.example(source[i], split)
     if found is not None:
       return found
-  raise ValueError(f"no user has an event to predict in split {split!r}")
+  if cfg.holdout == "last":
+    needs = "users need three events or more (data.holdout = 'last')"
+  else:
+    days = cfg.validation_origin, cfg.test_origin
+    needs = (
+      f"data.validation_origin and test_origin are {days}, and the data span days "
+      f"{records.schema.first_day} to {records.schema.last_day - 1}"
+    )
+  raise ValueError(
+    f"none of {len(source):,} users has an event to predict in split {split!r}: "
+    f"{needs}"
+  )
+
+
+def _check_some_train(cut: "Sequences", source) -> None:
+  """Raises ValueError where no user has a target that trains."""
+  for i in range(len(source)):
+    if any(w["target"].any() for w in cut.windows(source[i])):
+      return
+  least = "an event" if cut.cfg.start_token else "two events"
+  raise ValueError(
+    f"nothing to train on: none of {len(source):,} users has {least} or more, the "
+    f"last one known by data.target = {cut.cfg.target!r}, before what "
+    f"data.holdout = {cut.cfg.holdout!r} holds out"
+  )
 
 
 def _longest(records, split: str) -> int:

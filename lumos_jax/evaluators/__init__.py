@@ -44,7 +44,7 @@ def settings(cls: type[base.Evaluator]) -> list[str]:
     for p in inspect.signature(c.__init__).parameters.values():
       if p.kind is p.KEYWORD_ONLY and p.name not in names:
         names.append(p.name)
-  return names
+  return [n for n in names if n not in cls.without]
 
 
 def build(

@@ -23,10 +23,14 @@ class Evaluator(abc.ABC):
   Attributes:
     needs_params: False where the result does not depend on the model; such an
       evaluator runs on process 0 only.
+    slow: Runs behind the others, which then have their results.
+    without: Settings of this class that a kind of evaluator has no use for.
     predictions: Of the last run, where there is one to compare with others.
   """
 
   needs_params: ClassVar[bool] = True
+  slow: ClassVar[bool] = False
+  without: ClassVar[tuple[str, ...]] = ()
 
   def __init__(
     self,

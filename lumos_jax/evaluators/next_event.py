@@ -58,6 +58,9 @@ class NextEvent(base.Evaluator):
   Leaves predictions/<name>.npz with each user's rank.
   """
 
+  # Whose next event it is, and when, data.holdout says.
+  without = ("origin", "mean_tasks")
+
   def __init__(self, *args, history_groups: Sequence[int] = (5, 20), **kw):
     """Settings beside base.Evaluator's.
 
@@ -68,6 +71,7 @@ class NextEvent(base.Evaluator):
     """
     super().__init__(*args, **kw)
     self._edges = tuple(history_groups)
+    sequences.some_example(self.records, self.data_cfg, self.split_name)
 
   def batches(self, predictor: predict.Predictor, calendar=None):
     """Batches of the users that have a target."""

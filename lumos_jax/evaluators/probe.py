@@ -31,6 +31,9 @@ class Probe(base.Evaluator):
   them.
   """
 
+  slow = True
+  without = ("origin", "mean_tasks")
+
   def __init__(
     self,
     *args,
