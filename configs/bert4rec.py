@@ -12,7 +12,7 @@ from configs import panther
 
 
 def get_config(arg=None):
-  """Arguments: data=, steps=, seed=, smoke."""
+  """Arguments: see `panther.experiment`."""
   c, _ = panther.experiment("bert4rec", arg)
   c.model.masked = True
   c.data.start_token = True

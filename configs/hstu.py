@@ -13,7 +13,7 @@ from configs import panther
 
 
 def get_config(arg=None):
-  """Arguments: data=, steps=, seed=, smoke, target_time."""
+  """Arguments: see `panther.experiment`, and target_time."""
   c, args = panther.experiment("hstu", arg, target_time=False)
   m = c.model
   m.attention, m.d_ff = "pointwise", 0

@@ -7,9 +7,12 @@
 
 Answers the paper's table of HitRate@1/5/10 over the full vocabulary: ML-1M
 .0705/.2103/.3078, Yelp .0929/.2204/.2924. Data sets: complete_journey (tokens of
-a year's purchases; needs no file), movielens, beauty, sports, toys, yelp. Peers on
-the same data: configs/sasrec.py, bert4rec.py, hstu.py.
+a year's purchases; needs no file), movielens, beauty, sports, toys, yelp, tabformer
+(credit-card payments; give path=FILE, card_transaction.v1.csv). Peers on the same
+data: configs/sasrec.py, bert4rec.py, hstu.py.
 """
+
+import pathlib
 
 from lumos_jax import config as config_lib
 
@@ -19,7 +22,7 @@ _SEQUENCES = {
   "toys": "Toys_and_Games",
   "yelp": "Yelp",
 }
-TIMED = ("complete_journey", "movielens")
+TIMED = ("complete_journey", "movielens", "tabformer")
 DATA = (*TIMED, *_SEQUENCES)
 # "large": for a slice; python -m lumos_jax.preflight tells which.
 SIZES = ("small", "large")
@@ -37,8 +40,8 @@ def experiment(name: str, arg: str | None, **defaults):
 
   Args:
     name: Of the experiment.
-    arg: Of the config file: data=, size=, width=, batch=, steps=, seed=, smoke
-      and `defaults`.
+    arg: Of the config file: data=, path= (of its files), size=, width=,
+      batch=, steps=, seed=, smoke and `defaults`.
     **defaults: Further arguments.
 
   Returns:
@@ -47,6 +50,7 @@ def experiment(name: str, arg: str | None, **defaults):
   args = config_lib.parse_arg(
     arg,
     data="complete_journey",
+    path="",
     size="small",
     width=0,
     batch=0,
@@ -77,7 +81,7 @@ def experiment(name: str, arg: str | None, **defaults):
     next_event=dict(type="next_event"),
     baseline_next_event=dict(type="baseline_next_event"),
   )
-  set_data(c.data, args.data)
+  set_data(c.data, args.data, args.path)
   if args.data == "movielens" and not args.smoke:
     c.evals.gender = dict(type="probe", label="gender")
   m = c.model
@@ -123,7 +127,7 @@ def experiment(name: str, arg: str | None, **defaults):
   return c, args
 
 
-def set_data(d, data: str) -> None:
+def set_data(d, data: str, path: str = "") -> None:
   """Source, target and hold-out of a data set in config.data."""
   d.cache = True
   d.start_token = False
@@ -134,15 +138,28 @@ def set_data(d, data: str) -> None:
     d.train_origin_last, d.validation_origin, d.test_origin = 309, 309, 337
     d.sequence_length, d.overlap, d.segments = 128, 16, 4
     return
+  if data == "tabformer":
+    d.source, d.target = "tabformer", "token"
+    d.holdout, d.filter_seen = "time", False
+    # Days from 1990 on: 2018-01-01, until which the source fits, and 2019-01-01.
+    d.train_origin_last, d.validation_origin, d.test_origin = (
+      10227,
+      10227,
+      10592,
+    )
+    d.sequence_length, d.overlap, d.segments = 256, 32, 4
+    d.options = dict(path=path)
+    return
   d.target, d.holdout = "item", "last"
   if data == "movielens":
     d.source = "movielens"
+    d.options = dict(path=path) if path else {}
     d.sequence_length, d.overlap, d.segments = 200, 40, 8
     return
   file = _SEQUENCES[data]
   d.source = "sequences"
   d.options = dict(
-    path=f"{file}.txt.gz",
+    path=str(pathlib.Path(path) / f"{file}.txt.gz"),
     attributes=f"{file}_item2attributes.json.gz",
     name=data,
   )
@@ -152,7 +169,7 @@ def set_data(d, data: str) -> None:
 
 
 def get_config(arg=None):
-  """Arguments: data=, size=, width=, batch=, steps=, seed=, smoke, and parts.
+  """Arguments: see `experiment`, and parts.
 
   sprm= (paper, release, none), profile= (position, token, none),
   contrastive= (lambda), ids (see the target's ids alone); target_time (be told

@@ -12,7 +12,7 @@ from configs import panther
 
 
 def get_config(arg=None):
-  """Arguments: data=, steps=, seed=, smoke, loss=."""
+  """Arguments: see `panther.experiment`, and loss=."""
   c, args = panther.experiment("sasrec", arg, loss="")
   c.objective.loss = args.loss or c.objective.loss
   if args.loss == "gbce":

@@ -30,6 +30,7 @@ ARGUMENTS = {
     "sprm=none,profile=token",
     "data=movielens,ids,smoke",
     "data=movielens,target_time",
+    "data=tabformer,path=FOLDER",
   ],
   "sasrec": [None, "data=toys", "loss=gbce"],
   "bert4rec": [None, "data=sports"],
