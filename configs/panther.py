@@ -28,8 +28,9 @@ DATA = (*TIMED, *_SEQUENCES)
 SIZES = ("small", "large")
 # Beauty's 2,500 and Sports' were chosen on validation events.
 _STEPS = {
-  "complete_journey": 1500,
+  "complete_journey": 6000,
   "movielens": 8000,
+  "tabformer": 6000,
   "sports": 4000,
   "yelp": 4000,
 }
@@ -89,7 +90,7 @@ def experiment(name: str, arg: str | None, **defaults):
   m.d_model, m.d_ff, m.n_heads, m.n_encoder_layers = width, 4 * width, 2, 2
   m.activity_width, m.profile_width = 48, 48
   m.positions, m.activation = "learned", "gelu"
-  m.dropout = 0.2 if args.data in ("movielens", "complete_journey") else 0.5
+  m.dropout = 0.2 if args.data in TIMED else 0.5
   # Ids alone, as in the published comparisons; PANTHER's own config adds more.
   m.use_fields = m.use_attributes = False
   # Over few values the whole softmax costs as little.
@@ -99,7 +100,7 @@ def experiment(name: str, arg: str | None, **defaults):
   o.learning_rate, o.b2, o.warmup_steps = 3e-3, 0.98, 50
   t = c.train
   t.steps, t.batch_size, t.ema_decay = steps, 32, 0.99
-  if args.data == "movielens":
+  if args.data in TIMED:
     # Rows are long: more steps of fewer rows learn more of as many events.
     t.batch_size, t.ema_decay = 8, 0.997
   t.checkpoint_every = max(1, steps // 10)
