@@ -145,7 +145,7 @@ def summary(stats: dict, seconds: float) -> str:
     if c["backoff_idle"]:
       lines.append(
         f"  {name}: every product has a token, so that no row is left to learn "
-        "smaller ones from and new products are unknown: set min_count=2"
+        "smaller ones from and new products are unknown: raise min_count"
       )
   for what, count in stats["notes"].items():
     lines.append(f"  {what}: {count:,}")
