@@ -118,6 +118,8 @@ def default() -> ml_collections.ConfigDict:
   m.profile_as = "none"  # token, or position: at every one.
   m.time_bias = False  # Attention biases of time differences.
   m.target_time = False  # When the next event is, not what, is seen too.
+  m.tell_later = False  # Whether the next event is later, or of the same time.
+  m.copy = False  # A pointer at values of the history beside the logits.
   m.masked = False  # BERT4Rec's form instead of the causal one.
   m.use_attributes = True  # Of the target's values, where the data have them.
   m.use_fields = True  # The events' other fields.

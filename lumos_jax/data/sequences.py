@@ -24,6 +24,7 @@ Batch = dict[str, Any]
 HOLDOUTS = ("last", "time")
 _DAY_SECONDS = 86400
 _BLOCK_USERS = 64  # Read at a time.
+_LISTS = ("seen", "often")  # Of an example; as long as it has values.
 _PROFILE = ("profile_categorical", "profile_numeric")
 
 
@@ -119,6 +120,17 @@ class Sequences:
       out["time"][0] = record["time"][0]
     return out
 
+  def asked(self, record: Batch) -> np.ndarray:
+    """Which events [n] are like those that are held out.
+
+    By time, these are the first of a day or later: later than all that is
+    known, as no event is that has the time of the one before it.
+    """
+    asked = record["categorical"][:, self._column] >= schema_lib.FIRST_VALUE
+    if self.cfg.holdout == "time":
+      asked[1:] &= record["time"][1:] > record["time"][:-1]
+    return asked
+
   def windows(self, record: Batch) -> list[Batch]:
     """Windows of a user's training events, each with its targets.
 
@@ -151,7 +163,8 @@ class Sequences:
     """What is known before the target of a split; None where there is none.
 
     Rows are left-aligned, `last` is the one that predicts. A user without
-    history has the start token, if there is one.
+    history has the start token, if there is one. `seen` are the values before
+    the target, the latest last, and `often` how often each was `asked`.
     """
     cut, cfg = self.cut(record, split), self.cfg
     if cut is None or (cut == 0 and not cfg.start_token):
@@ -162,6 +175,8 @@ class Sequences:
     out["last"] = np.int32(cut - start - 1)
     out["next"] = record["categorical"][cut, self._column]
     out["seen"] = _different(record["categorical"][:cut, self._column])
+    asked = record["categorical"][:cut, self._column][self.asked(record)[:cut]]
+    out["often"] = np.sum(asked[:, None] == out["seen"], 0, dtype=np.int32)
     out["history"] = cut
     return out
 
@@ -369,15 +384,16 @@ def _batch(parts, spare: Batch, batch_size: int, width: int = 0) -> Batch:
   # Few different widths, so that few shapes are compiled.
   most = max(width, *(len(e["seen"]) for e in found))
   width = max(8, 1 << (most - 1).bit_length()) if most else 8
-  seen = np.zeros((batch_size, width), np.int32)
+  lists = {k: np.zeros((batch_size, width), np.int32) for k in _LISTS}
   for i, e in enumerate(found):
-    seen[i, : len(e["seen"])] = e["seen"]
+    for name, values in lists.items():
+      values[i, : len(e[name])] = e[name]
   out = {
     k: np.stack([e[k] for e in found])
     for k in found[0]
-    if k not in ("seen", "history")
+    if k not in (*_LISTS, "history")
   }
-  out["seen"] = seen
+  out |= lists
   pairs = [(int(e["next"]), int(e["history"])) for e in found]
   out["labels"] = np.asarray(pairs, np.float32)[:, None]
   out["label_mask"] = np.ones(out["labels"].shape, bool)

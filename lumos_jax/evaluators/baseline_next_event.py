@@ -14,11 +14,17 @@ _USERS = 1024
 class BaselineNextEvent(next_event.NextEvent):
   """Popularity, first-order Markov and recency, ranked as the model is.
 
-  - popularity: training events of a value.
-  - markov: training transitions from the user's last value; values that never
-    followed it by popularity.
-  - recency: the user's own values, the latest first, then by popularity. Where
-    values of the history do not compete, this is popularity again.
+  Counted are training events like those that are asked for (see
+  `sequences.Sequences.asked`).
+
+  - popularity: events of a value.
+  - markov: transitions from the user's last value; values that never followed
+    it by popularity.
+  - recency: the user's own values, the latest first, then by popularity.
+  - frequency: how often a value was this user's, then by popularity.
+
+  Where values of the history do not compete, recency is popularity again, and
+  so is frequency, which is then left out.
   """
 
   needs_params = False
@@ -27,7 +33,9 @@ class BaselineNextEvent(next_event.NextEvent):
     """Ranks [U] of each baseline."""
     del params
     size = self._count()
-    found, rows = {k: [] for k in ("popularity", "markov", "recency")}, []
+    repeats = not self.data_cfg.filter_seen
+    names = ["popularity", "markov", "recency"] + ["frequency"] * repeats
+    found, rows = {k: [] for k in names}, []
     # Below 1, so that it only orders what is otherwise equal.
     popular = self._popular / (self._popular.max() + 1.0)
     order = np.argsort(np.argsort(popular, kind="stable")) / (size + 1.0)
@@ -37,14 +45,16 @@ class BaselineNextEvent(next_event.NextEvent):
       mask, seen = batch["user_mask"], batch["seen"]
       for u in np.flatnonzero(mask).tolist():
         target = int(batch["next"][u])
-        own = seen[u][seen[u] >= FIRST_VALUE]
+        real = seen[u] >= FIRST_VALUE
+        own = seen[u][real]
         scores = {
           "popularity": order,
           "markov": self._markov(own, order),
-          "recency": self._recency(own, order),
+          "recency": self._own(own, 1.0 + np.arange(len(own)), order),
+          "frequency": self._own(own, batch["often"][u][real], order),
         }
-        for name, score in scores.items():
-          found[name].append(self._rank(score, target, own))
+        for name, ranks in found.items():
+          ranks.append(self._rank(scores[name], target, own))
       rows.append({k: batch[k][mask] for k in ("key", "labels", "label_mask")})
     table = {k: np.concatenate([r[k] for r in rows]) for k in rows[0]}
     at = predict.hash_keys(table["key"])
@@ -66,10 +76,11 @@ class BaselineNextEvent(next_event.NextEvent):
     source = self.records.source(self.data_cfg.train_split)
     for i in range(len(source)):
       record = source[i]
-      events = record["categorical"][: cut.training_events(record), column]
-      np.add.at(self._popular, events, 1.0)
-      before.append(events[:-1])
-      after.append(events[1:])
+      n = cut.training_events(record)
+      events, asked = record["categorical"][:n, column], cut.asked(record)[:n]
+      np.add.at(self._popular, events[asked], 1.0)
+      before.append(events[:-1][asked[1:]])
+      after.append(events[1:][asked[1:]])
     before, after = np.concatenate(before), np.concatenate(after)
     pairs, number = np.unique(
       before.astype(np.int64) * size + after, return_counts=True
@@ -85,9 +96,9 @@ class BaselineNextEvent(next_event.NextEvent):
       score[self._next[mine]] += self._times[mine]
     return score
 
-  def _recency(self, own: np.ndarray, order: np.ndarray) -> np.ndarray:
+  def _own(self, own, weight, order: np.ndarray) -> np.ndarray:
     score = order.copy()
-    score[own] = 1.0 + np.arange(len(own))
+    score[own] += weight
     return score
 
   def _rank(self, score, target: int, own: np.ndarray) -> float:

@@ -17,7 +17,15 @@ from flax import nnx
 
 from lumos_jax import tables
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.models import attention, fields, layers, relative, sprm, stack
+from lumos_jax.models import (
+  attention,
+  fields,
+  layers,
+  pointer,
+  relative,
+  sprm,
+  stack,
+)
 
 ATTENTIONS = ("softmax", "pointwise", "none")
 PROFILES = ("none", "token", "position")
@@ -62,6 +70,18 @@ def check_config(cfg, data_cfg) -> None:
     )
   if cfg.target_time and not cfg.time_bias:
     raise ValueError("model.target_time = True needs model.time_bias = True")
+  if cfg.tell_later and data_cfg.holdout != "time":
+    raise ValueError(
+      "model.tell_later = True tells something of the target's time, which is "
+      "known where data.holdout = 'time' alone; see model.target_time"
+    )
+  if cfg.copy and data_cfg.filter_seen:
+    raise ValueError(
+      "model.copy = True points at values of the history, and "
+      "data.filter_seen = True leaves them out: set one of them to False"
+    )
+  if cfg.copy and cfg.masked:
+    raise ValueError("model.copy = True needs model.masked = False")
 
 
 class Layer(nnx.Module):
@@ -247,9 +267,17 @@ class Panther(nnx.Module):
         deviation=_DEVIATION,
         rngs=rngs,
       )
+    if cfg.tell_later:
+      self.later = layers.embedding(
+        2, width, (None, None), deviation=_DEVIATION, rngs=rngs
+      )
     layer = lambda r: Layer(cfg, self.length, dtype=self.dtype, rngs=r)
     self.layers = stack.Stack(layer, cfg.n_encoder_layers, cfg, rngs)
     self.norm_out = layers.layer_norm(width, **kw)
+    if cfg.copy:
+      self.pointer = pointer.Pointer(
+        width, self.length, use_time=cfg.time_bias, **kw
+      )
     if cfg.cosine:
       # Cosines are at most 1: what they are multiplied by.
       self.scale = 1.0 / cfg.temperature
@@ -289,6 +317,9 @@ class Panther(nnx.Module):
     if cfg.target_time:
       gap = relative.time_bucket(batch["next_time"] - batch["time"])
       x = x + self.ahead[...][gap].astype(self.dtype)
+    if cfg.tell_later:
+      later = (batch["next_time"] > batch["time"]) | (ids == schema_lib.MISSING)
+      x = x + self.later[...][later.astype(jnp.int32)].astype(self.dtype)
     return layers.dropout(cfg.dropout, rngs, x)
 
   def __call__(
@@ -312,15 +343,25 @@ class Panther(nnx.Module):
     look = attention.Look(segment, segment, causal=not cfg.masked)
     bias = None
     if hasattr(self, "bias"):
-      query_time = time
-      if cfg.target_time:
-        query_time = batch["next_time"]
-      bias = self.bias(query_time, time)
+      bias = self.bias(self._query_time(batch), time)
     # From the row's first event: float32 is right to some seconds over years.
     days = (time - time[:, :1]).astype(jnp.float32) / _DAY_SECONDS
     step = lambda layer, x, r: layer(x, look, days, bias, segment, r)
     x = self.layers(step, x, rngs)
     return self.norm_out(x) if cfg.norm == "pre" else x
+
+  def _query_time(self, batch) -> jax.Array:
+    return batch["next_time" if self.cfg.target_time else "time"]
+
+  def copied(self, states: jax.Array, batch) -> pointer.Copied:
+    """What the states [B, T, D] take from the history; with model.copy."""
+    return self.pointer(
+      states,
+      batch["ids"][..., self.column],
+      batch["segment"],
+      self._query_time(batch),
+      batch["time"],
+    )
 
   def scored(self, states: jax.Array, vectors: jax.Array):
     """States and value vectors whose products are the logits, in float32."""

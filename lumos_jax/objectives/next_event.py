@@ -5,6 +5,7 @@ ids (missing, not seen in training) are never candidates.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,33 +30,43 @@ def _even(count: int, size: int) -> int:
   return -(-count // parts // 8) * 8
 
 
-def _sweep(chunk, gradients, group, states, positive, table, ids, offset, own):
+def _sweep(
+  chunk, gradients, group, states, positive, table, ids, offset, own, mixed
+):
   """Sum of weighted losses and, if asked, its gradients, in blocks of tokens.
 
   On one device: its tokens, its candidates; `group` reaches the others.
   """
   lies, shape = table.shape, states.shape
   flat = lambda x: x.reshape(-1, *x.shape[len(shape) - 1 :])
-  items = tuple(map(flat, (states, positive, *own)))
+  items = tuple(map(flat, (states, positive, *own, *mixed)))
   n = items[0].shape[0]
   items = tuple(_chunks(x, _even(n, chunk)) for x in items)
   table = group.part(table)
   ids, offset = group.rows(ids, -1), group.rows(offset, _FAR)
 
   def block(carry, item):
-    h, e, t, w, s = item
+    h, e, t, w, s, *other = item
     mine = jnp.sum(h * e, -1, dtype=jnp.float32) + s
-    met, t, weight = group.meet(h), group.meet(t), group.meet(w)
+    met, t = group.meet(h), group.meet(t)
     logits = jnp.dot(met, table.T, preferred_element_type=jnp.float32)
     logits = jnp.where(ids[None] == t[:, None], _FAR, logits + offset[None])
     rest = group.logsumexp(jax.nn.logsumexp(logits, -1))
     log_z = jnp.logaddexp(rest, group.meet(mine))
     own_z = group.own_tokens(log_z)
-    value = jnp.sum(w * (own_z - mine))
+    if other:
+      keep, give = other
+      kept = keep + mine - own_z
+      both = jnp.logaddexp(kept, give)
+      value = -jnp.sum(w * both)
+      # What the logits have to answer for.
+      d_give, w = -w * jnp.exp(give - both), w * jnp.exp(kept - both)
+    else:
+      value = jnp.sum(w * (own_z - mine))
     if not gradients:
       return carry + value, None
     total, d_table = carry
-    p = jnp.exp(logits - log_z[:, None]) * weight[:, None]
+    p = jnp.exp(logits - log_z[:, None]) * group.meet(w)[:, None]
     p = p.astype(table.dtype)
     miss = ((jnp.exp(mine - own_z) - 1.0) * w)[:, None]
     d_h = jnp.dot(p, table, preferred_element_type=jnp.float32)
@@ -64,21 +75,24 @@ def _sweep(chunk, gradients, group, states, positive, table, ids, offset, own):
     return (total + value, d_table), (
       d_h.astype(h.dtype),
       (miss * h).astype(e.dtype),
+      *((-w, d_give) if other else ()),
     )
 
   if not gradients:
     return group.total(jax.lax.scan(block, jnp.zeros(()), items)[0])
   zero = jnp.zeros(()), jnp.zeros(table.shape, jnp.float32)
   (total, d_table), rows = jax.lax.scan(block, zero, items)
-  d_states, d_positive = (
-    x.reshape(-1, x.shape[-1])[:n].reshape(shape) for x in rows
-  )
+  whole = lambda x: x.reshape(-1, *x.shape[2:])[:n]
+  d_states, d_positive = (whole(x).reshape(shape) for x in rows[:2])
+  d_mixed = tuple(whole(x).reshape(shape[:-1]) for x in rows[2:])
   d_table = group.lay(d_table, lies).astype(table.dtype)
-  return group.total(total), d_states, d_positive, d_table
+  return group.total(total), d_states, d_positive, d_table, d_mixed
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _cross_entropy(chunk, layout, states, positive, table, ids, offset, own):
+def _cross_entropy(
+  chunk, layout, states, positive, table, ids, offset, own, mixed
+):
   """Sum of weighted cross-entropies of targets among candidates.
 
   Logits exist for `chunk` targets at a time; the gradients are made in the same
@@ -95,37 +109,43 @@ def _cross_entropy(chunk, layout, states, positive, table, ids, offset, own):
     offset: float32 [K], added to the candidates' logits.
     own: target int32 [...], weight [...] (0 where there is no target) and shift
       [...], added to the targets' logits.
+    mixed: () or (keep, give), each [...]: the loss is then the logarithm of
+      exp(keep) times the softmax's probability plus exp(give).
 
   Returns:
-    float32 scalar; differentiable in states, positive and table only.
+    float32 scalar; differentiable in states, positive, table and mixed.
   """
-  args = states, positive, table, ids, offset, own
-  return _on_mesh(chunk, layout, False)(*args)
+  args = states, positive, table, ids, offset, own, mixed
+  return _on_mesh(chunk, layout, False, len(mixed))(*args)
 
 
-def _on_mesh(chunk, layout, gradients):
+def _on_mesh(chunk, layout, gradients, mixed):
   group = tables.Candidates(layout, alone=partition.current() is None)
   tokens = partition.TOKENS
-  inputs = tokens, tokens, layout.spec, P(), P(), (tokens,) * 3
-  outputs = (P(), tokens, tokens, layout.spec) if gradients else P()
+  mixed = (tokens,) * mixed
+  inputs = tokens, tokens, layout.spec, P(), P(), (tokens,) * 3, mixed
+  outputs = P()
+  if gradients:
+    outputs = P(), tokens, tokens, layout.spec, mixed
   run = functools.partial(_sweep, chunk, gradients, group)
   return partition.on_devices(run, inputs, outputs)
 
 
 def _cross_entropy_fwd(chunk, layout, *args):
-  value, *saved = _on_mesh(chunk, layout, True)(*args)
+  value, *saved = _on_mesh(chunk, layout, True, len(args[-1]))(*args)
   return value, saved
 
 
 def _cross_entropy_bwd(chunk, layout, saved, g):
   del chunk, layout
-  return *((x * g).astype(x.dtype) for x in saved), None, None, None
+  *vectors, mixed = jax.tree.map(lambda x: (x * g).astype(x.dtype), saved)
+  return *vectors, None, None, None, mixed
 
 
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 
-def softmax_sum(states, table, target, weight, chunk=1024):
+def softmax_sum(states, table, target, weight, chunk=1024, mixed=()):
   """Sum of weighted cross-entropies over the whole vocabulary.
 
   Args:
@@ -134,9 +154,11 @@ def softmax_sum(states, table, target, weight, chunk=1024):
     target: int32 [...], ids.
     weight: float32 [...], 0 where there is no target.
     chunk: Targets at a time, about: logits [chunk, V] are the most there is.
+    mixed: () or (keep, give), float32 [...]: logarithms of what the softmax's
+      probability is multiplied by and of what is added to it.
 
   Returns:
-    float32 scalar; differentiable in states and table only.
+    float32 scalar; differentiable in states, table and mixed only.
   """
   ids = jnp.arange(table.shape[0])
   offset = jnp.where(ids < FIRST_VALUE, _FAR, 0.0)
@@ -144,7 +166,7 @@ def softmax_sum(states, table, target, weight, chunk=1024):
   positive = tables.lookup(table, target)
   layout = tables.Layout.of(table)
   return _cross_entropy(
-    chunk, layout, states, positive, table, ids, offset, own
+    chunk, layout, states, positive, table, ids, offset, own, mixed
   )
 
 
@@ -187,6 +209,7 @@ def sampled_sum(
   log_q: jax.Array,
   correct_target: bool,
   chunk: int = 1024,
+  mixed: tuple[jax.Array, ...] = (),
 ) -> jax.Array:
   """Weighted sum of softmax over the target and K candidates, less log Q.
 
@@ -206,9 +229,10 @@ def sampled_sum(
     log_q: float32 [V].
     correct_target: See above.
     chunk: Targets at a time, about.
+    mixed: As in `softmax_sum`.
 
   Returns:
-    float32 scalar; differentiable in the vectors. Candidates that are the
+    float32 scalar; differentiable in the vectors and in mixed. Candidates that are the
     target are left out.
   """
   expected = log_q + jnp.log(float(ids.shape[0]))
@@ -216,7 +240,7 @@ def sampled_sum(
   own = target, weight, shift
   whole = tables.Layout()
   return _cross_entropy(
-    chunk, whole, states, positive, negative, ids, -expected[ids], own
+    chunk, whole, states, positive, negative, ids, -expected[ids], own, mixed
   )
 
 
@@ -255,12 +279,27 @@ def gbce(
   return (beta * jax.nn.softplus(-mine) + wrong) / (count + 1.0)
 
 
+class Mixed(NamedTuple):
+  """What a mixture adds to the softmax's probabilities, in logarithms.
+
+  Attributes:
+    keep: [B], what the softmax's probability is multiplied by.
+    seen: [B, S], what is added to the values of the history.
+    target: [B], what is added to the target.
+  """
+
+  keep: jax.Array
+  seen: jax.Array
+  target: jax.Array
+
+
 def ranks(
   states: jax.Array,
   table: jax.Array,
   target: jax.Array,
   seen: jax.Array,
   block: int = 8192,
+  mixed: Mixed | None = None,
 ) -> jax.Array:
   """Rank of each target among all values, in blocks of the vocabulary.
 
@@ -269,8 +308,9 @@ def ranks(
     table: [V, D].
     target: int32 [B].
     seen: int32 [B, S] different ids that do not compete (0 for none); the
-      target always does.
+      target always does. With `mixed` they do.
     block: Values at a time.
+    mixed: What else makes the values of `seen` likely.
 
   Returns:
     float32 [B] from 1; equal scores count against the target, so that a model
@@ -281,21 +321,42 @@ def ranks(
   block = min(block, v)
   mine = jnp.sum(states * table[target], -1, dtype=jnp.float32)
   taken = jnp.where(seen == target[:, None], 0, seen)
-
-  def count(total, item):
-    i, part = item
-    ids = i * block + jnp.arange(block)
-    score = jnp.dot(states, part.T, preferred_element_type=jnp.float32)
-    free = ((ids >= FIRST_VALUE) & (ids < v))[None]
-    above = free & (ids[None] != target[:, None]) & ~(score < mine[:, None])
-    # The same products again, so that what was counted is taken away.
-    inside = (taken >= FIRST_VALUE) & (taken // block == i)
-    own = jnp.take_along_axis(score, jnp.where(inside, taken % block, 0), 1)
-    lost = inside & ~(own < mine[:, None])
-    return total + jnp.sum(above, -1) - jnp.sum(lost, -1), None
-
   blocks = _chunks(table, block)
   steps = jnp.arange(blocks.shape[0])
+
+  def scores(i, part):
+    ids = i * block + jnp.arange(block)
+    score = jnp.dot(states, part.T, preferred_element_type=jnp.float32)
+    return ids[None], score, ((ids >= FIRST_VALUE) & (ids < v))[None]
+
+  bar = mine
+  if mixed is not None:
+
+    def add(log_z, item):
+      _, score, free = scores(*item)
+      more = jax.nn.logsumexp(jnp.where(free, score, _FAR), -1)
+      return jnp.logaddexp(log_z, more), None
+
+    log_z, _ = jax.lax.scan(add, jnp.full(b, _FAR), (steps, blocks))
+    shift = mixed.keep - log_z
+    goal = jnp.logaddexp(mine + shift, mixed.target)
+    # What a value without a share of its own needs to reach the target.
+    bar = jnp.where(mixed.target > _FAR, goal - shift, mine)
+
+  def count(total, item):
+    ids, score, free = scores(*item)
+    above = free & (ids != target[:, None]) & ~(score < bar[:, None])
+    # The same products again, so that what was counted is taken away.
+    i = item[0]
+    inside = (taken >= FIRST_VALUE) & (taken // block == i)
+    own = jnp.take_along_axis(score, jnp.where(inside, taken % block, 0), 1)
+    total = total + jnp.sum(above, -1)
+    total = total - jnp.sum(inside & ~(own < bar[:, None]), -1)
+    if mixed is not None:
+      own = jnp.logaddexp(own + shift[:, None], mixed.seen)
+      total = total + jnp.sum(inside & ~(own < goal[:, None]), -1)
+    return total, None
+
   total, _ = jax.lax.scan(count, jnp.zeros(b, jnp.int32), (steps, blocks))
   lost = (target < FIRST_VALUE) | ~jnp.isfinite(mine)
   return jnp.where(lost, v + 1.0, 1.0 + total.astype(jnp.float32))

@@ -62,6 +62,15 @@ class Panther:
         f"objective.loss = {self.objective.loss!r}; use one of "
         f"{next_event.LOSSES}"
       )
+    o = self.objective
+    if self.cfg.copy and (
+      o.loss == "gbce" or (o.loss == "sampled" and o.correct_target)
+    ):
+      raise ValueError(
+        "model.copy = True mixes probabilities, which this loss has not: set "
+        "objective.loss = 'softmax', or 'sampled' with "
+        "objective.correct_target = False"
+      )
     self._check_auxiliary()
 
   def _check_auxiliary(self):
@@ -122,7 +131,11 @@ class Panther:
     else:
       states, scale = module.model(batch, rngs), 1.0
     weight = weight.astype(jnp.float32)
-    value = self._next(module.model, states, target, weight, rngs)
+    mixed = ()
+    if self.cfg.copy:
+      copied = module.model.copied(states, batch)
+      mixed = copied.keep, copied.of(target)
+    value = self._next(module.model, states, target, weight, mixed, rngs)
     value = value * scale / totals["count"]
     padding = jnp.mean((batch["segment"] == 0).astype(jnp.float32))
     logs = {"loss/next": value, "padding_share": share * padding}
@@ -156,12 +169,14 @@ class Panther:
     ids = jnp.where(chosen, schema_lib.MISSING, ids)
     return module.model(batch, rngs, ids), chosen
 
-  def _next(self, model, states, target, weight, rngs):
-    """Sum of the losses of all targets."""
+  def _next(self, model, states, target, weight, mixed, rngs):
+    """Sum of the losses of all targets; `mixed` as in objectives.next_event."""
     o = self.objective
     if o.loss == "softmax":
       states, table = model.scored(states, model.values())
-      return next_event.softmax_sum(states, table, target, weight, o.chunk)
+      return next_event.softmax_sum(
+        states, table, target, weight, o.chunk, mixed
+      )
     vocabulary = model.values.table.shape[0]
     ids, log_q = next_event.draw_negatives(
       rngs.dropout(), vocabulary, o.negatives, o.by_frequency
@@ -179,6 +194,7 @@ class Panther:
         log_q,
         o.correct_target,
         o.chunk,
+        mixed,
       )
     each = next_event.gbce(
       scaled, positive, negative, target, ids, vocabulary, o.calibration
@@ -235,7 +251,7 @@ class Panther:
     return total / jnp.maximum(count, 1.0)
 
   def states(self, module, batch) -> jax.Array:
-    """What each user's history says of the next event: [B, D]."""
+    """States of rows [B, T, D]; that at `last` says what the next event is."""
     ids, last = None, batch["last"]
     if self.cfg.masked:
       # The start token's place holds the first event, the last one the mask.
@@ -243,17 +259,26 @@ class Panther:
       ids = jnp.pad(own[:, 1:], ((0, 0), (0, 1)))
       at = jnp.arange(ids.shape[1])[None] == last[:, None]
       ids = jnp.where(at, schema_lib.MISSING, ids)
-    found = module.model(batch, None, ids)
-    return jnp.take_along_axis(found, last[:, None, None], 1)[:, 0]
+    return module.model(batch, None, ids)
 
   def predict(self, module, batch) -> dict[str, jax.Array]:
     """Rank of each user's next event: {"rank": float32 [B, 1]}."""
-    model = module.model
-    states, table = model.scored(self.states(module, batch), model.values())
-    seen = batch["seen"]
-    if not self.data_cfg.filter_seen:
+    model, seen = module.model, batch["seen"]
+    found = self.states(module, batch)
+    mixed = None
+    if self.cfg.copy:
+      copied = model.copied(found, batch).at(batch["last"])
+      mixed = next_event.Mixed(
+        copied.keep[:, 0],
+        copied.among(seen),
+        copied.among(batch["next"][:, None])[:, 0],
+      )
+    last = batch["last"][:, None, None]
+    found = jnp.take_along_axis(found, last, 1)[:, 0]
+    states, table = model.scored(found, model.values())
+    if not (self.data_cfg.filter_seen or self.cfg.copy):
       seen = jnp.zeros_like(seen)
-    found = next_event.ranks(states, table, batch["next"], seen)
+    found = next_event.ranks(states, table, batch["next"], seen, mixed=mixed)
     return {"rank": found[:, None]}
 
   def embed(self, module, batch) -> dict[str, jax.Array]:
