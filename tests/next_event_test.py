@@ -56,6 +56,38 @@ def test_chunked_softmax_equals_the_plain_one(parts, chunk):
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("chunk", (8, 64))
+def test_mixture_equals_the_plain_one(parts, chunk):
+  """Loss and gradients of (1 - g) softmax + g share."""
+  states, table, target, weight = parts
+  rng = np.random.default_rng(8)
+  gate = jax.nn.sigmoid(rng.standard_normal(len(target)).astype(np.float32))
+  share = rng.random(len(target)).astype(np.float32)
+  share[::3] = 0.0
+
+  def chunked(h, e, g):
+    some = jnp.where(share > 0, share, 1.0)
+    give = jnp.where(share > 0, jnp.log(some) + jnp.log(g), -1e9)
+    mixed = jnp.log1p(-g), give
+    return next_event.softmax_sum(h, e, target, weight, chunk, mixed)
+
+  def simple(h, e, g):
+    logits = jnp.where(jnp.arange(V)[None] < 2, -1e9, h @ e.T)
+    # A reserved target competes with all others.
+    mine = jnp.sum(h * e[target], -1, keepdims=True)
+    hit = jax.nn.one_hot(target, V, dtype=bool)
+    p = jax.nn.softmax(jnp.where(hit, mine, logits), -1)
+    p = jnp.take_along_axis(p, target[:, None], 1)[:, 0]
+    return -jnp.sum(weight * jnp.log((1 - g) * p + g * share))
+
+  args = states, table, gate
+  np.testing.assert_allclose(chunked(*args), simple(*args), rtol=1e-5)
+  found = jax.grad(lambda *a: 3 * chunked(*a), (0, 1, 2))(*args)
+  expected = jax.grad(lambda *a: 3 * simple(*a), (0, 1, 2))(*args)
+  for a, b in zip(found, expected):
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("by_frequency", (True, False))
 def test_draws_follow_their_distribution(by_frequency):
   ids, log_q = next_event.draw_negatives(
@@ -163,6 +195,36 @@ def test_ranks_equal_the_plain_count(block):
     for i in range(N)
   ]
   np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("block", (8, 37, 4096))
+def test_ranks_of_a_mixture_equal_the_plain_count(block):
+  rng = np.random.default_rng(3)
+  states = rng.standard_normal((N, D)).astype(np.float32)
+  table = rng.standard_normal((V, D)).astype(np.float32)
+  target = rng.integers(0, V, N).astype(np.int32)
+  gate = rng.random(N).astype(np.float32)
+  seen, share = np.zeros((N, 6), np.int32), np.zeros((N, V), np.float32)
+  for i in range(N):
+    some = rng.choice(np.arange(2, V), i % 7, replace=False)
+    seen[i, : len(some)] = some
+    share[i, some] = rng.dirichlet(np.ones(len(some))) if len(some) else 0
+  gate[share.sum(1) == 0] = 0.0
+  seen[4, 0] = target[4] = 9
+  share[4, 9] = 0.2
+  log = lambda x: np.where(x > 0, np.log(np.maximum(x, 1e-30)), -1e9)
+  give = lambda ids: log(gate[:, None] * np.take_along_axis(share, ids, 1))
+  mixed = next_event.Mixed(
+    jnp.asarray(log(1 - gate)),
+    jnp.asarray(give(seen)),
+    jnp.asarray(give(target[:, None])[:, 0]),
+  )
+  found = next_event.ranks(states, table, target, seen, block, mixed)
+  logits = np.where(np.arange(V)[None] < 2, -1e9, states @ table.T)
+  p = (1 - gate[:, None]) * jax.nn.softmax(logits, -1) + gate[:, None] * share
+  expected = [slow_rank(p[i], target[i], ()) for i in range(N)]
+  np.testing.assert_array_equal(found, expected)
+  assert any(share[i, target[i]] > 0 for i in range(N))
 
 
 @pytest.mark.parametrize("value", (0.0, np.nan))

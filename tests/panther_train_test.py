@@ -138,6 +138,14 @@ def test_eight_devices_equal_one(mesh):
   assert_close(alone[0], many[0])
 
 
+def test_eight_devices_point_as_one_does():
+  form = dict(model__copy=True, data__filter_seen=False)
+  alone = one_step(jax.devices()[:1], **form)
+  many = one_step(mesh__data=2, mesh__fsdp=2, mesh__tensor=2, **form)
+  assert abs(alone[1] - many[1]) < 1e-5
+  assert_close(alone[0], many[0])
+
+
 def test_accumulated_gradients_equal_the_whole_batch():
   """But for the contrastive loss, which compares users of one part."""
   settings = dict(objective__contrastive_weight=0.0)
@@ -180,6 +188,7 @@ def scores(tmp_path, **overrides):
     {},
     dict(model__sprm="paper", model__attention="none"),
     dict(model__attention="pointwise", model__d_ff=0),
+    dict(model__copy=True, model__use_attributes=False),
     # It learns from a fifth of the tokens: more of them.
     dict(
       model__masked=True,
@@ -258,6 +267,7 @@ def test_baselines_rank_as_the_plain_count(tmp_path):
   high = 1 + sum(score[i] >= score[target] for i in free)
   at = predict.hash_keys([record["key"]])[0]
   mine = evaluator.predictions.key == at
+  assert "frequency" not in evaluator.predictions.p
   assert low <= evaluator.predictions.p["markov"][mine][0] <= high
 
 

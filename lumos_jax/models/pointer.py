@@ -95,7 +95,7 @@ class Pointer(nnx.Module):
     steps = jnp.arange(ids.shape[1])
     open_to = (
       (segment[:, :, None] == segment[:, None])
-      & (steps[:, None] >= steps[None])
+      & (steps[:, None] >= steps[None])[None]
       & (ids >= schema_lib.FIRST_VALUE)[:, None]
     )
     weights = jax.nn.softmax(jnp.where(open_to, logits, _FAR), -1)
