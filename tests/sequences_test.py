@@ -93,6 +93,25 @@ def test_holdout_time_takes_the_first_event_after_the_origin():
   assert some
 
 
+def test_floors_count_what_is_asked():
+  """By time, a target is later than all before it: so are events counted."""
+  record = dict(fake_events.Records().users[5])
+  record["categorical"] = np.asarray([[2, 2], [3, 2], [2, 2], [0, 2], [2, 2]])
+  record["time"] = np.asarray([0, 0, 9, 9, 86_400 * 90])
+  asked = {}
+  for holdout in sequences.HOLDOUTS:
+    _, _, cut = make(data__holdout=holdout)
+    asked[holdout] = cut.asked(record).tolist()
+  assert asked["last"] == [True, True, True, False, True]
+  assert asked["time"] == [True, False, True, False, True]
+  found = cut.example(record, "test")
+  assert (found["seen"].tolist(), found["often"].tolist()) == (
+    [3, 2, 0],
+    [0, 2, 0],
+  )
+  assert found["next"] == 2 and found["history"] == 4
+
+
 def test_packed_rows_hold_each_epoch_whole():
   records, cfg, cut = make()
   expected = collections.Counter(
