@@ -28,11 +28,11 @@ DATA = (*TIMED, *_SEQUENCES)
 SIZES = ("small", "large")
 # Beauty's 2,500 and Sports' were chosen on validation events.
 _STEPS = {
-  "complete_journey": 6000,
+  "complete_journey": 3000,
   "movielens": 8000,
   "tabformer": 6000,
   "sports": 4000,
-  "yelp": 4000,
+  "yelp": 2000,
 }
 
 
@@ -103,6 +103,8 @@ def experiment(name: str, arg: str | None, **defaults):
   if args.data in TIMED:
     # Rows are long: more steps of fewer rows learn more of as many events.
     t.batch_size, t.ema_decay = 8, 0.997
+  if args.data == "complete_journey":
+    t.batch_size = 4
   t.checkpoint_every = max(1, steps // 10)
   c.eval_batch_size = 256
   if args.size == "large":
@@ -137,7 +139,7 @@ def set_data(d, data: str, path: str = "") -> None:
     d.options = dict(rows="event")
     d.holdout, d.filter_seen = "time", False
     d.train_origin_last, d.validation_origin, d.test_origin = 309, 309, 337
-    d.sequence_length, d.overlap, d.segments = 128, 16, 4
+    d.sequence_length, d.overlap, d.segments = 512, 64, 4
     return
   if data == "tabformer":
     d.source, d.target = "tabformer", "token"
@@ -174,7 +176,8 @@ def get_config(arg=None):
 
   sprm= (paper, release, none), profile= (position, token, none),
   contrastive= (lambda), ids (see the target's ids alone); target_time (be told
-  when the next event happens, though not which it is).
+  when the next event happens, though not which it is); copy= (on, off: a pointer
+  at the history; on where values of the history compete).
   """
   c, args = experiment(
     "panther",
@@ -184,11 +187,21 @@ def get_config(arg=None):
     contrastive=0.0,
     ids=False,
     target_time=False,
+    copy="",
   )
+  if args.copy not in ("", "on", "off"):
+    raise config_lib.ConfigError(
+      f"config argument copy={args.copy!r}: use on or off"
+    )
   m, data = c.model, args.data
   m.sprm = args.sprm
   m.cosine, m.temperature = True, 0.07  # The release has .05.
   m.use_attributes = not args.ids
+  # At a slice's length all pairs of tokens are too many to keep.
+  repeats = not c.data.filter_seen and args.size == "small"
+  m.copy = args.copy == "on" or (repeats and not args.copy)
+  if m.copy:  # A mixture needs probabilities over all values.
+    c.objective.loss, c.objective.correct_target = "softmax", False
   timed = not args.ids and data in TIMED
   if not timed and (args.contrastive or args.target_time or args.profile):
     raise config_lib.ConfigError(
@@ -201,6 +214,7 @@ def get_config(arg=None):
     m.time_bias = args.size == "small"
     m.profile_as = args.profile or "position"
     m.target_time = args.target_time
+    m.tell_later = c.data.holdout == "time"
     c.data.start_token = True
     c.objective.contrastive_weight = args.contrastive
     if data == "movielens":

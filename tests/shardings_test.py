@@ -50,7 +50,6 @@ def parameters(preset):
     c.model.views = {}
     if c.recipe == "panther":
       c.data.target = "item"
-      c.data.holdout = "last"
       records = advice.with_vocabulary(fake_events.Records(), c, 60_000)
     else:
       c.tasks = fake.config().tasks
