@@ -53,6 +53,7 @@ def sees(config) -> str:
   parts += ["profile"] if m.profile_as != "none" else []
   parts += ["times of the history"] if m.time_bias else []
   parts += ["time of the target"] if m.target_time else []
+  parts += ["whether the target is later"] if m.tell_later else []
   return "sees " + ", ".join(parts)
 
 
