@@ -276,6 +276,23 @@ def test_ranks_do_not_depend_on_the_batch(form, batch_size):
   assert ranks(batch_size) == whole
 
 
+@pytest.mark.parametrize("form", ("copying", "rotary"))
+def test_probabilities_rank_as_evaluation_does(form):
+  overrides = dict(FORMS[form], data__filter_seen=False)
+  recipe, graph, params, records, _ = setup(**overrides)
+  cfg = fake_events.config(**overrides).data
+  module = state_lib.merge(graph, params)
+  batch = next(sequences.eval_batches(records, cfg, "test", 16))
+  target = batch["next"]
+  p = np.asarray(jax.jit(recipe.probabilities)(module, arrays(batch)))
+  np.testing.assert_allclose(p.sum(1), 1, rtol=1e-4)
+  assert (p[:, :2] == 0).all()
+  above = p >= np.take_along_axis(p, target[:, None], 1)
+  rank = np.asarray(jax.jit(recipe.predict)(module, arrays(batch))["rank"])
+  known = target >= 2
+  np.testing.assert_array_equal(above[:, 2:].sum(1)[known], rank[known, 0])
+
+
 @pytest.mark.parametrize(
   "overrides,words",
   [

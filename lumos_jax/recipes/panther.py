@@ -250,33 +250,46 @@ class Panther:
     )
     return total / jnp.maximum(count, 1.0)
 
-  def states(self, module, batch) -> jax.Array:
-    """States of rows [B, T, D]; that at `last` says what the next event is."""
-    ids, last = None, batch["last"]
+  def _asked(self, module, batch):
+    """Scaled states [B, D] at `last`, value vectors [V, D], what is copied."""
+    model, ids, last = module.model, None, batch["last"]
     if self.cfg.masked:
       # The start token's place holds the first event, the last one the mask.
       own = batch["ids"][..., self.column]
       ids = jnp.pad(own[:, 1:], ((0, 0), (0, 1)))
       at = jnp.arange(ids.shape[1])[None] == last[:, None]
       ids = jnp.where(at, schema_lib.MISSING, ids)
-    return module.model(batch, None, ids)
+    found = model(batch, None, ids)
+    copied = model.copied(found, batch).at(last) if self.cfg.copy else None
+    found = jnp.take_along_axis(found, last[:, None, None], 1)[:, 0]
+    return *model.scored(found, model.values()), copied
+
+  def probabilities(self, module, batch) -> jax.Array:
+    """What each user's next event is: float32 [B, V], for few users or values.
+
+    All values compete, those of the history too; reserved ids have 0.
+    """
+    states, table, copied = self._asked(module, batch)
+    free = jnp.arange(table.shape[0]) >= schema_lib.FIRST_VALUE
+    logits = jnp.where(free[None], states @ table.T, -jnp.inf)
+    out = jax.nn.softmax(logits, -1)
+    if copied is None:
+      return out
+    user = jnp.arange(out.shape[0])[:, None]
+    share = jnp.zeros_like(out).at[user, copied.ids].add(copied.weights[:, 0])
+    return jnp.exp(copied.keep) * out + jnp.exp(copied.give) * share
 
   def predict(self, module, batch) -> dict[str, jax.Array]:
     """Rank of each user's next event: {"rank": float32 [B, 1]}."""
-    model, seen = module.model, batch["seen"]
-    found = self.states(module, batch)
-    mixed = None
-    if self.cfg.copy:
-      copied = model.copied(found, batch).at(batch["last"])
+    states, table, copied = self._asked(module, batch)
+    seen, mixed = batch["seen"], None
+    if copied is not None:
       mixed = next_event.Mixed(
         copied.keep[:, 0],
         copied.among(seen),
         copied.among(batch["next"][:, None])[:, 0],
       )
-    last = batch["last"][:, None, None]
-    found = jnp.take_along_axis(found, last, 1)[:, 0]
-    states, table = model.scored(found, model.values())
-    if not (self.data_cfg.filter_seen or self.cfg.copy):
+    elif not self.data_cfg.filter_seen:
       seen = jnp.zeros_like(seen)
     found = next_event.ranks(states, table, batch["next"], seen, mixed=mixed)
     return {"rank": found[:, None]}
