@@ -185,7 +185,7 @@ def test_pointer_stays_in_the_history_of_its_user():
     model = state_lib.merge(graph, params).model
     found = model.copied(model(batch), batch)
     every = jnp.arange(2, 40)[None].repeat(4, 0)
-    one = found.at(jnp.full(4, 7)).among(every)
+    one = found.at(jnp.full(4, 7)).among(every, 40)
     return (
       found.weights,
       found.keep,

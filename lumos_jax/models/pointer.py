@@ -51,10 +51,16 @@ class Copied(NamedTuple):
       take(self.weights), self.ids, take(self.keep), take(self.give)
     )
 
-  def among(self, values: jax.Array) -> jax.Array:
+  def shares(self, size: int) -> jax.Array:
+    """After `at`: what each of V values gets, before the gate: [B, V]."""
+    b = self.ids.shape[0]
+    user = jnp.arange(b)[:, None]
+    # Comparing ids with values would take [B, K, T].
+    return jnp.zeros((b, size)).at[user, self.ids].add(self.weights[:, 0])
+
+  def among(self, values: jax.Array, size: int) -> jax.Array:
     """After `at`: log of g times what each value [B, K] gets: [B, K]."""
-    same = self.ids[:, None, :] == values[:, :, None]
-    return self._log(jnp.sum(jnp.where(same, self.weights, 0.0), -1))
+    return self._log(jnp.take_along_axis(self.shares(size), values, 1))
 
   def _log(self, share: jax.Array) -> jax.Array:
     some = share > 0.0

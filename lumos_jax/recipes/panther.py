@@ -275,8 +275,7 @@ class Panther:
     out = jax.nn.softmax(logits, -1)
     if copied is None:
       return out
-    user = jnp.arange(out.shape[0])[:, None]
-    share = jnp.zeros_like(out).at[user, copied.ids].add(copied.weights[:, 0])
+    share = copied.shares(table.shape[0])
     return jnp.exp(copied.keep) * out + jnp.exp(copied.give) * share
 
   def predict(self, module, batch) -> dict[str, jax.Array]:
@@ -284,11 +283,9 @@ class Panther:
     states, table, copied = self._asked(module, batch)
     seen, mixed = batch["seen"], None
     if copied is not None:
-      mixed = next_event.Mixed(
-        copied.keep[:, 0],
-        copied.among(seen),
-        copied.among(batch["next"][:, None])[:, 0],
-      )
+      values = jnp.concatenate([seen, batch["next"][:, None]], 1)
+      given = copied.among(values, table.shape[0])
+      mixed = next_event.Mixed(copied.keep[:, 0], given[:, :-1], given[:, -1])
     elif not self.data_cfg.filter_seen:
       seen = jnp.zeros_like(seen)
     found = next_event.ranks(states, table, batch["next"], seen, mixed=mixed)
