@@ -107,6 +107,8 @@ def experiment(name: str, arg: str | None, **defaults):
     t.batch_size = 4
   t.checkpoint_every = max(1, steps // 10)
   c.eval_batch_size = 256
+  if args.data == "complete_journey":
+    c.eval_batch_size = 64  # 512 tokens a user: so that a TPU chip holds them.
   if args.size == "large":
     c.name += "_large"
     m.d_model, m.d_ff, m.n_heads, m.n_encoder_layers = 768, 3072, 12, 12
