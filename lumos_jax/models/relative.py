@@ -35,8 +35,17 @@ class RelativeBias(nnx.Module):
     length = (self.position[...].shape[0] + 1) // 2
     step = jnp.arange(key_time.shape[1])
     away = step[:, None] - step[None] + length - 1
-    out = jnp.moveaxis(self.position[...][away], -1, 0)[None]
+    out = _take(self.position[...], away)[None]
     if self.use_time:
       gap = jnp.abs(query_time[:, :, None] - key_time[:, None])
-      out = out + jnp.moveaxis(self.time[...][time_bucket(gap)], -1, 1)
+      out = out + jnp.moveaxis(_take(self.time[...], time_bucket(gap)), 0, 1)
     return out
+
+
+def _take(table: jax.Array, at: jax.Array) -> jax.Array:
+  """Rows `at` [...] of a table [K, N], as [N, ...].
+
+  A head at a time: a gather of rows would have heads as its last axis, which a
+  TPU pads to 128.
+  """
+  return jax.lax.map(lambda column: column[at], table.T)
