@@ -28,6 +28,7 @@ def items(data, record):
   "text",
   [
     SEQUENCES,
+    "1 10 20 30 40\n2 20 30\n3 30 10 20\n3 50 10\n",
     "1 10\n1 20\n1 30\n1 40\n2 20\n2 30\n3 30\n3 10\n3 20\n3 50\n3 10\n",
   ],
 )
@@ -49,6 +50,8 @@ def test_sequences_keep_their_order(tmp_path, text):
   notes = data.stats["notes"]
   assert notes["users with fewer than 3 events"] == 1
   assert notes["items without a training event"] == 2
+  more = "lines of several items that continue an earlier line's user"
+  assert notes[more] == text.count("\n3 50 10")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 Reads the text files that SASRec, S3-Rec and their followers use, plain or .gz:
 `user item item ...`, one line a user, or `user item`, one line an event. There
-are no times: the position in the sequence stands for the second since 1970.
+are no times: the position in the sequence stands for the second since 1970. A user
+on several lines goes on where the line before ended; lines of several items that do
+so are counted.
 
 With `attributes`, a JSON file {item: [number, ...]}, each item carries what is
 known of it (categories, brand).
@@ -45,7 +47,7 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
       "would share a directory"
     )
   file = _found(path)
-  user, item, empty = _read(file)
+  user, item, told = _read(file)
   count = collections.Counter()
   # Position from the end of the user's sequence, to leave out what is held out.
   order = np.argsort(user, kind="stable")
@@ -88,8 +90,8 @@ def load(*, path: str = "", attributes: str = "", name: str = "") -> Inputs:
       "items": len(items),
       "items without a training event": sum(not count[i] for i in items),
       "users with fewer than 3 events": int((length < 3).sum()),
-      "lines without an item": empty,
     }
+    | told
     | notes,
     pieces=pieces,
   )
@@ -116,9 +118,11 @@ def _text(file: pathlib.Path) -> list[str]:
     raise InputError(f"{file.name} cannot be read as text: {e}") from e
 
 
-def _read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray, int]:
-  """Users and items [R], int64, in the file's order; lines without items."""
-  user, item, empty = [], [], 0
+def _read(
+  file: pathlib.Path,
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+  """Users and items [R], int64, in the file's order; and counts to tell."""
+  user, item, users, empty, more = [], [], set(), 0, 0
   for n, line in enumerate(_text(file), 1):
     try:
       who, *what = map(int, line.split())
@@ -128,11 +132,17 @@ def _read(file: pathlib.Path) -> tuple[np.ndarray, np.ndarray, int]:
         f"{line.strip()[:60]!r}"
       ) from e
     empty += not what
+    more += len(what) > 1 and who in users
+    users.add(who)
     user += [who] * len(what)
     item += what
   if not user:
     raise InputError(f"{file.name}: no event in the file")
-  return np.asarray(user, np.int64), np.asarray(item, np.int64), empty
+  told = {
+    "lines without an item": empty,
+    "lines of several items that continue an earlier line's user": more,
+  }
+  return np.asarray(user, np.int64), np.asarray(item, np.int64), told
 
 
 def _attributes(file: pathlib.Path, items: list[int]):

@@ -332,10 +332,8 @@ def some_example(records, cfg, split: str) -> Batch:
   Raises:
     ValueError: No user has an event to predict.
   """
-  cut, source = (
-    Sequences(records.schema, cfg),
-    records.source(cfg[f"{split}_split"]),
-  )
+  cut = Sequences(records.schema, cfg)
+  source = records.source(cfg[f"{split}_split"])
   for i in range(len(source)):
     found = cut.example(source[i], split)
     if found is not None:
