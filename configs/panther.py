@@ -177,7 +177,8 @@ def get_config(arg=None):
   sprm= (paper, release, none), profile= (position, token, none),
   contrastive= (lambda), ids (see the target's ids alone); target_time (be told
   when the next event happens, though not which it is); copy= (on, off: a pointer
-  at the history; on where values of the history compete).
+  at the history; on where values of the history compete); bag= (width of vectors
+  that foretell half of a user's events from the others: for user embeddings).
   """
   c, args = experiment(
     "panther",
@@ -188,6 +189,7 @@ def get_config(arg=None):
     ids=False,
     target_time=False,
     copy="",
+    bag=0,
   )
   if args.copy not in ("", "on", "off"):
     raise config_lib.ConfigError(
@@ -205,6 +207,7 @@ def get_config(arg=None):
     # Tabformer's 60,000 tokens are too many for a softmax on a small machine.
     if data != "tabformer":
       c.objective.loss = "softmax"
+  c.objective.bag_width = args.bag
   timed = not args.ids and data in TIMED
   if not timed and (args.contrastive or args.target_time or args.profile):
     raise config_lib.ConfigError(

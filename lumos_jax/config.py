@@ -144,6 +144,9 @@ def default() -> ml_collections.ConfigDict:
   j.contrastive_within = ml_collections.ConfigDict()  # {numeric: tolerance}.
   j.attribute_weight = 0.0  # Of predicting the next event's other categories.
   j.gap_weight = 0.0  # Of predicting the time to the next event.
+  j.bag_width = (
+    0  # Of vectors that foretell half a user's events from the rest.
+  )
 
   c.optimizer = o = ml_collections.ConfigDict()
   o.name = "adamw"  # or muon.
@@ -278,6 +281,7 @@ _AT_LEAST = {
   "model.sprm_prototypes": 1,
   "objective.negatives": 1,
   "objective.chunk": 1,
+  "objective.bag_width": 0,
 }
 _ABOVE_ZERO = ("model.temperature", "objective.contrastive_temperature")
 _SHARES = ("objective.contrastive_weight",)

@@ -23,6 +23,7 @@ FULL = dict(
   objective__contrastive_within=dict(age=4.0),
   objective__attribute_weight=0.1,
   objective__gap_weight=0.1,
+  objective__bag_width=8,
 )
 EVALS = dict(
   next_event=dict(type="next_event", history_groups=(4,)),
@@ -147,8 +148,8 @@ def test_eight_devices_point_as_one_does():
 
 
 def test_accumulated_gradients_equal_the_whole_batch():
-  """But for the contrastive loss, which compares users of one part."""
-  settings = dict(objective__contrastive_weight=0.0)
+  """But for what compares users of one part, or draws in each."""
+  settings = dict(objective__contrastive_weight=0.0, objective__bag_width=0)
   whole = one_step(jax.devices()[:1], **settings)
   parts = one_step(jax.devices()[:1], train__accumulate=4, **settings)
   assert abs(whole[1] - parts[1]) < 1e-5
@@ -344,4 +345,4 @@ def test_golden_number_of_parameters():
   config, _, recipe = build(**FULL)
   trainer = train.Trainer(config, recipe, jax.devices()[:1])
   params = trainer.abstract["params"]
-  assert sum(p.size for p in params.values()) == 20_635
+  assert sum(p.size for p in params.values()) == 20_899

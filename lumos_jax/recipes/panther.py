@@ -11,7 +11,7 @@ from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import sequences
 from lumos_jax.models import layers
 from lumos_jax.models import panther as model_lib
-from lumos_jax.objectives import contrastive, next_event
+from lumos_jax.objectives import bag, contrastive, next_event
 
 
 class _Trained(nnx.Module):
@@ -20,8 +20,11 @@ class _Trained(nnx.Module):
   def __init__(self, cfg, objective, schema, data_cfg, *, rngs):
     self.model = model_lib.Panther(cfg, schema, data_cfg, rngs=rngs)
     kw = dict(dtype=jnp.float32, rngs=rngs)
+    fields = schema.categorical("activity")
+    if objective.bag_width:
+      size = fields[self.model.column].size
+      self.bag = bag.Bag(size, objective.bag_width, rngs=rngs)
     if objective.attribute_weight:
-      fields = schema.categorical("activity")
       self.others = tuple(
         i for i in range(len(fields)) if i != self.model.column
       )
@@ -145,6 +148,17 @@ class Panther:
       ).items():
         part = part / totals["count"]
         value, logs[f"loss/{name}"] = value + weight * part, part
+    if o.bag_width:
+      part = bag.loss_sum(
+        module.bag,
+        batch["ids"][..., self.column],
+        batch["segment"],
+        self.data_cfg.segments,
+        rngs.dropout(),
+        o.chunk,
+      )
+      part = part / totals["count"]
+      value, logs["loss/bag"] = value + part, part
     if o.contrastive_weight:
       close = self._contrastive(module.model, batch) * share
       logs["loss/contrastive"] = close
@@ -296,12 +310,16 @@ class Panther:
 
     Returns:
       {"sums": [B, 2 D], of states and of the events' value vectors, in
-      deviations of the table's entries; "tokens": [B, 1]}.
+      deviations of the table's entries, [B, 2 D + W] with those of the bag;
+      "tokens": [B, 1]}.
     """
     model, ids = module.model, batch["ids"][..., self.column]
     values = model.values()
     values = values / (jnp.std(values) + 1e-6)
-    found = jnp.concatenate([model(batch), values[ids]], -1)
+    found = [model(batch), values[ids]]
+    if self.objective.bag_width:
+      found.append(module.bag(ids))
+    found = jnp.concatenate(found, -1)
     own = (batch["segment"] > 0) & (ids > 0)
     total = jnp.sum(jnp.where(own[..., None], found, 0.0), 1)
     return {"sums": total, "tokens": jnp.sum(own, 1, keepdims=True)}
