@@ -91,9 +91,10 @@ def unpacked(batch):
 
 
 def test_packed_rows_equal_a_row_a_user():
-  """Loss and gradients, with all that looks along a row."""
+  """Loss and gradients, with all that looks along a row and draws nothing."""
+  settings = dict(model__n_encoder_layers=2, objective__bag_width=0)
   config, records, recipe = build(
-    **(FULL | dict(model__dropout=0.0, model__n_encoder_layers=2))
+    **(FULL | settings | dict(model__dropout=0.0))
   )
   packed = next(sequences.train_iterator(records, config.data, (), 8, 0))
   alone = unpacked(packed)
