@@ -18,6 +18,7 @@ from etils import epath
 from flax import nnx
 
 from lumos_jax import checkpoint as checkpoint_lib
+from lumos_jax import evaluators as evaluators_lib
 from lumos_jax import metric_writer, optimizer, partition, progress, startup
 from lumos_jax import state as state_lib
 from lumos_jax.data import pipeline
@@ -261,16 +262,21 @@ def train(
     )
     for n in range(start, cfg.steps + 1):
       last = n == cfg.steps
-      if last or (n % cfg.checkpoint_every == 0 and n > start):
-        late = read(late)  # A state that is not finite is never saved.
-        save(n)
-      if last:  # All is saved: a signal need not wait for the evaluators.
-        checkpoints.wait()
-        stop.release()
-      if evaluate:
-        values = evaluate(n, state_lib.eval_params(state), last)
-        if values:
-          writer.write(n, values)
+      saves = last or (n % cfg.checkpoint_every == 0 and n > start)
+      if saves or evaluators_lib.due(config.evals, n, last):
+        # A state that is not finite is never saved; and the step's time ends
+        # before what follows begins.
+        late = read(late)
+      with bar.aside():
+        if saves:
+          save(n)
+        if last:  # All is saved: a signal need not wait for the evaluators.
+          checkpoints.wait()
+          stop.release()
+        if evaluate:
+          values = evaluate(n, state_lib.eval_params(state), last)
+          if values:
+            writer.write(n, values)
       if last:
         break
       if stop.name or checkpoints.reached_preemption(n):
