@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import json
 import math
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -317,6 +318,8 @@ def main(args: argparse.Namespace) -> None:
   """Entry point."""
   if args.multihost or args.coordinator:
     startup.connect(args.coordinator, args.processes, args.process)
+    # jax notes it, for a train loop to save first; here nothing would look.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
   startup.keep_compilations()
   progress.quiet_libraries()
   only = [name for name in args.only.split(",") if name]
@@ -326,6 +329,8 @@ def main(args: argparse.Namespace) -> None:
     logging.debug("", exc_info=True)
     print(f"error: {e}", file=sys.stderr)
     sys.exit(1)
+  if jax.process_index():  # The first one tells.
+    return
   for name, value in values.items():
     # Intervals and details stand in eval.json.
     if name.count("/") <= 2 and not name.endswith(("/low", "/high")):

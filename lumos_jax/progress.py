@@ -150,8 +150,12 @@ class _FromLibraries(logging.Filter):
   """Passes what is ours, and warnings of anyone but those that we ask for."""
 
   _CHATTY = ("orbax", "tensorflow_datasets", "grain")
-  # Orbax warns of checkpoints opened to be read only.
-  _ASKED_FOR = ("read_only=True", "directory is read only")
+  # Orbax warns of checkpoints opened to be read only, and thrice of a stop.
+  _ASKED_FOR = (
+    "read_only=True",
+    "directory is read only",
+    "Reached preemption sync point",
+  )
 
   def filter(self, record: logging.LogRecord) -> bool:
     parts = record.pathname.replace("\\", "/").split("/")

@@ -149,21 +149,31 @@ class Trainer:
 
 
 class _StopSignal:
-  """Notes SIGTERM and SIGINT, so that the loop saves before it stops."""
+  """Notes SIGTERM and SIGINT, so that the loop saves before it stops.
+
+  Processes of one run must stop at the same step, also where one alone is told
+  to: there jax has SIGTERM, and lets all know (`reached_preemption`).
+  """
 
   def __enter__(self):
     self.name, self._count = "", 0
     self._old = {}
-    for s in (signal.SIGTERM, signal.SIGINT):
-      try:
-        self._old[s] = signal.signal(s, self._note)
-      except ValueError:  # Not the main thread (a notebook's worker, a test).
-        pass
+    self._many = jax.process_count() > 1
+    try:
+      for s in (signal.SIGINT, signal.SIGTERM):
+        jaxs = self._many and s == signal.SIGTERM
+        self._old[s] = signal.SIG_DFL if jaxs else signal.signal(s, self._note)
+    except ValueError:  # Not the main thread (a notebook's worker, a test).
+      pass
     return self
 
   def _note(self, number, frame):
     del frame
-    self.name, self._count = signal.Signals(number).name, self._count + 1
+    self._count += 1
+    if self._many:
+      signal.raise_signal(signal.SIGTERM)
+    else:
+      self.name = signal.Signals(number).name
     if self._count == 2:  # Often the same stroke, told to the group as well.
       print("saving first; once more stops without it", file=sys.stderr)
     if self._count > 2:
@@ -282,9 +292,10 @@ def train(
       if stop.name or checkpoints.reached_preemption(n):
         read(late)
         save(n)
+        name = stop.name or "a signal to one process"
         raise Stopped(
-          f"{stop.name or 'preemption'}: saved step {n} of {cfg.steps}; the "
-          "same command goes on from there"
+          f"{name}: saved step {n} of {cfg.steps}; the same command goes on from "
+          "there"
         )
       begin = time.perf_counter()
       batch = next(batches)
