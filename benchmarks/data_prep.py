@@ -85,7 +85,7 @@ def main(argv=None) -> None:
   """Runs the benchmark and writes benchmarks/results/data_prep.json."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--peer-python", help="Interpreter of the peer.")
-  parser.add_argument("--repeats", type=int, default=3)
+  parser.add_argument("--repeats", type=int, default=3, help="Of each.")
   parser.add_argument("--ours", choices=list(OPTIONS), help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
   if args.ours:

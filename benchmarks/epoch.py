@@ -280,14 +280,16 @@ def ratios(ours: Course, peer: Course, compile_seconds: float):
 def main():
   """Trains both in turns and writes the result."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--peer-python", required=True)
-  parser.add_argument("--peer-epochs", type=int, default=3)
-  parser.add_argument("--peer-batch", type=int, default=2048)
+  parser.add_argument("--peer-python", required=True, help="with RecBole")
+  parser.add_argument("--peer-epochs", type=int, default=3, help="RecBole's")
+  parser.add_argument(
+    "--peer-batch", type=int, default=2048, help="targets a step of RecBole"
+  )
   parser.add_argument("--epochs", type=int, default=15, help="ours")
-  parser.add_argument("--users", type=int, default=600)
+  parser.add_argument("--users", type=int, default=600, help="of MovieLens-1M")
   parser.add_argument("--rows", type=int, default=8, help="of our batches")
-  parser.add_argument("--learning-rate", type=float, default=3e-3)
-  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--learning-rate", type=float, default=3e-3, help="ours")
+  parser.add_argument("--seed", type=int, default=0, help="of both sides")
   parser.add_argument("--name", default="epoch", help="of the result file")
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as name:

@@ -62,11 +62,13 @@ def rows_of(config, workdir, seed, protocol):
 def main():
   """Runs the seeds and writes the result file."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--config", default="configs/pretrain.py")
+  parser.add_argument(
+    "--config", default="configs/pretrain.py", help="its file"
+  )
   parser.add_argument("--arg", default="", help="argument of the config file")
-  parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument("--seeds", type=int, default=3, help="how many")
   parser.add_argument("--name", required=True, help="of the result file")
-  parser.add_argument("--workdir", default="runs/forecast")
+  parser.add_argument("--workdir", default="runs/forecast", help="of all runs")
   parser.add_argument("--data", default="", help="data.root, if another")
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)

@@ -213,8 +213,8 @@ def wait_percent(root: pathlib.Path, folder: str) -> float:
 def main():
   """Times all in turns and writes the result."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--users", type=int, default=50_000)
-  parser.add_argument("--rounds", type=int, default=15)
+  parser.add_argument("--users", type=int, default=50_000, help="generated")
+  parser.add_argument("--rounds", type=int, default=15, help="turns of each")
   parser.add_argument("--root", default="", help="of the data sets")
   parser.add_argument("--name", default="input_speed", help="of the result")
   args = parser.parse_args()

@@ -102,13 +102,21 @@ def finished(workdir, config) -> bool:
 def main():
   """Runs models and seeds and writes the result file."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--data", default="complete_journey")
-  parser.add_argument("--models", default="panther,sasrec,hstu,bert4rec")
-  parser.add_argument("--seeds", type=int, default=3)
+  parser.add_argument(
+    "--data", default="complete_journey", help="data= of the configs"
+  )
+  parser.add_argument(
+    "--models",
+    default="panther,sasrec,hstu,bert4rec",
+    help="files of configs/, with commas; MODEL:ARGUMENTS too",
+  )
+  parser.add_argument("--seeds", type=int, default=3, help="how many")
   parser.add_argument("--peer-seeds", type=int, default=0, help="0: as many")
   parser.add_argument("--steps", type=int, default=0, help="0: the config's")
   parser.add_argument("--name", required=True, help="of the result file")
-  parser.add_argument("--workdir", default="runs/next_event")
+  parser.add_argument(
+    "--workdir", default="runs/next_event", help="of all runs"
+  )
   parser.add_argument("--root", default="", help="data.root, if another")
   parser.add_argument("--add", action="store_true", help="to NAME.json")
   args = parser.parse_args()

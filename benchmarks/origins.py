@@ -108,10 +108,14 @@ def compare(records, form: str, size: str, args) -> list[dict]:
 def main():
   """Times all and writes the result."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--sizes", default="tiny,base")
-  parser.add_argument("--origins", type=int, default=ORIGINS)
-  parser.add_argument("--users", type=int, default=32)
-  parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument(
+    "--sizes", default="tiny,base", help="of the model, with commas"
+  )
+  parser.add_argument(
+    "--origins", type=int, default=ORIGINS, help="of a causal pass"
+  )
+  parser.add_argument("--users", type=int, default=32, help="a batch")
+  parser.add_argument("--rounds", type=int, default=7, help="turns of each")
   parser.add_argument("--steps", type=int, default=2, help="of a round")
   parser.add_argument("--root", default="data", help="of the data set")
   args = parser.parse_args()

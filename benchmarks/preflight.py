@@ -1,10 +1,12 @@
 r"""Preflight of every size preset on every kind of chip.
 
-  python benchmarks/preflight.py [--only=panther] [--chips=v5e]
+  python benchmarks/preflight.py
+  python benchmarks/preflight.py --add --only="panther small" --chips=v5e,v4
 
-Each is a run of `python -m lumos_jax.preflight`. Writes
-benchmarks/results/preflight.json after every one; with --add what is in it stays,
-and only what it lacks is run.
+Each is a run of `python -m lumos_jax.preflight`, whose config a row names. Writes
+benchmarks/results/preflight.json after every one. With --add the file's rows
+stay, but for those of the presets and chips that are run; with --missing only
+those run that it lacks, so that an interrupted run can go on.
 """
 
 import argparse
@@ -34,6 +36,12 @@ PRESETS = {
     "--vocabulary=60000",
   ),
 }
+
+
+def config_text(arguments):
+  """What a row's config begins with: "configs/paper.py:size=large"."""
+  file, *more = arguments
+  return " ".join([file.removeprefix("--config="), *more])
 
 
 def examine(preset, topology, arguments, root):
@@ -69,30 +77,60 @@ def examine(preset, topology, arguments, root):
     dataset=topology,
     protocol="compiled by libtpu; times are arithmetic on datasheet rates",
     model=preset,
-    config=mesh or "one device",
+    config=f"{config_text(arguments)}, batch {found['batch_size']:,}, "
+    f"{mesh or 'one device'}",
     wall_seconds=time.monotonic() - start,
     metrics=metrics,
   )
 
 
+def chosen(only, kinds, have=()):
+  """(preset, topology, arguments) of what is to be run.
+
+  Args:
+    only: What a preset's name has, upper or lower case.
+    kinds: Of chips.
+    have: Result rows that need not be made again.
+  """
+  there = {(r["model"], r["dataset"]): r["config"] for r in have}
+  for preset, (where, *arguments) in PRESETS.items():
+    for kind in kinds:
+      topology = f"{kind}:{where[kind]}"
+      if only.lower() not in preset.lower():
+        continue
+      old = there.get((preset, topology), "")
+      if not old.startswith(config_text(arguments) + ","):
+        yield preset, topology, arguments
+
+
 def main():
   """Runs all that is asked for."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--only", default="", help="presets whose name has this")
-  parser.add_argument("--chips", default=",".join(SLICE))
-  parser.add_argument("--root", default="", help="data.root, if another")
-  parser.add_argument("--add", action="store_true", help="to what is there")
+  add = parser.add_argument
+  add("--only", default="", help="presets whose name has this; default all")
+  add("--chips", default=",".join(SLICE), help="kinds, with commas")
+  add("--root", default="", help="data.root, if another")
+  add("--name", default="preflight", help="of the result file")
+  add("--add", action="store_true", help="keep the file's other rows")
+  add("--missing", action="store_true", help="--add, and run what it lacks")
   args = parser.parse_args()
-  old = results.rows("preflight") if args.add else []
-  have, rows = {(r["model"], r["dataset"]) for r in old}, []
-  for preset, (where, *arguments) in PRESETS.items():
-    for chip in args.chips.split(","):
-      topology = f"{chip}:{where[chip]}"
-      if (preset, topology) in have or args.only.lower() not in preset.lower():
-        continue
-      rows.append(examine(preset, topology, arguments, args.root))
-      print(preset, topology, rows[-1]["metrics"], flush=True)
-      results.write("preflight", rows, add=args.add)
+  kinds = args.chips.split(",")
+  if unknown := sorted(set(kinds) - set(SLICE)):
+    parser.error(f"--chips: no {unknown}; there are {list(SLICE)}")
+  have = results.rows(args.name) if args.missing else ()
+  runs, rows = list(chosen(args.only, kinds, have)), []
+  if not runs and not have:
+    parser.error(f"--only: no {args.only!r}; there are {list(PRESETS)}")
+  for preset, topology, arguments in runs:
+    rows.append(examine(preset, topology, arguments, args.root))
+    print(preset, topology, rows[-1]["metrics"], flush=True)
+    results.write(
+      args.name,
+      rows,
+      add=args.add or args.missing,
+      # Its config may have changed, and with it the text that says so.
+      same=("model", "dataset"),
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ FIELDS = (
   "wall_seconds",
   "metrics",
 )
+_IDENTITY = tuple(f for f in FIELDS if f not in ("wall_seconds", "metrics"))
 _ORIGIN = ("command", "commit", "date", "machine", "versions")
 _PACKAGES = (
   "jax",
@@ -48,6 +49,7 @@ def write(
   argv: Sequence[str] | None = None,
   folder: pathlib.Path | None = None,
   add: bool = False,
+  same: Sequence[str] = _IDENTITY,
 ) -> pathlib.Path:
   """Writes a result file, with machine, versions, commit, date and command.
 
@@ -60,6 +62,7 @@ def write(
     folder: Where to write; default benchmarks/results.
     add: Keep rows of the present file that no new row replaces; their commands
       stay under "earlier".
+    same: Fields in which a row agrees with the one that it replaces.
 
   Returns:
     The file's path.
@@ -79,7 +82,7 @@ def write(
     "rows": [_row(r) for r in rows],
   }
   if add and path.exists():
-    _add(json.loads(path.read_text()), doc)
+    _add(json.loads(path.read_text()), doc, same)
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_text(json.dumps(doc, indent=1, allow_nan=False) + "\n")
   return path
@@ -95,13 +98,14 @@ def _path(name: str, folder: pathlib.Path | None) -> pathlib.Path:
   return (folder or ROOT / "benchmarks" / "results") / f"{name}.json"
 
 
-def _add(old: Mapping[str, Any], new: dict[str, Any]) -> None:
+def _add(
+  old: Mapping[str, Any], new: dict[str, Any], same: Sequence[str]
+) -> None:
   """Puts old rows before new ones, and where they come from under "earlier"."""
-  measured = ("wall_seconds", "metrics")
-  identity = lambda r: tuple(r[f] for f in FIELDS if f not in measured)
+  identity = lambda r: tuple(r[f] for f in same)
   have = {identity(r) for r in new["rows"]}
   kept = [r for r in old["rows"] if identity(r) not in have]
-  earlier = list(old.get("earlier", []))
+  earlier = list(old.get("earlier", [])) if kept else []
   origin = {k: old[k] for k in _ORIGIN}
   if kept and any(origin[k] != new[k] for k in ("command", "commit")):
     earlier.append(origin)

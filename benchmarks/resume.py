@@ -207,8 +207,8 @@ def main() -> int:
   add = parser.add_argument
   add("--kills", type=int, default=20, help="a signal")
   add("--signals", default="KILL", help="of KILL and TERM, with commas")
-  add("--steps", type=int, default=60)
-  add("--checkpoint-every", type=int, default=5)
+  add("--steps", type=int, default=60, help="of a run")
+  add("--checkpoint-every", type=int, default=5, help="steps")
   add("--seed", type=int, default=0, help="of the run and of the moments")
   add("--name", default="resume", help="of the result file")
   add("--workdir", default="runs/resume", help="is emptied first")

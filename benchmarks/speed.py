@@ -121,8 +121,8 @@ class Torch:
 def main():
   """Times all in turns and writes the result."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--peer-python", required=True)
-  parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument("--peer-python", required=True, help="with PyTorch")
+  parser.add_argument("--rounds", type=int, default=7, help="turns of each")
   parser.add_argument("--steps", type=int, default=3, help="of a round")
   args = parser.parse_args()
   takes = {}

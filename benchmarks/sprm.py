@@ -60,10 +60,16 @@ def measure(form: dict, length: int, width: int, heads: int, repeats: int):
 def main():
   """Measures and writes the result file."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--lengths", default="1024,2048,4096,8192")
-  parser.add_argument("--width", type=int, default=64)
-  parser.add_argument("--heads", type=int, default=2)
-  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument(
+    "--lengths",
+    default="1024,2048,4096,8192",
+    help="tokens of a row, with commas",
+  )
+  parser.add_argument("--width", type=int, default=64, help="D of the layer")
+  parser.add_argument("--heads", type=int, default=2, help="of attention")
+  parser.add_argument(
+    "--repeats", type=int, default=5, help="steps whose median counts"
+  )
   args = parser.parse_args()
   rows, unit = [], None
   for length in map(int, args.lengths.split(",")):

@@ -102,9 +102,15 @@ def prepare(folder: str) -> None:
 def main():
   """Measures and writes the result file."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("--events", type=int, default=10_000_000)
-  parser.add_argument("--users", type=int, default=100_000)
-  parser.add_argument("--tokens", type=int, default=60_000)
+  parser.add_argument(
+    "--events", type=int, default=10_000_000, help="to generate"
+  )
+  parser.add_argument(
+    "--users", type=int, default=100_000, help="whose events they are"
+  )
+  parser.add_argument(
+    "--tokens", type=int, default=60_000, help="of the vocabulary"
+  )
   parser.add_argument("--prepare", default="", help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.prepare:

@@ -4,13 +4,15 @@ r"""Evaluates a stored checkpoint, on any number of devices.
     [--only=forecast,what_if] [--data_dir=DIR]
 
 Writes eval.json and predictions/ of the workdir, and its report anew if there
-is one. Training evaluates by the same `Session`.
+is one. Training evaluates by the same `Session`. The config is the run's own,
+config.json of the workdir: --config.KEY=VALUE is for lumos_jax.main.
 """
 
 import argparse
 import importlib.util
 import json
 import math
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,7 +98,7 @@ class Session:
     self.evaluators = evaluators_lib.build(
       evals, self.predictor, records, tasks, config.data, workdir
     )
-    self._every = {k: v.get("every_steps", 0) for k, v in evals.items()}
+    self._evals = evals
     self._keep = bool(only)
 
   def evaluate(self, step: int, params: Any, last: bool) -> dict[str, float]:
@@ -110,11 +112,7 @@ class Session:
     Returns:
       {"evaluator/metric": value} to log.
     """
-    due = [
-      name
-      for name, every in self._every.items()
-      if last or (every and step and step % every == 0)
-    ]
+    due = evaluators_lib.due(self._evals, step, last)
     # Those without parameters run on process 0 only: others must not wait.
     order = lambda e: (not e.needs_params, e.slow)
     due.sort(key=lambda n: order(self.evaluators[n]))
@@ -300,7 +298,9 @@ def run(
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse_flags.ArgumentParser(
     prog="python -m lumos_jax.evaluate",
-    description="Evaluates a stored checkpoint on any number of devices.",
+    description="Evaluates a stored checkpoint on any number of devices. The "
+    "config is the run's own, config.json of the workdir: --config.KEY=VALUE "
+    "is for lumos_jax.main.",
   )
   add = parser.add_argument
   add("--workdir", required=True, help="of the run's outputs")
@@ -318,6 +318,8 @@ def main(args: argparse.Namespace) -> None:
   """Entry point."""
   if args.multihost or args.coordinator:
     startup.connect(args.coordinator, args.processes, args.process)
+    # jax notes it, for a train loop to save first; here nothing would look.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
   startup.keep_compilations()
   progress.quiet_libraries()
   only = [name for name in args.only.split(",") if name]
@@ -327,6 +329,8 @@ def main(args: argparse.Namespace) -> None:
     logging.debug("", exc_info=True)
     print(f"error: {e}", file=sys.stderr)
     sys.exit(1)
+  if jax.process_index():  # The first one tells.
+    return
   for name, value in values.items():
     # Intervals and details stand in eval.json.
     if name.count("/") <= 2 and not name.endswith(("/low", "/high")):

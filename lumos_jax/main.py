@@ -4,6 +4,7 @@ r"""Prepares the data if need be, trains, evaluates, writes the report.
   python -m lumos_jax.main --config=configs/pretrain.py:smoke \
     --config.train.steps=50
 
+--config.KEY=VALUE sets any key of the config (lumos_jax/config.py has all).
 The same command goes on where an interrupted run stopped.
 """
 
@@ -27,7 +28,9 @@ from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import predict
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Experiment, FILE.py or FILE.py:ARGUMENTS."
+  "config",
+  None,
+  "Experiment, FILE.py or FILE.py:ARGUMENTS; --config.KEY=VALUE sets a key.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Of the run's outputs; default runs/<config.name>."
@@ -41,6 +44,7 @@ _COORDINATOR = flags.DEFINE_string(
 _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: from 0.")
 
+_HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
 # May change when a run goes on; anything else makes it another run.
 _MAY_CHANGE = ("evals", "report", "eval_batch_size", "name")
 _MAY_CHANGE_TRAIN = ("log_every", "checkpoint_every", "keep", "keep_every")
@@ -63,10 +67,11 @@ def open_data(config) -> records.Records:
       import data_prep
 
       data_prep.prepare(config.data.source, root, **options)
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
+  # All wait, also one that comes so late that it finds the data prepared.
+  if jax.process_count() > 1:
+    from jax.experimental import multihost_utils
 
-      multihost_utils.sync_global_devices("data prepared")
+    multihost_utils.sync_global_devices("data prepared")
   return records.Records.open(path)
 
 
@@ -173,6 +178,9 @@ def parse_flags(argv: Sequence[str]) -> None:
       raise flags.Error(f"unknown arguments {rest}; write --FLAG=VALUE")
     if _CONFIG.value is None:
       raise flags.Error("--config=FILE is needed, see --help")
+  except SystemExit as e:
+    # absl ends with 1 where it was asked for help and has shown it.
+    sys.exit(0 if any(map(_HELP.fullmatch, argv[1:])) else e.code)
   except (config_lib.ConfigError, flags.Error) as e:
     print(f"error: {e}", file=sys.stderr)
     sys.exit(2)

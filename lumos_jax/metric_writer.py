@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -15,6 +16,8 @@ from etils import epath
 
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
 _FLUSH_SECONDS = 10.0
+# What TensorBoard's names cannot have: "@", "+".
+_NOT_SHOWN = re.compile(r"[^-/\w.]")
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, float]]:
@@ -108,8 +111,7 @@ class MetricWriter:
       finite = math.isfinite(value)
       line[name] = value if finite else None
       if finite:
-        # TensorBoard's names know no "@".
-        shown = name.replace("@", "_")
+        shown = _NOT_SHOWN.sub("_", name)
         self._board.add_scalar(shown, value, int(step), walltime=now)
     text = json.dumps(line)
     if self._file:

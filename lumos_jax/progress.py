@@ -1,9 +1,11 @@
 """Progress of training: a bar on a terminal, a line now and then elsewhere."""
 
 import collections
+import contextlib
 import logging
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import rich.console
@@ -52,7 +54,9 @@ class Progress:
     self._shown = jax.process_index() == 0
     self._line_seconds, self._line_at = line_seconds, time.monotonic()
     # (time, tokens, wait): the first entry only marks where the window begins.
-    # The first step compiles, so that its end is the first mark.
+    # The first step compiles, so that its end is the first mark. The time is of
+    # a clock that stands still while something else than training is done.
+    self._stood = 0.0
     self._window = collections.deque(maxlen=_WINDOW + 1)
     self._console = console or rich.console.Console(stderr=True)
     self._bar = None
@@ -79,6 +83,15 @@ class Progress:
     elif self._shown and self._window:
       self._line()
 
+  @contextlib.contextmanager
+  def aside(self) -> Iterator[None]:
+    """Time in this context (evaluation, a checkpoint) is not training's."""
+    begin = time.monotonic()
+    try:
+      yield
+    finally:
+      self._stood += time.monotonic() - begin
+
   def update(
     self, step: int, loss: float, tokens: int, wait: float
   ) -> dict[str, float]:
@@ -92,10 +105,10 @@ class Progress:
 
     Returns:
       {"steps_per_second", "tokens_per_second", "input_wait_share"} over the
-      last 50 steps; nothing until a second step has been seen.
+      last 50 steps, of training time; nothing until a second step was seen.
     """
     now = time.monotonic()
-    self._window.append((now, tokens, wait))
+    self._window.append((now - self._stood, tokens, wait))
     self._step = step
     speed = self._speed()
     self._text = self._describe(loss, speed)
@@ -134,14 +147,23 @@ class Progress:
 
 
 class _FromLibraries(logging.Filter):
-  """Passes what is ours, and warnings of anyone."""
+  """Passes what is ours, and warnings of anyone but those that we ask for."""
 
   _CHATTY = ("orbax", "tensorflow_datasets", "grain")
+  # Orbax warns of checkpoints opened to be read only, and thrice of a stop.
+  _ASKED_FOR = (
+    "read_only=True",
+    "directory is read only",
+    "Reached preemption sync point",
+  )
 
   def filter(self, record: logging.LogRecord) -> bool:
     parts = record.pathname.replace("\\", "/").split("/")
-    chatty = any(name in parts for name in self._CHATTY)
-    return record.levelno >= logging.WARNING or not chatty
+    if not any(name in parts for name in self._CHATTY):
+      return True
+    text = str(record.msg)
+    asked = "orbax" in parts and any(s in text for s in self._ASKED_FOR)
+    return record.levelno >= logging.WARNING and not asked
 
 
 def quiet_libraries() -> None:
@@ -149,3 +171,6 @@ def quiet_libraries() -> None:
   logger = absl_logging.get_absl_logger()
   if not any(isinstance(f, _FromLibraries) for f in logger.filters):
     logger.addFilter(_FromLibraries())
+  # Told each time that the cache is turned on or off.
+  name = "jax._src.compilation_cache"
+  logging.getLogger(name).setLevel(logging.WARNING)

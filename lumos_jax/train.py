@@ -18,6 +18,7 @@ from etils import epath
 from flax import nnx
 
 from lumos_jax import checkpoint as checkpoint_lib
+from lumos_jax import evaluators as evaluators_lib
 from lumos_jax import metric_writer, optimizer, partition, progress, startup
 from lumos_jax import state as state_lib
 from lumos_jax.data import pipeline
@@ -148,21 +149,31 @@ class Trainer:
 
 
 class _StopSignal:
-  """Notes SIGTERM and SIGINT, so that the loop saves before it stops."""
+  """Notes SIGTERM and SIGINT, so that the loop saves before it stops.
+
+  Processes of one run must stop at the same step, also where one alone is told
+  to: there jax has SIGTERM, and lets all know (`reached_preemption`).
+  """
 
   def __enter__(self):
     self.name, self._count = "", 0
     self._old = {}
-    for s in (signal.SIGTERM, signal.SIGINT):
-      try:
-        self._old[s] = signal.signal(s, self._note)
-      except ValueError:  # Not the main thread (a notebook's worker, a test).
-        pass
+    self._many = jax.process_count() > 1
+    try:
+      for s in (signal.SIGINT, signal.SIGTERM):
+        jaxs = self._many and s == signal.SIGTERM
+        self._old[s] = signal.SIG_DFL if jaxs else signal.signal(s, self._note)
+    except ValueError:  # Not the main thread (a notebook's worker, a test).
+      pass
     return self
 
   def _note(self, number, frame):
     del frame
-    self.name, self._count = signal.Signals(number).name, self._count + 1
+    self._count += 1
+    if self._many:
+      signal.raise_signal(signal.SIGTERM)
+    else:
+      self.name = signal.Signals(number).name
     if self._count == 2:  # Often the same stroke, told to the group as well.
       print("saving first; once more stops without it", file=sys.stderr)
     if self._count > 2:
@@ -261,24 +272,30 @@ def train(
     )
     for n in range(start, cfg.steps + 1):
       last = n == cfg.steps
-      if last or (n % cfg.checkpoint_every == 0 and n > start):
-        late = read(late)  # A state that is not finite is never saved.
-        save(n)
-      if last:  # All is saved: a signal need not wait for the evaluators.
-        checkpoints.wait()
-        stop.release()
-      if evaluate:
-        values = evaluate(n, state_lib.eval_params(state), last)
-        if values:
-          writer.write(n, values)
+      saves = last or (n % cfg.checkpoint_every == 0 and n > start)
+      if saves or evaluators_lib.due(config.evals, n, last):
+        # A state that is not finite is never saved; and the step's time ends
+        # before what follows begins.
+        late = read(late)
+      with bar.aside():
+        if saves:
+          save(n)
+        if last:  # All is saved: a signal need not wait for the evaluators.
+          checkpoints.wait()
+          stop.release()
+        if evaluate:
+          values = evaluate(n, state_lib.eval_params(state), last)
+          if values:
+            writer.write(n, values)
       if last:
         break
       if stop.name or checkpoints.reached_preemption(n):
         read(late)
         save(n)
+        name = stop.name or "a signal to one process"
         raise Stopped(
-          f"{stop.name or 'preemption'}: saved step {n} of {cfg.steps}; the "
-          "same command goes on from there"
+          f"{name}: saved step {n} of {cfg.steps}; the same command goes on from "
+          "there"
         )
       begin = time.perf_counter()
       batch = next(batches)

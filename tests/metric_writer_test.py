@@ -36,13 +36,18 @@ def _events(workdir):
 def test_lines_and_events(tmp_path):
   with metric_writer.MetricWriter(tmp_path) as w:
     w.write(1, {"loss": np.float32(0.5)})
-    w.write(2, {"loss": float("nan"), "churn/auc": 0.75})
+    w.write(2, {"loss": float("nan"), "churn/auc": 0.75, "a+b@3": 1.0})
     # Visible at once: a kill loses nothing.
     lines = metric_writer.read(tmp_path)
   assert [x["step"] for x in lines] == [1, 2]
   assert lines[0]["loss"] == 0.5 and lines[1]["loss"] is None
   assert all(x["elapsed"] >= 0 and x["time"] > 1e9 for x in lines)
-  assert _events(tmp_path) == {("loss", 1): 0.5, ("churn/auc", 2): 0.75}
+  assert lines[1]["a+b@3"] == 1.0
+  assert _events(tmp_path) == {
+    ("loss", 1): 0.5,
+    ("churn/auc", 2): 0.75,
+    ("a_b_3", 2): 1.0,
+  }
 
 
 def test_resume_drops_later_lines_and_a_torn_one(tmp_path):
@@ -109,6 +114,25 @@ def test_progress_without_a_terminal(capsys):
   assert "tokens/s  input wait 0%  " in lines[1] and "left" in lines[1]
 
 
+def test_speed_is_of_training_time(monkeypatch):
+  clock = [0.0]
+  monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+
+  def work(seconds):
+    clock[0] += seconds
+
+  with progress.Progress(1000) as bar:
+    bar.update(1, 0.5, 100, 0.0)
+    for step in range(2, 6):
+      work(2.0)
+      with bar.aside():
+        work(50.0)
+      speed = bar.update(step, 0.5, 100, 0.5)
+  assert speed["steps_per_second"] == pytest.approx(0.5)
+  assert speed["tokens_per_second"] == pytest.approx(50.0)
+  assert speed["input_wait_share"] == pytest.approx(0.25)
+
+
 def test_progress_on_a_terminal():
   file = io.StringIO()
   console = rich.console.Console(file=file, force_terminal=True, width=100)
@@ -122,9 +146,14 @@ def test_libraries_are_quiet_but_for_warnings():
   progress.quiet_libraries()
   progress.quiet_libraries()
   logger = absl_logging.get_absl_logger()
-  passes = lambda path, level: logger.filter(
-    logging.LogRecord("absl", level, path, 1, "text", (), None)
+  passes = lambda path, level, text="text": logger.filter(
+    logging.LogRecord("absl", level, path, 1, text, (), None)
   )
   assert passes("/x/site-packages/orbax/a.py", logging.WARNING)
+  assert not passes(
+    "/x/site-packages/orbax/a.py",
+    logging.WARNING,
+    "CheckpointManagerOptions.read_only=True, setting save_interval_steps=0.",
+  )
   assert not passes("/x/site-packages/orbax/a.py", logging.INFO)
   assert passes("/x/lumos_jax/train.py", logging.INFO)

@@ -174,7 +174,9 @@ def test_groups_are_read(text, expected):
     ("h100:8", "There are v4, v5e, v5p, v6e"),
     ("v5e:16x8", "nearest is v5e:8x16"),
     ("v5p:16x16x16", "nearest is v5p:8x8x16"),
-    ("v4", "has no slice ''"),
+    ("v4", "'v4' lacks a shape.*example v4:8x8x16. There are 2x2x1"),
+    ("v5e:", "'v5e:' lacks a shape.*example v5e:16x16. There are 1x1"),
+    ("16x16", "unknown chip '16x16'.*write for example v5e:16x16"),
     ("v4:0x1", "has no slice '0x1'"),
   ],
 )
@@ -201,7 +203,11 @@ def test_roofline_bounds_the_step():
 def test_figures_are_written_for_people():
   assert table.number(1_234_567) == "1.23 M"
   assert table.number(12) == "12"
-  assert table.gib(3 * 2**29) == "1.50 GiB"
+  assert table.size(3 * 2**29) == "1.50 GiB"
+  assert table.size(248_832) == "243.00 KiB"
+  assert table.size(5 * 2**20) == "5.00 MiB" and table.size(12) == "12 B"
+  assert table.percent(0.99796) == "99.8%"
+  assert table.percent(0.000134) == "0.0134%"
 
 
 @pytest.fixture(scope="module")

@@ -127,5 +127,25 @@ def test_rows_are_added_and_replaced(tmp_path, monkeypatch):
   assert "earlier" not in json.loads(path.read_text())
 
 
+def test_rows_are_replaced_by_the_fields_that_are_named(tmp_path):
+  row = lambda model, config: dict(
+    dataset="d", model=model, config=config, metrics=dict(x=1.0)
+  )
+  write = lambda command, rows, **kw: results.write(
+    "n", rows, argv=[command], folder=tmp_path, same=("model", "dataset"), **kw
+  )
+  write("one.py", [row("a", "old"), row("b", "old")])
+  path = write("two.py", [row("b", "new")], add=True)
+  found = results.rows("n", tmp_path)
+  assert [(r["model"], r["config"]) for r in found] == [
+    ("a", "old"),
+    ("b", "new"),
+  ]
+  assert len(json.loads(path.read_text())["earlier"]) == 1
+  # Where no row is left of an earlier command, it is not told.
+  write("three.py", [row("a", "new"), row("b", "newer")], add=True)
+  assert json.loads(path.read_text())["earlier"] == []
+
+
 def test_pages_of_this_repository_are_fresh():
   assert tables.main(["--check"]) == 0

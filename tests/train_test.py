@@ -78,6 +78,23 @@ def test_two_runs_are_equal_and_resume_is_exact(tmp_path):
   )
 
 
+def test_speed_leaves_out_evaluation_and_checkpoints(tmp_path):
+  evals = {"slow": {"type": "forecast", "every_steps": 2}}
+
+  def slow(step, params, last):
+    if step in (2, 4):
+      time.sleep(3.0)
+    return {}
+
+  run(tmp_path, slow, evals=evals, train__log_every=1)
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  found = [json.loads(x) for x in lines if "steps_per_second" in x]
+  assert [x["step"] for x in found] == [2, 3, 4, 5, 6]
+  took = found[-1]["time"] - found[0]["time"]
+  steps = 5 / found[-1]["steps_per_second"]
+  assert took > 6.0 and steps < took - 5.9
+
+
 def test_killed_run_resumes_exactly(tmp_path):
   whole = run(tmp_path / "a", train__steps=12)
   script = (

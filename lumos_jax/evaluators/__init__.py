@@ -37,6 +37,12 @@ TYPES: dict[str, type[base.Evaluator]] = {
 _COMMON = ("type", "every_steps")
 
 
+def due(evals: Mapping[str, Any], step: int, last: bool) -> list[str]:
+  """Names of config.evals that run at a step; at the last one all."""
+  every = {k: v.get("every_steps", 0) for k, v in evals.items()}
+  return [k for k, n in every.items() if last or (n and step and step % n == 0)]
+
+
 def settings(cls: type[base.Evaluator]) -> list[str]:
   """Names of an evaluator's settings."""
   names = []

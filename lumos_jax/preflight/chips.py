@@ -24,6 +24,7 @@ class Chip:
     hbm_rate: Bytes per second.
     ici_rate: Bytes per second to neighbours, both directions of all links.
     axes: Dimensions of the torus that the links span.
+    host: Google Cloud's type of a machine of four.
     shapes: Slices that there are.
   """
 
@@ -32,6 +33,7 @@ class Chip:
   hbm_rate: float
   ici_rate: float
   axes: int
+  host: str
   shapes: tuple[str, ...]
 
 
@@ -48,10 +50,10 @@ _CUBES = (
   "8x8x16",
 )
 CHIPS = {
-  "v4": Chip(275e12, 32 * GIB, 1228e9, 300e9, 3, _CUBES),
-  "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, 2, _FLAT),
-  "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, 3, _CUBES),
-  "v6e": Chip(918e12, 32 * GIB, 1640e9, 448e9, 2, _FLAT),
+  "v4": Chip(275e12, 32 * GIB, 1228e9, 300e9, 3, "v4-8", _CUBES),
+  "v5e": Chip(197e12, 16 * GIB, 819e9, 200e9, 2, "v5litepod-4", _FLAT),
+  "v5p": Chip(459e12, 95 * GIB, 2765e9, 600e9, 3, "v5p-8", _CUBES),
+  "v6e": Chip(918e12, 32 * GIB, 1640e9, 448e9, 2, "v6e-4", _FLAT),
 }
 # Between slices: bytes per second and chip of the data centre's network, for
 # hosts of 4 chips with 200 Gbit/s.
@@ -97,6 +99,9 @@ class Topology:
     # Else libtpu asks the cloud's metadata server who its neighbours are.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    # Without the machine's type, which matters to no compilation, libtpu prints
+    # a warning.
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", self.chip.host)
     # Nothing runs on a TPU here: others may use libtpu at the same time.
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:
@@ -141,6 +146,11 @@ def parse(name: str, slices: int = 1) -> Topology:
   if slices < 1:
     raise TopologyError(f"slices = {slices}: at least 1 is needed")
   shapes = CHIPS[kind].shapes
+  if not shape:
+    raise TopologyError(
+      f"topology {name!r} lacks a shape, the chips along each axis: write for "
+      f"example {kind}:{shapes[-1]}. There are {', '.join(shapes)}"
+    )
   if shape not in shapes:
     nearest = shapes[-1]
     if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from lumos_jax.preflight.chips import GIB
-
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -15,9 +13,17 @@ def number(x: float) -> str:
   return f"{x:.3g}"
 
 
-def gib(x: float) -> str:
-  """Bytes -> "1.25 GiB"."""
-  return f"{x / GIB:.2f} GiB"
+def size(x: float) -> str:
+  """Bytes -> "1.25 GiB", "243 KiB": small ones are not told as zero."""
+  for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
+    if abs(x) >= 2**power:
+      return f"{x / 2**power:.2f} {unit}"
+  return f"{x:.0f} B"
+
+
+def percent(x: float) -> str:
+  """A share -> "99.8%", "0.013%": three digits wherever they begin."""
+  return f"{100 * x:.3g}%"
 
 
 def _span(low: float, high: float, form=number, unit: str = "") -> str:
@@ -35,14 +41,14 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
       "batch",
       f"{r['batch_size']:,} rows, {number(r['tokens_per_step'])} tokens",
     ),
-    ("parameters a chip", gib(r["parameter_bytes"])),
-    ("optimizer and averages a chip", gib(r["optimizer_bytes"])),
-    ("peak a chip, training", gib(r["peak_bytes"])),
+    ("parameters a chip", size(r["parameter_bytes"])),
+    ("optimizer and averages a chip", size(r["optimizer_bytes"])),
+    ("peak a chip, training", size(r["peak_bytes"])),
   ]
   if r["eval_peak_bytes"]:
-    out.append(("peak a chip, evaluation", gib(r["eval_peak_bytes"])))
+    out.append(("peak a chip, evaluation", size(r["eval_peak_bytes"])))
   out.append(
-    ("memory of a chip", f"{gib(r['hbm_bytes'])}, {r['spare']:.0%} spare")
+    ("memory of a chip", f"{size(r['hbm_bytes'])}, {percent(r['spare'])} spare")
   )
   out.append(("operations a step, model", number(r["model_flops"])))
   out.append(("operations a step, as run", number(r["run_flops"])))
@@ -55,7 +61,6 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str]]:
     out.append(("loops of unknown length", f"{r['unknown_loops']}, count once"))
   if "step_seconds" in r:
     ms = lambda s: f"{1e3 * s:.3g}"
-    percent = lambda x: f"{x:.0%}"
     out += [
       ("bound by operations", f"{ms(r['compute_seconds'])} ms"),
       ("bound by memory traffic", f"{ms(r['memory_seconds'])} ms"),
@@ -87,12 +92,12 @@ def text(report: dict[str, Any]) -> str:
   best = report.get("suggestion")
   if best:
     flags = " ".join(f"--config.{k}={v}" for k, v in best["settings"].items())
-    lines.append(f"this does ({gib(best['peak_bytes'])}): {flags}")
+    lines.append(f"this does ({size(best['peak_bytes'])}): {flags}")
   else:
     lines.append(
       "nor does what was tried: "
       + "; ".join(
-        f"{t['settings']} ({gib(t['peak_bytes'])})"
+        f"{t['settings']} ({size(t['peak_bytes'])})"
         for t in report.get("tried", ())
       )
     )
