@@ -82,6 +82,8 @@ setuptools.setup(
     "gcs": REMOTE,
     "tpu": [*REMOTE, "jax[tpu]>=0.10.2"],
     "gpu": ["jax[cuda13]>=0.10.2"],
+    # Releases for older versions of Python lack what objectives/fused.py needs.
+    "tokamax": ["tokamax>=0.0.17; python_version >= '3.12'"],
     "preflight": ["libtpu>=0.0.42"],
   },
   classifiers=[

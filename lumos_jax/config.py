@@ -132,7 +132,8 @@ def default() -> ml_collections.ConfigDict:
 
   c.objective = j = ml_collections.ConfigDict()  # Of recipe "panther".
   j.loss = "softmax"  # Over all values; sampled, gbce.
-  j.chunk = 1024  # Targets whose logits exist at a time.
+  j.kernel = "chunked"  # Of softmax; or tokamax: fused, on TPU.
+  j.chunk = 1024  # Targets whose logits exist at a time, if chunked.
   j.negatives = 128  # Of sampled and gbce, shared by a batch.
   j.by_frequency = True  # Negatives by frequency, else uniform.
   j.correct_target = True  # Of sampled: the target's logit too.

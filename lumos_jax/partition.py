@@ -127,6 +127,12 @@ def current() -> Mesh | None:
   return None if mesh is None or mesh.size == 1 else mesh
 
 
+def device() -> jax.Device:
+  """One of the devices that is traced for; the default one outside a mesh."""
+  mesh = _MESH.get()
+  return jax.devices()[0] if mesh is None else mesh.devices.flat[0]
+
+
 def on_devices(fn: Callable[..., Any], in_specs: Any, out_specs: Any):
   """A function that each device runs on its part, and exchanges by itself.
 

@@ -176,9 +176,12 @@ class Plan:
     params, batch = (
       jax.tree.map(bare, t) for t in (state["params"], self.batch)
     )
-    model = 3.0 * flops.count(forward, params, batch)
     step = train.make_step(self.config, self.recipe, graph, self.trainer.tx)
-    return model, flops.count(step, jax.tree.map(bare, state), batch)
+    model = 3.0 * flops.count(forward, params, batch)
+    # With the chip's kernels, but as if there were one: parts of a mesh would
+    # count their own operations alone.
+    with partition.tracing_for(partition.make_mesh({}, self.devices[:1])):
+      return model, flops.count(step, jax.tree.map(bare, state), batch)
 
   def report(self, tokens: float = 0.0) -> dict[str, Any]:
     """All figures, as they are written to JSON.

@@ -11,7 +11,7 @@ from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import sequences
 from lumos_jax.models import layers
 from lumos_jax.models import panther as model_lib
-from lumos_jax.objectives import bag, contrastive, next_event
+from lumos_jax.objectives import bag, contrastive, fused, next_event
 
 
 class _Trained(nnx.Module):
@@ -65,6 +65,7 @@ class Panther:
         f"objective.loss = {self.objective.loss!r}; use one of "
         f"{next_event.LOSSES}"
       )
+    fused.check_config(config.model, config.objective)
     o = self.objective
     if self.cfg.copy and (
       o.loss == "gbce" or (o.loss == "sampled" and o.correct_target)
@@ -188,6 +189,8 @@ class Panther:
     o = self.objective
     if o.loss == "softmax":
       states, table = model.scored(states, model.values())
+      if fused.runs(o):
+        return fused.softmax_sum(states, table, target, weight)
       return next_event.softmax_sum(
         states, table, target, weight, o.chunk, mixed
       )
