@@ -170,4 +170,5 @@ def _first_non_number(frame, name, dtype) -> str:
   if not len(bad):
     return " (all its text reads as numbers: cast the column)"
   row, value = bad.row(0)
-  return f"; the first value that is none stands in row {row}: {value!r}"
+  where = f"row {row} (from 0, without a header)"
+  return f"; the first value that is none stands in {where}: {value!r}"

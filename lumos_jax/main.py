@@ -6,6 +6,9 @@ r"""Prepares the data if need be, trains, evaluates, writes the report.
 
 --config.KEY=VALUE sets any key of the config (lumos_jax/config.py has all).
 The same command goes on where an interrupted run stopped.
+
+Exit status: 0 when done, 1 for what cannot run, 2 for a wrong flag or argument,
+143 when a signal stopped the run and its state was saved, 130 when it was not.
 """
 
 import json
@@ -199,6 +202,13 @@ def main(_):
   except train.Stopped as e:
     print(f"stopped: {e}", file=sys.stderr)
     sys.exit(143)
+  except KeyboardInterrupt:
+    print(
+      "interrupted: the same command goes on from the newest checkpoint, if there "
+      "is one",
+      file=sys.stderr,
+    )
+    sys.exit(130)
   except ERRORS as e:
     logging.debug("", exc_info=True)
     print(f"error: {e}", file=sys.stderr)

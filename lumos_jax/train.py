@@ -174,6 +174,8 @@ class _StopSignal:
       signal.raise_signal(signal.SIGTERM)
     else:
       self.name = signal.Signals(number).name
+    if self._count == 1:
+      print("stopping: saves after this step", file=sys.stderr)
     if self._count == 2:  # Often the same stroke, told to the group as well.
       print("saving first; once more stops without it", file=sys.stderr)
     if self._count > 2:

@@ -132,6 +132,17 @@ def test_truncated_input_is_named(tmp_path):
     data_prep.prepare("tables", tmp_path, schema=path, quiet=True)
 
 
+def test_empty_file_is_named(tmp_path):
+  text = tiny_data.DESCRIPTION.replace("activity.parquet", "activity.csv")
+  text = text.format(days=140, train_until=112)
+  path = tiny_data.write_tables(tmp_path, description=text)
+  (tmp_path / "activity.csv").touch()
+  with pytest.raises(
+    data_prep.InputError, match="activity.csv .*a file is empty"
+  ):
+    sources.load("tables", {"schema": path})
+
+
 def test_description_is_needed(tmp_path):
   with pytest.raises(data_prep.InputError, match="schema=FILE"):
     sources.load("tables", {})

@@ -124,6 +124,8 @@ def _read(
   """Users and items [R], int64, in the file's order; and counts to tell."""
   user, item, users, empty, more = [], [], set(), 0, 0
   for n, line in enumerate(_text(file), 1):
+    if not line.strip():
+      continue
     try:
       who, *what = map(int, line.split())
     except ValueError as e:

@@ -209,7 +209,10 @@ def _read(root, name, table, function, pieces) -> pl.LazyFrame:
   else:
     raise InputError(f"{files[0]}: only .parquet, .csv and .csv.gz can be read")
   where = f"{pattern} (table {name})"
-  names = list(frame.collect_schema())
+  try:
+    names = list(frame.collect_schema())
+  except pl.exceptions.NoDataError as e:
+    raise InputError(f"{where}: a file is empty") from e
   columns = table.get("columns") or {}
   for column in columns.values():
     if column not in names:
