@@ -142,6 +142,8 @@ def test_a_slice_runs_the_kernel(chip):
     (dict(objective__loss="sampled"), "set objective.loss = 'softmax'"),
     (dict(objective__loss="gbce"), "set objective.loss = 'softmax'"),
     (dict(model__copy=True, data__filter_seen=False), "model.copy = False"),
+    (dict(mesh__fsdp=2), "mesh.fsdp = 1 and mesh.tensor = 1"),
+    (dict(mesh__tensor=2), "mesh.fsdp = 1 and mesh.tensor = 1"),
   ),
 )
 def test_what_the_kernel_cannot_do_is_told(overrides, words):

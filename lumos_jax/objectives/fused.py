@@ -27,8 +27,9 @@ _TOKENS, _WIDTH = 1024, 128
 _INSTEAD = "or set objective.kernel = 'chunked'"
 
 
-def check_config(model, objective) -> None:
+def check_config(config) -> None:
   """Raises ValueError where `objective.kernel` cannot serve config and host."""
+  model, objective = config.model, config.objective
   kernel = objective.kernel
   if kernel not in KERNELS:
     raise ValueError(
@@ -42,7 +43,18 @@ def check_config(model, objective) -> None:
       "objective.loss = 'softmax' and model.copy = False (now "
       f"{objective.loss!r} and {model.copy}), {_INSTEAD}"
     )
+  _check_mesh(config.mesh)
   check_installed()
+
+
+def _check_mesh(shape) -> None:
+  """Raises ValueError where a mesh, {axis: size}, cuts the table."""
+  if shape["fsdp"] > 1 or shape["tensor"] > 1:
+    raise ValueError(
+      "objective.kernel = 'tokamax' needs the whole table on each chip: set "
+      f"mesh.fsdp = 1 and mesh.tensor = 1 (now {shape['fsdp']} and "
+      f"{shape['tensor']}), {_INSTEAD}"
+    )
 
 
 def check_installed() -> None:
@@ -92,13 +104,8 @@ def softmax_sum(
     ValueError: The mesh cuts the table, or the chip is too old.
   """
   mesh = partition.current()
-  cuts = {a: mesh.shape[a] for a in ("fsdp", "tensor")} if mesh else {}
-  if any(n > 1 for n in cuts.values()):
-    raise ValueError(
-      "objective.kernel = 'tokamax' needs the whole table on each chip: set "
-      f"mesh.fsdp = 1 and mesh.tensor = 1 (now {cuts['fsdp']} and "
-      f"{cuts['tensor']}), {_INSTEAD}"
-    )
+  if mesh:  # An axis of -1 is known only now.
+    _check_mesh(mesh.shape)
   return _total(implementation, states, table, target, weight)
 
 

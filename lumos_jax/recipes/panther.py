@@ -65,7 +65,7 @@ class Panther:
         f"objective.loss = {self.objective.loss!r}; use one of "
         f"{next_event.LOSSES}"
       )
-    fused.check_config(config.model, config.objective)
+    fused.check_config(config)
     o = self.objective
     if self.cfg.copy and (
       o.loss == "gbce" or (o.loss == "sampled" and o.correct_target)
