@@ -202,9 +202,10 @@ def get_config(arg=None):
   # At a slice's length all pairs of tokens are too many to keep.
   repeats = not c.data.filter_seen and args.size == "small"
   m.copy = args.copy == "on" or (repeats and not args.copy)
-  if m.copy:  # A mixture needs probabilities over all values.
+  if m.copy:
+    # A mixture needs probabilities over all values: the softmax, or what
+    # estimates it where tabformer's 60,000 tokens are too many for a small machine.
     c.objective.correct_target = False
-    # Tabformer's 60,000 tokens are too many for a softmax on a small machine.
     if data != "tabformer":
       c.objective.loss = "softmax"
   c.objective.bag_width = args.bag
