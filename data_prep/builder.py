@@ -173,6 +173,7 @@ def write(
     stats |= _shard_stats(prepared, builder.info, place)
     schema = prepared.schema.to_json()
     stats["schema_hash"] = prepared.schema.hash
+    stats["model_hash"] = prepared.schema.model_hash
     (place / records_lib.SCHEMA).write_text(schema)
     prepared.calendar.save(place / records_lib.CALENDAR)
     prepared.rejects.save(place / records_lib.REJECTS)
@@ -245,7 +246,7 @@ def _write_shards(prepared, aside, num_shards) -> Users:
 
 def _shard_stats(prepared, info: tfds.core.DatasetInfo, place) -> dict:
   users = prepared.users
-  rows = np.bincount(users.row_users(), minlength=len(users.keys))
+  rows = np.bincount(users.rows["user"], minlength=len(users.keys))
   shards, splits = {}, {}
   for name, split in info.splits.items():
     files = [epath.Path(f).name for f in split.filepaths]

@@ -94,7 +94,7 @@ def test_times_with_and_without_zone(tmp_path):
     tiny_data.tiny_data_dir(tmp_path / "b", description=description)
   )
   for key in plain:
-    np.testing.assert_array_equal(users[key]["time"], plain[key]["time"])
+    np.testing.assert_array_equal(users[key]["day"], plain[key]["day"])
 
 
 def test_zoned_activity_beside_naive_calendar(tmp_path):

@@ -56,8 +56,10 @@ def directory_name(source: str, options: Mapping[str, Any]) -> str:
 def layout(schema: schema_lib.Schema) -> dict[str, tuple[np.dtype, tuple]]:
   """Type and shape of each tensor of a record; None for a free length."""
   i, f = np.dtype(np.int32), np.dtype(np.float32)
+  events = {"time": (np.dtype(np.int64), (None,))}
   return {
-    "time": (i, (None,)),
+    "day": (i, (None,)),
+    **(events if schema.rows == "event" else {}),
     "categorical": (i, (None, len(schema.categorical("activity")))),
     "numeric": (f, (None, schema.numeric_width("activity"))),
     "profile_categorical": (i, (len(schema.categorical("profile")),)),
@@ -175,7 +177,7 @@ class Source:
   def _decode_together(self, found: Sequence[bytes]) -> list[dict[str, Any]]:
     """What `_decode` makes of each record; raises ValueError, KeyError."""
     spans, count = wire.byte_features(found), len(found)
-    rows = spans["time"][1] // self._layout["time"][0].itemsize
+    rows = spans["day"][1] // self._layout["day"][0].itemsize
     shared, columns = {"key": ""}, {}
     for name, (dtype, shape) in self._layout.items():
       first, size = spans.get(name, (0 * rows, 0 * rows))
@@ -225,7 +227,7 @@ class Source:
         elif len(shape) == 2:
           shape = (rows, shape[1])
         out[name] = values.reshape(shape)
-        rows = len(out["time"])
+        rows = len(out["day"])
       return out
     except Exception as e:  # Foreign bytes fail in many ways.
       raise DataError(
