@@ -31,6 +31,16 @@ _SHARD_BYTES = 256 << 20
 _MAX_SHARDS = 1024
 
 
+class _Info(tfds.core.DatasetInfo):
+  """Does not ask Google's bucket for what no data set of one's own has there.
+
+  The base class does, and leaves an empty folder in the temporary directory.
+  """
+
+  def initialize_from_bucket(self) -> None:
+    pass
+
+
 class Users(tfds.core.GeneratorBasedBuilder):
   """One record a user; see `lumos_jax.data.records` for the reader."""
 
@@ -52,7 +62,7 @@ class Users(tfds.core.GeneratorBasedBuilder):
       shape=shape, dtype=dtype.type, encoding="bytes"
     )
     features = {n: tensor(*shapes[n]) for n in records_lib.stored(schema)}
-    return tfds.core.DatasetInfo(
+    return _Info(
       builder=self,
       description=f"Users of {schema.name}.",
       features=tfds.features.FeaturesDict(

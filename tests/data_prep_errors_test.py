@@ -199,3 +199,10 @@ def test_command_line(tmp_path, capsys):
   assert "did you mean 'tables'" in capsys.readouterr().err
   assert cli.main([*common, "scheme=x"]) == 1
   assert "no option 'scheme'; did you mean 'schema'" in capsys.readouterr().err
+
+
+def test_nothing_is_left_in_the_temporary_directory(tmp_path, monkeypatch):
+  (tmp_path / "temporary").mkdir()
+  monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+  tiny_data.tiny_data_dir(tmp_path)
+  assert list((tmp_path / "temporary").iterdir()) == []
