@@ -34,7 +34,7 @@ def _module(name: str):
     raise InputError(
       f"no source {name!r}{near(name, _MODULES)} There are {list(_MODULES)}"
     )
-  return importlib.import_module(f"data_prep.sources.{name}")
+  return importlib.import_module(f"{__package__}.{name}")
 
 
 def load(name: str, options: dict[str, Any]) -> Inputs:
