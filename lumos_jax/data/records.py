@@ -54,12 +54,17 @@ def directory_name(source: str, options: Mapping[str, Any]) -> str:
 
 
 def layout(schema: schema_lib.Schema) -> dict[str, tuple[np.dtype, tuple]]:
-  """Type and shape of each tensor of a record; None for a free length."""
+  """Type and shape of each tensor of a record; None for a free length.
+
+  `day` is the local day of each row since the schema's epoch. Rows of events
+  have `time` beside it: the instant, in microseconds since midnight UTC of the
+  epoch day, in whose order they stand.
+  """
   i, f = np.dtype(np.int32), np.dtype(np.float32)
-  events = {"time": (np.dtype(np.int64), (None,))}
+  time = {"time": (np.dtype(np.int64), (None,))}
   return {
     "day": (i, (None,)),
-    **(events if schema.rows == "event" else {}),
+    **(time if schema.rows == "event" else {}),
     "categorical": (i, (None, len(schema.categorical("activity")))),
     "numeric": (f, (None, schema.numeric_width("activity"))),
     "profile_categorical": (i, (len(schema.categorical("profile")),)),
@@ -181,7 +186,9 @@ class Source:
     shared, columns = {"key": ""}, {}
     for name, (dtype, shape) in self._layout.items():
       first, size = spans.get(name, (0 * rows, 0 * rows))
-      if shape == (None,):
+      if name == "time":
+        extents = (rows,)
+      elif shape == (None,):
         extents = (size // dtype.itemsize,)
       elif len(shape) == 1:
         extents = (np.full(count, shape[0]),)
@@ -222,7 +229,9 @@ class Source:
           values = np.frombuffer(raw, dtype)
         else:
           values = np.zeros(0, dtype)
-        if shape == (None,):
+        if name == "time":
+          shape = (rows,)
+        elif shape == (None,):
           shape = (len(values),)
         elif len(shape) == 2:
           shape = (rows, shape[1])

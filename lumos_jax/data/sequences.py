@@ -16,13 +16,12 @@ import jax
 import numpy as np
 
 from lumos_jax.data import hosts as hosts_lib
-from lumos_jax.data import packing
+from lumos_jax.data import instants, packing
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 
 Batch = dict[str, Any]
 HOLDOUTS = ("last", "time")
-_DAY_SECONDS = 86400
 _BLOCK_USERS = 64  # Read at a time.
 _LISTS = ("seen", "often")  # Of an example; as long as it has values.
 _PROFILE = ("profile_categorical", "profile_numeric")
@@ -88,9 +87,8 @@ class Sequences:
       if n < 3:
         return None
       return n - 1 if split == "test" else n - 2
-    at = lambda day: int(
-      np.searchsorted(record["time"], day * _DAY_SECONDS, side="left")
-    )
+    days = instants.days(record)
+    at = lambda day: int(np.searchsorted(days, day))
     first = at(cfg.test_origin if split == "test" else cfg.validation_origin)
     last = n if split == "test" else at(cfg.test_origin)
     return first if first < last else None
@@ -98,26 +96,28 @@ class Sequences:
   def training_events(self, record: Batch) -> int:
     """Number of a user's events that train: those before what is held out."""
     if self.cfg.holdout == "time":
-      day = self.cfg.train_origin_last * _DAY_SECONDS
-      return int(np.searchsorted(record["time"], day, side="left"))
+      days = instants.days(record)
+      return int(np.searchsorted(days, self.cfg.train_origin_last))
     held_out = self.cut(record, "validation")
     return len(record["time"]) if held_out is None else held_out
 
   def rows(self, record: Batch, start: int, stop: int) -> Batch:
     """Input rows of events [start, stop); start -1 is the start token.
 
-    The start token is a row of missing values at the first event's time.
+    `start` marks the start token, a row of zeros at the first event's time.
+    `next_time` is the next event's (the row's own where there is none): when,
+    not what, for models that are told.
     """
     out = {
       "ids": record["categorical"][max(start, 0) : stop],
       "numeric": record["numeric"][max(start, 0) : stop],
-      "time": record["time"][max(start, 0) : stop],
     }
-    if start >= 0:
-      return out
-    out = {k: _padded(x, before=1) for k, x in out.items()}
-    if len(record["time"]):
-      out["time"][0] = record["time"][0]
+    out["start"] = np.zeros(stop - max(start, 0), bool)
+    if start < 0:
+      out = {k: _padded(x, before=1) for k, x in out.items()}
+      out["start"][0] = True
+    time = instants.between(record["time"], start, stop + 1)
+    out["time"], out["next_time"] = time[:-1], time[1:]
     return out
 
   def asked(self, record: Batch) -> np.ndarray:
@@ -146,11 +146,10 @@ class Sequences:
       stop = min(start + cfg.sequence_length, n - 1)
       window = self.rows(record, start, stop)
       target = record["categorical"][start + 1 : stop + 1, self._column].copy()
-      target[target < schema_lib.FIRST_VALUE] = 0  # Nothing to foretell.
+      target[target < schema_lib.FIRST_VALUE] = 0  # Nothing to predict.
       if start > first:
         target[: cfg.overlap] = 0
       window["target"] = target
-      window["next_time"] = record["time"][start + 1 : stop + 1]
       for name in _PROFILE:
         window[name] = record[name][None]
       out.append(window)
@@ -174,9 +173,9 @@ class Sequences:
     out = self._row(record, start, cut)
     out["last"] = np.int32(cut - start - 1)
     out["next"] = record["categorical"][cut, self._column]
-    out["seen"] = _different(record["categorical"][:cut, self._column])
-    asked = record["categorical"][:cut, self._column][self.asked(record)[:cut]]
-    out["often"] = np.sum(asked[:, None] == out["seen"], 0, dtype=np.int32)
+    out["seen"], out["often"] = _counted(
+      record["categorical"][:cut, self._column], self.asked(record)[:cut]
+    )
     out["history"] = cut
     return out
 
@@ -190,10 +189,6 @@ class Sequences:
   def _row(self, record: Batch, start: int, stop: int) -> Batch:
     """Events [start, stop) as an unpacked row, left-aligned."""
     out = self.rows(record, start, stop)
-    # When, not what: for models that are told (model.target_time).
-    out["next_time"] = np.append(record["time"], out["time"][-1:])[
-      start + 1 : stop + 1
-    ]
     length = stop - start
     pad = self.cfg.sequence_length - length
     out = {k: _padded(x, after=pad) for k, x in out.items()}
@@ -212,10 +207,14 @@ def _padded(x: np.ndarray, before: int = 0, after: int = 0) -> np.ndarray:
   return out
 
 
-def _different(ids: np.ndarray) -> np.ndarray:
-  """Each id once, where it stands last."""
-  _, at = np.unique(ids[::-1], return_index=True)
-  return ids[np.sort(len(ids) - 1 - at)]
+def _counted(
+  ids: np.ndarray, asked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Each id once, where it stands last, and how often it was asked."""
+  values, last, at = np.unique(ids[::-1], True, True)
+  often = np.bincount(at[asked[::-1]], minlength=len(values))
+  order = np.argsort(-last)
+  return values[order], often[order].astype(np.int32)
 
 
 def train_iterator(
