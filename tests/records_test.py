@@ -35,7 +35,7 @@ def test_records_have_all_keys(path):
   wanted = {"key", *records.layout(data.schema)}
   for user in source:
     assert user.keys() == wanted
-    rows = len(user["time"])
+    rows = len(user["day"])
     assert user["numeric"].shape == (
       rows,
       data.schema.numeric_width("activity"),
