@@ -41,7 +41,7 @@ def test_records_have_all_keys(path):
       data.schema.numeric_width("activity"),
     )
     assert user["categorical"].shape == (rows, 1)
-    assert np.all(np.diff(user["time"]) > 0)
+    assert np.all(np.diff(user["day"]) > 0)
 
 
 def test_threads_and_pickle_read_the_same(path):
