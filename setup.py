@@ -53,7 +53,6 @@ TEST = [
   "ipykernel>=7.1",
   "nbclient>=0.10.4",
   "nbformat>=5.10",
-  "hypothesis>=6.170",
   "pytest>=9.0",
   "pytest-xdist>=3.8",
   "ruff>=0.14.8",
