@@ -4,13 +4,14 @@ One user's last events or a frame of a million rows, encoded as a data set's
 rows were: the same chain, so that predictions are the same.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from data_prep import encode, engine
+from data_prep import encode, engine, times
 from data_prep.fitted import Fitted
 from data_prep.inputs import InputError, Inputs
 
@@ -75,10 +76,10 @@ def records(
   """Encodes tables in memory with what was fitted.
 
   Args:
-    tables: {"activity": frame, ...}, columns named as a source hands them over
-      (`data_prep.inputs.Inputs`): key, time and the fields. All but activity may
-      be absent: profile values are then missing, and the calendar is the fitted
-      data set's.
+    tables: {"activity": frame, ...}, whole histories, columns named as a source
+      hands them over (`data_prep.inputs.Inputs`): key, time and the fields. All
+      but activity may be absent: profile values are then missing, and the
+      calendar is the fitted data set's.
     fitted: See `data_prep.fitted.load`.
     time_zone: Where days begin, as when the data were prepared.
 
@@ -94,9 +95,17 @@ def records(
   frames = {n: t.lazy().collect() for n, t in tables.items()}
   activity = frames.pop("activity").lazy()
   schema = fitted.schema
+  day = times.moment(
+    activity, "time", time_zone, schema.epoch, "table activity"
+  ).day
+  low, high = activity.select(low=day.min(), high=day.max()).collect().row(0)
+  if low is None:
+    raise InputError("table activity: no row has a readable time")
   raw = Inputs(
-    # The days of the frames, not those of the fitted data.
-    schema=schema.without_span(),
+    # Users' whole histories: what lies before them was observed, and is empty.
+    schema=dataclasses.replace(
+      schema, first_day=min(low, schema.first_day), last_day=high + 1
+    ),
     activity=activity,
     time_zone=time_zone,
     **frames,

@@ -6,7 +6,7 @@ columns, N numeric columns, C categorical columns, M tasks.
 
 import collections
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -260,9 +260,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """Each user of this host's slice once, at one origin; O = 1.
 
-  The last batch is padded with copies, `user_mask` False. `key` holds the user
-  ids as a host array. A host with fewer users than others yields padding-only
-  batches, so that all hosts take the same number of steps.
+  A host with fewer users than others yields padding-only batches, so that all
+  hosts take the same number of steps.
 
   Args:
     records: An open `Records`.
@@ -273,6 +272,46 @@ def eval_batches(
     batch_size: B on this host.
     calendar: Another calendar than the data's (a what-if).
   """
+  source = records.source(split)
+  hosts, host = jax.process_count(), jax.process_index()
+  mine = range(host, len(source), hosts)
+  per_host = math.ceil(len(source) / hosts)
+  steps = math.ceil(per_host / batch_size)
+  groups = (
+    [source[i] for i in mine[step * batch_size : (step + 1) * batch_size]]
+    for step in range(steps)
+  )
+  yield from batches_at(
+    records, cfg, tasks, groups, origin, batch_size, source[0], calendar
+  )
+
+
+def batches_at(
+  records,
+  cfg,
+  tasks: Sequence[tasks_lib.Task],
+  groups: Iterable[Sequence[Batch]],
+  origin: int,
+  batch_size: int,
+  spare: Batch,
+  calendar: calendar_lib.Calendar | None = None,
+) -> Iterator[Batch]:
+  """A batch of each group of records, at one origin; O = 1.
+
+  Batches are padded with copies, `user_mask` False. `key` holds the user ids as a
+  host array. At an origin after the data's last day there are no labels, which
+  `label_mask` says.
+
+  Args:
+    records: An open `Records`: schema and calendar.
+    cfg: `config.data`.
+    tasks: Declared tasks.
+    groups: At most B records each.
+    origin: Day of the forecast.
+    batch_size: B.
+    spare: A record to pad an empty group with.
+    calendar: Another calendar than the data's (a what-if).
+  """
   example = Example(
     records.schema,
     calendar or records.calendar,
@@ -280,19 +319,12 @@ def eval_batches(
     cfg.eval_history_days,
     cfg.daily_labels,
   )
-  source = records.source(split)
-  hosts, host = jax.process_count(), jax.process_index()
-  mine = range(host, len(source), hosts)
-  per_host = math.ceil(len(source) / hosts)
-  steps = math.ceil(per_host / batch_size)
   origins = np.asarray([origin])
-  for step in range(steps):
-    rows = mine[step * batch_size : (step + 1) * batch_size]
-    found = [source[i] for i in rows] or [source[0]]
-    parts = [example(r, origins) for r in found]
+  for found in groups:
+    parts = [example(r, origins) for r in found or [spare]]
     parts += parts[-1:] * (batch_size - len(parts))
     batch = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
-    batch["user_mask"] = np.arange(batch_size) < len(rows)
+    batch["user_mask"] = np.arange(batch_size) < len(found)
     keys = [str(r["key"]) for r in found]
     batch["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
     yield batch

@@ -143,6 +143,8 @@ class Source:
   They may be views of the record's bytes: not writeable, and not aligned.
   """
 
+  ordered_by_hash = True  # Of the keys (data_prep/builder.py).
+
   def __init__(self, paths: Sequence[str], schema: schema_lib.Schema):
     """Opens shards in their order."""
     self._paths, self._schema = list(paths), schema

@@ -150,10 +150,6 @@ class Schema:
         if has_ids(f):
           seen.add(f.name)
 
-  def without_span(self) -> "Schema":
-    """The schema without first and last day: to be taken from other data."""
-    return dataclasses.replace(self, first_day=0, last_day=0)
-
   def categorical(self, table: str) -> tuple[Categorical | Derived, ...]:
     """Fields with ids of a table; position = column of `categorical`."""
     return tuple(f for f in getattr(self, table) if has_ids(f))

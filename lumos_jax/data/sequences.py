@@ -7,8 +7,9 @@ Dimensions: B batch, T tokens of a row, S segments of a row, C categorical and N
 numeric columns of an event, Cp and Np of a profile.
 """
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -180,6 +181,36 @@ class Sequences:
     out["history"] = cut
     return out
 
+  def before(self, record: Batch, day: int) -> Batch:
+    """The record as it was known at the begin of a day: earlier events only."""
+    stop = int(np.searchsorted(instants.days(record), day))
+    names = ("day", "time", "categorical", "numeric")
+    return {k: x[:stop] if k in names else x for k, x in record.items()}
+
+  def upcoming(self, record: Batch, day: int) -> Batch | None:
+    """What predicts a user's first event from a day on; None without history.
+
+    As `example`, with the target unknown. Models that are told when the next
+    event happens are told: as the day begins, in UTC.
+    """
+    known, cfg = self.before(record, day), self.cfg
+    cut = len(known["time"])
+    if cut == 0 and not cfg.start_token:
+      return None
+    start = max(-1 if cfg.start_token else 0, cut - cfg.sequence_length)
+    out = self._row(known, start, cut)
+    out["last"] = np.int32(cut - start - 1)
+    begin = instants.split(day * instants.DAY_SECONDS * 1_000_000)
+    latest = out["time"][out["last"]]
+    later = cut == 0 or tuple(begin) > tuple(latest)
+    out["next_time"][out["last"]] = begin if later else latest
+    out["next"] = np.int32(0)
+    out["seen"], out["often"] = _counted(
+      known["categorical"][:, self._column], self.asked(known)
+    )
+    out["history"] = cut
+    return out
+
   def whole(self, record: Batch) -> list[Batch]:
     """Rows that hold all events of a user once, for its embedding."""
     n, length = len(record["time"]), self.cfg.sequence_length
@@ -290,6 +321,44 @@ def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
     yield _batch(parts, spare, batch_size, width)
 
 
+def batches_at(
+  records,
+  cfg,
+  groups: Iterable[Sequence[Batch]],
+  day: int,
+  batch_size: int,
+  spare: Batch,
+) -> Iterator[Batch]:
+  """A batch of each group of records: what predicts the first event of a day.
+
+  Users without history are left out (with the start token, none are).
+
+  Args:
+    records: An open `Records`.
+    cfg: `config.data`.
+    groups: At most B records each.
+    day: Events before it are known.
+    batch_size: B.
+    spare: A record to pad an empty group with.
+  """
+  sequences = Sequences(records.schema, cfg)
+  # Without a start token, the padding wants an event.
+  padding = sequences.upcoming(spare, day) or _nobody(records.schema, cfg)
+  for found in groups:
+    parts = [(r["key"], sequences.upcoming(r, day)) for r in found]
+    parts = [(k, e) for k, e in parts if e is not None]
+    yield _batch(parts, padding, batch_size)
+
+
+def _nobody(schema: schema_lib.Schema, cfg) -> Batch:
+  """An example of a user with one event of missing values."""
+  rows = {
+    k: np.zeros([1 if n is None else n for n in shape], dtype)
+    for k, (dtype, shape) in records_lib.layout(schema).items()
+  }
+  return Sequences(schema, cfg).upcoming(rows, 1)
+
+
 def embed_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
   """All events of each user of a split once, in one or more rows a user.
 
@@ -303,27 +372,26 @@ def embed_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
   """
   sequences = Sequences(records.schema, cfg)
   source = records.source(cfg[f"{split}_split"])
-  waiting: list[tuple[str, Batch]] = []
+  rows = (
+    (record["key"], row)
+    for record in (source[i] for i in range(len(source)))
+    for row in sequences.whole(record)
+  )
+  while some := list(itertools.islice(rows, batch_size)):
+    yield row_batch(some, batch_size)
 
-  def emit(parts):
-    found = [row for _, row in parts]
-    found += found[-1:] * (batch_size - len(found))
-    out = {k: np.stack([f[k] for f in found]) for k in found[0]}
-    out["labels"] = np.zeros((batch_size, 1, 0), np.float32)
-    out["label_mask"] = np.zeros((batch_size, 1, 0), bool)
-    out["user_mask"] = np.arange(batch_size) < len(parts)
-    keys = [k for k, _ in parts]
-    out["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
-    return out
 
-  for i in range(len(source)):
-    record = source[i]
-    waiting += [(record["key"], row) for row in sequences.whole(record)]
-    while len(waiting) >= batch_size:
-      yield emit(waiting[:batch_size])
-      waiting = waiting[batch_size:]
-  if waiting:
-    yield emit(waiting)
+def row_batch(parts: Sequence[tuple[str, Batch]], batch_size: int) -> Batch:
+  """A batch of at most B rows of `Sequences.whole`, and whose they are."""
+  found = [row for _, row in parts]
+  found += found[-1:] * (batch_size - len(found))
+  out = {k: np.stack([f[k] for f in found]) for k in found[0]}
+  out["labels"] = np.zeros((batch_size, 1, 0), np.float32)
+  out["label_mask"] = np.zeros((batch_size, 1, 0), bool)
+  out["user_mask"] = np.arange(batch_size) < len(parts)
+  keys = [k for k, _ in parts]
+  out["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
+  return out
 
 
 def some_example(records, cfg, split: str) -> Batch:

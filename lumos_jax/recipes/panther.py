@@ -294,6 +294,33 @@ class Panther:
     share = copied.shares(table.shape[0])
     return jnp.exp(copied.keep) * out + jnp.exp(copied.give) * share
 
+  def next_events(self, module, batch, k: int) -> dict[str, jax.Array]:
+    """The most likely values of each user's next event.
+
+    Values of the history do not compete where data.filter_seen says so.
+
+    Args:
+      module: Of `init`.
+      batch: Of `data.sequences.batches_at`.
+      k: Values a user.
+
+    Returns:
+      {"value": int32 [B, k] ids, most likely first; "probability": float32 [B,
+      k], among the values that compete; 0 where there are fewer than k}.
+    """
+    p = self.probabilities(module, batch)
+    if self.data_cfg.filter_seen:
+      rows = jnp.arange(p.shape[0])[:, None]
+      p = p.at[rows, batch["seen"]].set(0.0)
+      p = p / jnp.maximum(p.sum(-1, keepdims=True), 1e-30)
+    probability, value = jax.lax.top_k(p, min(k, p.shape[1]))
+    return {"value": value.astype(jnp.int32), "probability": probability}
+
+  def states(self, module, batch) -> dict[str, jax.Array]:
+    """States of each event: {"state": [B, T, D], "seen": bool [B, T]}."""
+    own = (batch["segment"] > 0) & ~batch["start"]
+    return {"state": module.model(batch).astype(jnp.float32), "seen": own}
+
   def predict(self, module, batch) -> dict[str, jax.Array]:
     """Rank of each user's next event: {"rank": float32 [B, 1]}."""
     states, table, copied = self._asked(module, batch)
