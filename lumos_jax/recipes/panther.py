@@ -11,7 +11,7 @@ from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import sequences
 from lumos_jax.models import layers
 from lumos_jax.models import panther as model_lib
-from lumos_jax.objectives import bag, contrastive, fused, next_event
+from lumos_jax.objectives import bag, contrastive, fused, next_event, top
 
 
 class _Trained(nnx.Module):
@@ -295,8 +295,13 @@ class Panther:
     share = copied.shares(table.shape[0])
     return jnp.exp(copied.keep) * out + jnp.exp(copied.give) * share
 
-  def predict(self, module, batch) -> dict[str, jax.Array]:
-    """Rank of each user's next event: {"rank": float32 [B, 1]}."""
+  def predict(self, module, batch, k: int = 10) -> dict[str, jax.Array]:
+    """Rank of each user's next event, and the k most likely values.
+
+    Returns:
+      {"rank": float32 [B, 1]; "top": int32 [B, k], ids, the most likely first;
+      "probability": float32 [B, k], theirs among the values that compete}.
+    """
     states, table, copied = self._asked(module, batch)
     seen, mixed = batch["seen"], None
     if copied is not None:
@@ -306,7 +311,8 @@ class Panther:
     elif not self.data_cfg.filter_seen:
       seen = jnp.zeros_like(seen)
     found = next_event.ranks(states, table, batch["next"], seen, mixed=mixed)
-    return {"rank": found[:, None]}
+    ids, p = top.most_likely(states, table, seen, k, mixed=mixed)
+    return {"rank": found[:, None], "top": ids, "probability": p}
 
   def embed(self, module, batch) -> dict[str, jax.Array]:
     """Sums over a window, to be added up over a user's windows.
