@@ -69,4 +69,3 @@ class Forecast(base.Evaluator):
     return bootstrap.compare_tasks(
       self.tasks, a.y, a.mask, a.p, b.p, self.mean_tasks
     )
-
