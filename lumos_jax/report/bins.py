@@ -120,7 +120,7 @@ def _axis(title: str, log: bool, ends: tuple[float, float]) -> dict[str, Any]:
   low, high = np.log10(ends)
   axis |= {"type": "log", "range": charts.floats([low - 0.1, low + 0.1])}
   axis["range"][1] = float(f"{high + 0.1:.6g}")
-  return axis | {"dtick": 1 if high - low > 1.2 else "D2"}
+  return axis | {"dtick": 1 if high - low > 2.5 else "D2"}
 
 
 def reliability(
@@ -134,15 +134,19 @@ def reliability(
   rare = any(is_rare(y) for y, _ in series.values())
   make = halving if rare else equal_mass
   found = {name: make(y, p) for name, (y, p) in series.items()}
-  values = np.concatenate(
-    [v for b in found.values() for v in (b["forecast"], b["outcome"])]
+  every = lambda *names: np.concatenate(
+    [b[n] for b in found.values() for n in names]
   )
+  x, y = every("forecast"), every("outcome")
+  values = np.append(x, y)
   top, bottom = float(values.max()), float(min(values.min(), 0.0))
-  rare = rare and top > 0
-  floor = None
+  rare, floor = rare and top > 0, None
+  x_ends = y_ends = (0.0, 0.0)
   if rare:
-    top = max(top, *(float(b["high"].max()) for b in found.values()))
-    bottom = floor = float(values[values > 0].min()) / 2
+    floor = float(y[y > 0].min()) / 2
+    x_ends = float(x[x > 0].min()), float(x.max())
+    y_ends = floor, float(every("outcome", "high").max())
+    bottom, top = min(x_ends + y_ends), max(x_ends + y_ends)
   data = [
     _trace(i, name, b, floor) for i, (name, b) in enumerate(found.items())
   ]
@@ -162,8 +166,8 @@ def reliability(
     "data": data,
     "layout": {
       "height": 300,
-      "xaxis": _axis("mean forecast", rare, (bottom, top)),
-      "yaxis": _axis("mean outcome", rare, (bottom, top)),
+      "xaxis": _axis("mean forecast", rare, x_ends),
+      "yaxis": _axis("mean outcome", rare, y_ends),
     },
   }
 
@@ -189,7 +193,7 @@ def by_history(
       "showlegend": True,
       "xaxis": {
         "title": {"text": "events before the next one (mean of a bin)"},
-        "type": "log" if low > 0 else "linear",
+        **({"type": "log", "dtick": "D2"} if low > 0 else {}),
       },
       "yaxis": {"title": {"text": y_title}, "rangemode": "tozero"},
     },

@@ -31,8 +31,13 @@ def metric_label(metric: str) -> str:
   return f"{task}: {shown}" if task else shown
 
 
-def interval(d: load.Difference | None, metric: str) -> page.Num:
-  """A difference with its interval; colour and word say what it means."""
+def interval(
+  d: load.Difference | None, metric: str, stacked: bool = False
+) -> page.Num:
+  """A difference with its interval (below it with `stacked`).
+
+  Colour and sign say what it means.
+  """
   if d is None:
     return page.Num("–")
   better = d.better(metric)
@@ -42,6 +47,7 @@ def interval(d: load.Difference | None, metric: str) -> page.Num:
   shown = page.join(
     [f"{page.signed(d.value)} {word} ", page.tag("span", ends, class_="ends")]
   )
+  class_ = f"{class_} stacked".strip() if stacked else class_
   return page.Num(shown, d.value, class_)
 
 

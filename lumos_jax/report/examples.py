@@ -14,8 +14,8 @@ def section(run: load.Run) -> page.Html:
     why = "no next_event evaluator left examples in predictions/."
     return page.missing("Example users", why)
   intro = page.paragraph(
-    "Users spread evenly over the split, not chosen by result; names are hashes "
-    "of user ids. Right: the most likely values before the event was known."
+    "Users spread evenly over the split, not chosen by result; their names are "
+    "the beginnings of hashes of user ids."
   )
   return page.join([intro, *(_user(run, i, u) for i, u in enumerate(users))])
 
@@ -26,39 +26,43 @@ def _user(run: load.Run, i: int, user: Mapping[str, Any]) -> page.Html:
     f"{user['user'][:8]}: {history:,} event{'s' * (history != 1)}, "
     f"next one at rank {rank:,}"
   )
+  following = user["next"]
+  fields = list(following["values"])
   events = [
-    [cells.day(run.schema, e["day"]), _said(e["values"])]
+    [_day(run, e["day"]), *(_part(e["values"], f) for f in fields)]
     for e in user["events"]
   ]
-  following = user["next"]
-  when = cells.day(run.schema, following["day"])
-  events.append(
-    [page.tag("b", when), page.tag("b", _said(following["values"]))]
-  )
+  next_one = [_day(run, following["day"])]
+  next_one += [_part(following["values"], f) for f in fields]
+  events.append([page.tag("b", x) for x in next_one])
   predicted = [
     [
-      _said(p["values"], following["values"]),
       page.Num(f"{p['probability']:.1%}", p["probability"]),
+      *(_part(p["values"], f, following["values"]) for f in fields),
     ]
     for p in user["predicted"]
   ]
-  past = page.table(["day", "event"], events, "latest events; bold: the next")
-  said = page.table(["predicted", "probability"], predicted)
-  content = page.tag("div", past, said, class_="pair")
+  caption = "Latest events; bold: the next one."
+  past = page.table(["day", *fields], events, caption)
+  caption = "Predicted before it; green: as in the next event."
+  said = page.table(["probability", *fields], predicted, caption)
   # The first is open, to show what there is.
   opened = "open" if i == 0 else None
-  return page.tag("details", page.tag("summary", summary), content, open=opened)
+  return page.tag(
+    "details", page.tag("summary", summary), past, said, open=opened
+  )
 
 
-def _said(
-  values: Mapping[str, str], right: Mapping[str, str] | None = None
+def _day(run: load.Run, day: int) -> page.Html:
+  return page.tag("span", cells.day(run.schema, day), class_="day")
+
+
+def _part(
+  values: Mapping[str, str],
+  field: str,
+  right: Mapping[str, str] | None = None,
 ) -> page.Html:
-  """Values of an event in a line; those equal to `right` are marked."""
-  out = []
-  for name, value in values.items():
-    if value == "":
-      continue  # What a smaller token does not say.
-    hit = right is not None and right.get(name) == value
-    shown = value if len(values) == 1 else f"{name} {value}"
-    out.append(page.tag("span", shown, class_="better" if hit else None))
-  return page.join(out, " · ") if out else page.Html("–")
+  """A field of an event; "any" where a smaller token does not say it."""
+  shown = values.get(field) or "any"
+  hit = right is not None and right.get(field) == values.get(field)
+  return page.tag("span", shown, class_="better" if hit else None)

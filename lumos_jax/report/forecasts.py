@@ -35,12 +35,12 @@ def discrimination(run: load.Run) -> page.Html:
   return page.join(
     [
       page.paragraph(
-        "Users above a threshold of the forecast, for all thresholds. Left: the "
-        "share of all positives and of all negatives among them (chance is the "
-        "diagonal). Right: the share of positives among them against the share "
-        "of all positives found (chance is the base rate, dotted)."
+        "For each threshold of the forecast, the users above it. ROC: the share "
+        "of all positives and of all negatives among them; chance is the "
+        "diagonal. Precision is the share of positives among them, recall the "
+        "share of all positives found; chance is the base rate, dotted."
       ),
-      page.grid(figures),
+      page.grid(figures, pairs=True),
     ]
   )
 

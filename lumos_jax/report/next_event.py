@@ -52,7 +52,7 @@ def section(run: load.Run) -> page.Html:
     [
       f"against {f}",
       *(
-        cells.interval(run.difference(run.model, n, f"{f}/{c}"), c)
+        cells.interval(run.difference(run.model, n, f"{f}/{c}"), c, True)
         for c in columns
       ),
     ]
@@ -112,7 +112,7 @@ def rates(run: load.Run) -> page.Html:
     title = f"HitRate@{most} against length of history"
     spec = bins.by_history(hits, f"HitRate@{most}")
     note = "bins of equally many users, 95 % intervals of the model's"
-    parts.append(page.grid([left, page.figure(title, spec, note)]))
+    parts.append(page.grid([left, page.figure(title, spec, note)], pairs=True))
   else:
     why = run.absent.get("predictions", "predictions/ holds no ranks.")
     parts.append(page.missing("Charts", why))
@@ -151,7 +151,7 @@ def parts(run: load.Run) -> page.Html:
     error = run.value(run.model, "top_1/calibration_error")
     note = f"expected calibration error {page.number(error)}"
     figure = page.figure("Probability of the first value", spec, note)
-    out.append(page.grid([figure]))
+    out.append(page.grid([figure], pairs=True))
   names = [
     k.removeprefix("part_accuracy/")
     for k in run.evals[run.model]

@@ -165,9 +165,9 @@ def figure(title: str, spec: dict, caption: str = "", wide=False) -> Html:
   )
 
 
-def grid(figures: Iterable[Html]) -> Html:
-  """Figures side by side as far as the screen allows."""
-  return tag("div", *figures, class_="grid")
+def grid(figures: Iterable[Html], pairs: bool = False) -> Html:
+  """Figures side by side as far as the screen allows; with `pairs` at most two."""
+  return tag("div", *figures, class_="grid pairs" if pairs else "grid")
 
 
 @dataclasses.dataclass(frozen=True)

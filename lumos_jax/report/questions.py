@@ -13,7 +13,7 @@ def forecasts(run: load.Run) -> page.Html:
     return page.missing("Tasks", "config.json declares none.")
   given, rows = run.config["tasks"], []
   pred = run.predictions.get(run.model or "")
-  for task, kind in run.tasks.items():
+  for task in run.tasks:
     users = positives = mean = page.Num("–")
     if pred is not None and task in pred.tasks:
       y, _ = pred.of(task)
@@ -21,7 +21,7 @@ def forecasts(run: load.Run) -> page.Html:
       if len(y):
         mean = page.num(float(y.mean()), 3)
     said = meaning(given[task], run.schema, run.origin)
-    rows.append([task, said, kind, users, positives, mean])
+    rows.append([task, said, users, positives, mean])
   parts = []
   if run.origin is not None:
     parts.append(
@@ -33,7 +33,7 @@ def forecasts(run: load.Run) -> page.Html:
         "outcome is not 0.",
       )
     )
-  head = ["task", "meaning", "kind", "users", "positives", "mean outcome"]
+  head = ["task", "meaning", "users", "positives", "mean outcome"]
   parts.append(page.table(head, rows))
   return page.join(parts)
 

@@ -40,8 +40,13 @@ def roc_points(y: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def precision_recall_points(
   y: np.ndarray, p: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Recall and precision at each threshold, from the highest forecast down."""
+  """Recall and precision at each threshold, from the highest forecast down.
+
+  A precision holds from the recall before its own up to its own; thresholds
+  that find no positive have none.
+  """
   found, shown = _counts(y, p)
+  found, shown = found[found > 0], shown[found > 0]
   return found / found[-1], found / shown
 
 
@@ -106,7 +111,7 @@ def precision_recall(
     rate = y.mean()
     x = _thin(*precision_recall_points(y, p))
     hover = "precision %{y:.3f}<br>recall %{x:.3f}"
-    data.append(_line(i, name, *x, hover, "hv"))
+    data.append(_line(i, name, *x, hover, "vh"))
   data.append(_reference([0, 1], [rate, rate]))
   return {"data": data, "layout": _square("recall", "precision")}
 
