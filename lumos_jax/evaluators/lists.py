@@ -12,6 +12,7 @@ import numpy as np
 from lumos_jax.data import sequences
 from lumos_jax.data.schema import ANY, FIRST_VALUE, Composite
 
+_USERS = 1024  # Read at a time.
 _counted: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
@@ -30,11 +31,14 @@ def training_counts(records: Any, data_cfg: Any) -> np.ndarray:
     size = records.schema.categorical("activity")[column].size
     counts = np.zeros(size, np.int64)
     source = records.source(data_cfg.train_split)
-    for i in range(len(source)):
-      record = source[i]
-      n = cut.training_events(record)
-      events = record["categorical"][:n, column][cut.asked(record)[:n]]
-      counts += np.bincount(events, minlength=size)
+    for start in range(0, len(source), _USERS):
+      block = range(start, min(start + _USERS, len(source)))
+      events = []
+      for record in source.__getitems__(block):
+        n = cut.training_events(record)
+        asked = cut.asked(record)[:n]
+        events.append(record["categorical"][:n, column][asked])
+      counts += np.bincount(np.concatenate(events), minlength=size)
     kept[key] = counts
   return kept[key]
 
