@@ -49,6 +49,7 @@ DEMO = [
 ]
 TEST = [
   *DEMO,
+  "hypothesis>=6.150",
   "ipykernel>=7.1",
   "nbclient>=0.10.4",
   "nbformat>=5.10",

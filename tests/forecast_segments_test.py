@@ -47,7 +47,7 @@ def test_segments_are_values_quartiles_and_history(tmp_path):
   mine = who < 6
   expected = metrics.metric("wape", found.y[mine, 2], found.p["spend"][mine])
   assert out["segments/age=20 to 25/spend/wape"] == expected
-  rows = [int((r["time"] < 112).sum()) for r in records.users]
+  rows = [int((r["day"] < 112).sum()) for r in records.users]
   history = [k.split("=")[1].split("/")[0] for k in out if "/history=" in k]
   assert history[0].startswith(f"{min(rows)}")
   assert history[-1].endswith(f"{max(rows)}")

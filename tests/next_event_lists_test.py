@@ -233,10 +233,10 @@ def test_examples_are_readable_and_hold_no_user_id(ran):
     said = [records.schema.token("item", int(i)) for i in ids]
     assert [x["values"] for x in e["events"]] == said[:-1][-8:]
     assert e["next"]["values"] == said[-1]
-    assert e["next"]["day"] == r["time"][-1] // 86400
+    assert e["next"]["day"] == r["day"][-1]
     at = p.key.tolist().index(e["user"].encode())
     assert e["rank"] == p.p["rank"][at]
-    top_1 = records.schema.token("item", int(p.p["top"][at, 0]))
+    top_1 = records.schema.token("item", int(p.p["value"][at, 0]))
     assert e["predicted"][0]["values"] == top_1
 
 

@@ -88,6 +88,7 @@ class BaselineNextEvent(next_event.NextEvent):
     column = sequences.target_column(self.records.schema, self.data_cfg)
     counts = lists.training_counts(self.records, self.data_cfg)
     self._popular = counts / (counts.max() + 1.0)
+    self._mark = np.zeros(len(counts), bool)
     self._sorted = np.sort(self._popular[FIRST_VALUE:])
     order = np.argsort(-self._popular[FIRST_VALUE:], kind="stable")
     self._order = order + FIRST_VALUE
@@ -123,18 +124,25 @@ class BaselineNextEvent(next_event.NextEvent):
     count += np.sum(whole >= bar) - np.sum(plain >= bar)
     # What does not compete is taken away again; the target always competes.
     without = without[without != target]
-    rest = without[~np.isin(without, scores.ids)]
+    rest = without[~self._among(without, scores.ids)]
     count -= np.sum(self._popular[rest] >= bar)
-    count -= np.sum(whole[np.isin(scores.ids, without)] >= bar)
+    count -= np.sum(whole[self._among(scores.ids, without)] >= bar)
     return float(count)
+
+  def _among(self, ids: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Whether each id is one of some; much faster than np.isin on few."""
+    self._mark[some] = True
+    found = self._mark[ids]
+    self._mark[some] = False
+    return found
 
   def _list(self, scores: _Scores, without: np.ndarray) -> np.ndarray:
     """The first values, int [K]: equal scores by ascending id."""
     head = self._order[: self.top + len(scores.ids) + len(without)]
-    ids = np.concatenate([scores.ids, head[~np.isin(head, scores.ids)]])
+    ids = np.concatenate([scores.ids, head[~self._among(head, scores.ids)]])
     score = self._popular[ids]
     score[: len(scores.ids)] += scores.added
-    free = ~np.isin(ids, without)
+    free = ~self._among(ids, without)
     ids, score = ids[free], score[free]
     found = ids[np.lexsort((ids, -score))][: self.top]
     return np.pad(found, (0, self.top - len(found)))

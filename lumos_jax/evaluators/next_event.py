@@ -147,7 +147,7 @@ class NextEvent(base.Evaluator):
     ranker = self._ranker
     self.predictions = found = ranker(params, self.batches(ranker))
     users = len(found.key)
-    top = found.p["top"].reshape(users, -1).astype(np.int32)
+    top = found.p["value"].reshape(users, -1).astype(np.int32)
     p = found.p["probability"].reshape(users, -1)
     return {"": Ranking(found.p["rank"], top, p)}
 

@@ -29,11 +29,6 @@ class Example(NamedTuple):
   following: tuple[int, int]
 
 
-def _days(record) -> np.ndarray:
-  # Records of events have both, or their time in seconds alone.
-  return record["day"] if "day" in record else record["time"] // 86400
-
-
 def choose(
   records: Any, data_cfg: Any, split: str, count: int
 ) -> list[Example]:
@@ -50,7 +45,7 @@ def choose(
     record = source[i * step % users]
     if cut.example(record, split) is None:
       continue
-    at, days = cut.cut(record, split), _days(record)
+    at, days = cut.cut(record, split), record["day"]
     ids = record["categorical"][:, column]
     start = max(0, at - _EVENTS)
     events = [(int(days[j]), int(ids[j])) for j in range(start, at)]

@@ -16,7 +16,6 @@ HISTORY = "history"
 _QUANTILES = 4
 _MOST_VALUES = 15  # Of a categorical field; the rest are one group.
 _METRICS = {"binary": ("auc", "base_rate"), "regression": ("wape",)}
-_DAY_SECONDS = 86400
 
 
 def check(
@@ -63,7 +62,7 @@ def of_users(
     keys.append(record["key"])
     for name in names:
       if name == HISTORY:
-        value = _rows_before(schema, record, origin)
+        value = np.searchsorted(record["day"], origin)
       elif name in ids:
         value = record["profile_categorical"][ids.index(name)]
       else:
@@ -81,13 +80,6 @@ def of_users(
     else:
       found[name] = _by_quantile(values)
   return key[at], found
-
-
-def _rows_before(schema, record, origin: int) -> int:
-  if "day" in record:
-    return int(np.searchsorted(record["day"], origin))
-  unit = _DAY_SECONDS if schema.rows == "event" else 1
-  return int(np.searchsorted(record["time"], origin * unit))
 
 
 def _by_value(field, ids: np.ndarray) -> np.ndarray:
