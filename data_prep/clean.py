@@ -203,8 +203,9 @@ def _with_span(raw: Inputs, frame, notes) -> tuple[Inputs, pl.DataFrame]:
   if raw.until is not None:
     until = times.day_number(raw.until, schema.epoch)
     late = (day >= until).fill_null(False)
-    notes[f"activity rows from day {until} on, left out"] = int(late.sum())
-    if late.any():  # Rejects name rows of the raw table.
+    if late.any():
+      notes[f"activity rows from day {until} on, left out"] = int(late.sum())
+      # Rejects name rows of the raw table.
       frame = frame.with_row_index(rejects_lib.ROW).filter(~late)
       day = day.filter(~late)
     schema = dataclasses.replace(

@@ -75,8 +75,8 @@ def calendar(raw: Inputs, notes: dict[str, int]) -> Entries | None:
   if raw.until is not None:
     until = times.day_number(raw.until, raw.schema.epoch)
     keep = announced <= until
-    left = int((~keep).sum())
-    notes[f"calendar entries announced after day {until}, left out"] = left
+    if left := int((~keep).sum()):
+      notes[f"calendar entries announced after day {until}, left out"] = left
     frame, announced = frame.filter(pl.Series(keep)), announced[keep]
   names, group = [""], np.zeros(len(frame), np.int32)
   if "group" in frame.columns:
@@ -141,7 +141,8 @@ def labels(
   if raw.until is not None:
     until = times.day_number(raw.until, raw.schema.epoch)
     keep = time < until
-    notes[f"labels from day {until} on, left out"] = int((~keep).sum())
+    if left := int((~keep).sum()):
+      notes[f"labels from day {until} on, left out"] = left
     frame, user, time = frame.filter(pl.Series(keep)), user[keep], time[keep]
   table = columns_lib.labels(frame, raw.schema.labels, raw.where("labels"))
   _, keep = rejects.split("labels", frame, table.checks)

@@ -224,7 +224,7 @@ class Source:
     try:
       features = tf_example_pb2.Example.FromString(data).features.feature
       out = {"key": features["key"].bytes_list.value[0].decode()}
-      rows = None
+      rows = len(features["day"].bytes_list.value[0]) // 4
       for name, (dtype, shape) in self._layout.items():
         if name in features:
           raw = features[name].bytes_list.value[0]
@@ -238,7 +238,6 @@ class Source:
         elif len(shape) == 2:
           shape = (rows, shape[1])
         out[name] = values.reshape(shape)
-        rows = len(out["day"])
       return out
     except Exception as e:  # Foreign bytes fail in many ways.
       raise DataError(

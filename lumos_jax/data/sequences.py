@@ -113,10 +113,9 @@ class Sequences:
       "ids": record["categorical"][max(start, 0) : stop],
       "numeric": record["numeric"][max(start, 0) : stop],
     }
-    out["start"] = np.zeros(stop - max(start, 0), bool)
     if start < 0:
       out = {k: _padded(x, before=1) for k, x in out.items()}
-      out["start"][0] = True
+    out["start"] = np.arange(start, stop) < 0
     time = instants.between(record["time"], start, stop + 1)
     out["time"], out["next_time"] = time[:-1], time[1:]
     return out
@@ -134,6 +133,8 @@ class Sequences:
 
   def windows(self, record: Batch) -> list[Batch]:
     """Windows of a user's training events, each with its targets.
+
+    Their instants are not yet split, see `instants.split_batch`.
 
     Every event but the first (with the start token: every event) is a target
     once: rows that a window repeats from the one before it have target 0. So
@@ -219,7 +220,7 @@ class Sequences:
 
   def _row(self, record: Batch, start: int, stop: int) -> Batch:
     """Events [start, stop) as an unpacked row, left-aligned."""
-    out = self.rows(record, start, stop)
+    out = instants.split_batch(self.rows(record, start, stop))
     length = stop - start
     pad = self.cfg.sequence_length - length
     out = {k: _padded(x, after=pad) for k, x in out.items()}
@@ -286,7 +287,7 @@ def train_iterator(
     cfg.sequence_length,
     cfg.segments,
   )
-  return hosts_lib.iterator(dataset, cfg.workers)
+  return hosts_lib.iterator(dataset.map(instants.split_batch), cfg.workers)
 
 
 def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
