@@ -96,7 +96,8 @@ def rates(run: load.Run) -> page.Html:
   if run.model is None:
     return _missing(run, "Hit rate")
   ranks, hits = {}, {}
-  most = max(int(c.split("@")[1]) for c in _columns(run, ("hit_rate@",)))
+  ks = [int(c.split("@")[1]) for c in _columns(run, ("hit_rate@",))]
+  most = max(ks, default=10)
   for evaluator, name, title in (
     (run.model, "rank", run.title(run.model)),
     *((n, f"rank_{f}", f) for n, f in _floors(run)),
@@ -169,9 +170,10 @@ def parts(run: load.Run) -> page.Html:
       ),
       page.table(["ranking", *names], rows),
     ]
-  return page.join(out) if out else page.missing(
-    "The first value", "predictions/ holds no lists of this run."
-  )  # fmt: skip
+  if not out:
+    why = "predictions/ holds no lists of this run."
+    return page.missing("The first value", why)
+  return page.join(out)
 
 
 def _title(run: load.Run, name: str) -> str:
