@@ -35,7 +35,7 @@ from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.evaluators import base, bootstrap, forecast, predict, what_if
+from lumos_jax.evaluators import bootstrap, predict, what_if
 
 EVAL_FILE = "eval.json"
 STEPS = "steps"  # Beside the evaluators in eval.json: {evaluator: step}.
@@ -82,8 +82,8 @@ class Session:
     evals = {k: v for k, v in config.evals.items() if not only or k in only}
     graph, _ = state_lib.structure(recipe)
 
-    def predict_fn(params, batch):
-      return recipe.predict(state_lib.merge(graph, params), batch)
+    def predict_fn(params, batch, **kw):
+      return recipe.predict(state_lib.merge(graph, params), batch, **kw)
 
     self.predictor = predict.Predictor(
       predict_fn, config.eval_batch_size, devices
@@ -150,25 +150,15 @@ class Session:
     return {f"{n}/{m}": v for n in fresh for m, v in results[n].items()}
 
   def _comparisons(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Paired bootstrap of each forecast against each baseline beside it."""
+    """Paired bootstrap of each model's results against each baseline's."""
     out = {}
     ran = [self.evaluators[n] for n in names]
-    models = [e for e in ran if isinstance(e, forecast.Forecast)]
-    for a in models:
-      for b in (e for e in ran if not e.needs_params):
-        if (a.split, a.origin) == (b.split, b.origin):
-          out[f"{a.name}_vs_{b.name}"] = _compare(a, b)
+    for a in ran:
+      for b in ran:
+        found = a.compare(b)
+        if found:
+          out[f"{a.name}_vs_{b.name}"] = bootstrap.flat(found)
     return out
-
-
-def _compare(a: base.Evaluator, b: base.Evaluator) -> dict[str, float]:
-  x, y = a.predictions, b.predictions
-  if not np.array_equal(x.key, y.key) or not np.array_equal(x.mask, y.mask):
-    raise ValueError(f"{a.name} and {b.name} have not scored the same users")
-  intervals = bootstrap.compare_tasks(
-    a.tasks, x.y, x.mask, x.p, y.p, a.mean_tasks
-  )
-  return bootstrap.flat(intervals)
 
 
 def read(workdir: epath.PathLike) -> dict[str, dict[str, float]]:

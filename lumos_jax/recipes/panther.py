@@ -11,7 +11,7 @@ from lumos_jax.data import instants, sequences
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.models import layers
 from lumos_jax.models import panther as model_lib
-from lumos_jax.objectives import bag, contrastive, fused, next_event
+from lumos_jax.objectives import bag, contrastive, fused, next_event, top
 
 
 class _Trained(nnx.Module):
@@ -308,21 +308,31 @@ class Panther:
       {"value": int32 [B, k] ids, most likely first; "probability": float32 [B,
       k], among the values that compete; 0 where there are fewer than k}.
     """
-    p = self.probabilities(module, batch)
-    if self.data_cfg.filter_seen:
-      rows = jnp.arange(p.shape[0])[:, None]
-      p = p.at[rows, batch["seen"]].set(0.0)
-      p = p / jnp.maximum(p.sum(-1, keepdims=True), 1e-30)
-    probability, value = jax.lax.top_k(p, min(k, p.shape[1]))
-    return {"value": value.astype(jnp.int32), "probability": probability}
+    return self._listed(*self._asked(module, batch), batch["seen"], k)
+
+  def _listed(self, states, table, copied, seen, k: int):
+    mixed = None
+    if copied is not None:
+      given = copied.among(seen, table.shape[0])
+      # No value is asked for: the target's share is not read.
+      mixed = next_event.Mixed(copied.keep[:, 0], given, given[:, 0])
+    elif not self.data_cfg.filter_seen:
+      seen = jnp.zeros_like(seen)
+    value, p = top.most_likely(states, table, seen, k, mixed=mixed)
+    return {"value": value, "probability": p}
 
   def states(self, module, batch) -> dict[str, jax.Array]:
     """States of each event: {"state": [B, T, D], "seen": bool [B, T]}."""
     own = (batch["segment"] > 0) & ~batch["start"]
     return {"state": module.model(batch).astype(jnp.float32), "seen": own}
 
-  def predict(self, module, batch) -> dict[str, jax.Array]:
-    """Rank of each user's next event: {"rank": float32 [B, 1]}."""
+  def predict(self, module, batch, k: int = 10) -> dict[str, jax.Array]:
+    """Rank of each user's next event, and its `next_events`.
+
+    Returns:
+      {"rank": float32 [B, 1]; "value": int32 [B, k]; "probability": float32
+      [B, k]}.
+    """
     states, table, copied = self._asked(module, batch)
     seen, mixed = batch["seen"], None
     if copied is not None:
@@ -332,7 +342,8 @@ class Panther:
     elif not self.data_cfg.filter_seen:
       seen = jnp.zeros_like(seen)
     found = next_event.ranks(states, table, batch["next"], seen, mixed=mixed)
-    return {"rank": found[:, None]}
+    listed = self._listed(states, table, copied, batch["seen"], k)
+    return {"rank": found[:, None]} | listed
 
   def embed(self, module, batch) -> dict[str, jax.Array]:
     """Sums over a window, to be added up over a user's windows.
