@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from lumos_jax import evaluators, files
+from lumos_jax import evaluators
 from lumos_jax.evaluators import predict
 from lumos_jax.names import near
 
@@ -101,6 +101,14 @@ class Best:
     """The metric at the best step."""
     return self._found[self.step]
 
+  @property
+  def why(self) -> str:
+    """What is best, in words."""
+    return (
+      f"{self.metric} was best at step {self.step}, {self.value:.4g}, of "
+      f"{len(self._found)} evaluations"
+    )
+
   def _best(self, found: Mapping[int, float]) -> int | None:
     sign = -1.0 if self._mode == "max" else 1.0
     known = {n: sign * x for n, x in found.items() if math.isfinite(x)}
@@ -152,5 +160,4 @@ class Best:
       "value": None if self.step is None else self.value,
       "evaluations": [[n, clean(x)] for n, x in sorted(self._found.items())],
     }
-    with files.naming(self._path):
-      predict.write_atomic(self._path, json.dumps(doc).encode())
+    predict.write_atomic(self._path, json.dumps(doc).encode())

@@ -8,6 +8,7 @@ import grain
 import jax
 from absl import flags
 from grain import experimental as grain_experimental
+from grain._src.python.ipc import shared_memory_array
 
 _EPOCHS = 2**20
 
@@ -131,8 +132,26 @@ def workers(dataset: grain.IterDataset, count: int) -> grain.IterDataset:
   """
   if not count:
     return dataset
-  if not flags.FLAGS.is_parsed():  # A notebook, a script: Grain asks for its own.
+  # In a notebook nobody has parsed flags, and Grain asks for its own.
+  if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
   return dataset.mp_prefetch(
     grain.multiprocessing.MultiprocessingOptions(num_workers=count)
   )
+
+
+def close(iterator: grain.DatasetIterator) -> None:
+  """Ends the worker processes and frees the memory shared with them.
+
+  Grain frees arrays in a thread, which the interpreter's end would cut off: the
+  system is then told of leaked objects.
+  """
+  iterator.close()
+  array = shared_memory_array.SharedMemoryArray
+  pool = getattr(array, "_del_thread_pool", None)
+  if pool is None:
+    return
+  # What lives on is freed at once when it goes.
+  array._del_thread_pool = array._outstanding_del_requests = None
+  pool.close()
+  pool.join()

@@ -301,7 +301,13 @@ class DevicePrefetch:
     """Position to resume from."""
     return self._state
 
+  def set_state(self, state: Any) -> None:
+    """Goes to a position that `state` gave; what was read ahead is dropped."""
+    self._queue.clear()
+    self._iterator.set_state(state)
+    self._state = state
+
   def close(self) -> None:
     """Ends worker processes, and frees what they have read ahead."""
     self._queue.clear()
-    self._iterator.close()
+    hosts_lib.close(self._iterator)
