@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -56,7 +55,6 @@ def start(config, state: dict[str, Any], records) -> dict[str, Any]:
   head = f"parameters of {config.init_from}, step {step}"
   for line in (head, *report):
     progress.say(f"init_from: {line}")
-    logging.info("init_from: %s", line)
   out = dict(state, params=_placed(params, state["params"]))
   if "ema" in state:
     out["ema"] = _placed(params, state["ema"])

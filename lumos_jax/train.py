@@ -355,7 +355,9 @@ def _loop(
           if cfg.evaluate_best and n == cfg.steps:
             best.note(n, evaluated(n, False))
           if cfg.evaluate_best and best.step not in (None, n):
-            logging.info("evaluating step %d: %s", best.step, best.why)
+            progress.say(
+              f"the last evaluation is of step {best.step}: {best.why}"
+            )
             params = checkpoints.restore_params(
               trainer.abstract["params"], best.step
             )
