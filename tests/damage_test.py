@@ -28,10 +28,14 @@ def damaged(tmp_path_factory):
   data = records_lib.Records.open(path)
   shard = path / data.stats["splits"]["train"]["shards"][0]
   content = bytearray(shard.read_bytes())
-  # Behind the file's head, amid the first records.
-  content[len(content) // 3] ^= 0xFF
+  content[told(content)[len(told(content)) // 2]] ^= 0xFF
   shard.write_bytes(bytes(content))
   return data, shard
+
+
+def told(content):
+  """Places of bytes that say something: files are padded with zeros."""
+  return np.flatnonzero(np.frombuffer(content, np.uint8)).tolist()
 
 
 def read_all(source):
@@ -73,7 +77,7 @@ def test_every_flipped_byte_is_an_error_that_names_the_shard(tmp_path):
   whole = shard.read_bytes()
   rng = np.random.default_rng(0)
   found = 0
-  for at in rng.integers(0, len(whole), 12).tolist():
+  for at in rng.choice(told(whole), 12).tolist():
     content = bytearray(whole)
     content[at] ^= 0xFF
     shard.write_bytes(bytes(content))
@@ -82,7 +86,7 @@ def test_every_flipped_byte_is_an_error_that_names_the_shard(tmp_path):
     except records_lib.DataError as e:
       found += 1
       assert shard.name in str(e)
-  assert found > 6  # Other bytes are padding.
+  assert found > 6  # Some bytes are told twice.
 
 
 def test_a_full_disk_names_the_file(tmp_path):

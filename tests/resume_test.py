@@ -37,7 +37,7 @@ def scores(*values):
 
   def evaluate(step, params, last):
     seen.append((step, last))
-    if step % 2 and not last:
+    if not step or (step % 2 and not last):
       return {}
     at = min(max(step // 2 - 1, 0), len(values) - 1)
     return {"validation/mean_auc": values[at]}
@@ -201,9 +201,8 @@ def test_a_metric_that_is_not_yielded_is_named(tmp_path):
 
 
 def test_evaluate_takes_the_best_step():
-  args = evaluate._arguments(["", "--workdir=w", "--step=best"])
-  assert args.step == "best"
-  assert evaluate._arguments(["", "--workdir=w", "--step=40"]).step == 40
+  assert evaluate._step("best") == "best"
+  assert evaluate._step("40") == 40
   with pytest.raises(ValueError, match="best.json is absent"):
     best_lib.read("nowhere")
 
