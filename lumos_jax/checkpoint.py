@@ -201,11 +201,14 @@ class Checkpoints:
     out = self._manager.restore(step, args=ocp.args.Composite(state=state))
     return {k: np.asarray(x) for k, x in out["state"][name].items()}, meta
 
-  def newest(self, read: Callable[[int], T]) -> tuple[int, T]:
+  def newest(
+    self, read: Callable[[int], T], at_most: int | None = None
+  ) -> tuple[int, T]:
     """Reads the newest step that can be read; tells of those that cannot.
 
     Args:
       read: What reads a step.
+      at_most: Later steps are known to be damaged.
 
     Returns:
       The step and what `read` gave, the same step on every process.
@@ -215,6 +218,8 @@ class Checkpoints:
     """
     first = None
     for step in reversed(self.steps):
+      if at_most is not None and step > at_most:
+        continue
       out, error = None, None
       try:
         out = read(step)

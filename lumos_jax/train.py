@@ -252,7 +252,7 @@ def _resume(config, trainer, checkpoints, records):
     ValueError: train.steps lies before the checkpoint.
   """
   newest = checkpoints.latest
-  _, meta = checkpoints.newest(checkpoints.meta)
+  whole, meta = checkpoints.newest(checkpoints.meta)
   checkpoint_lib.check_meta(
     meta,
     config,
@@ -269,7 +269,7 @@ def _resume(config, trainer, checkpoints, records):
     )
   progress.say(f"resuming from {checkpoints.path} ...")
   start, (state, position) = checkpoints.newest(
-    lambda n: checkpoints.restore(trainer.abstract, n)
+    lambda n: checkpoints.restore(trainer.abstract, n), whole
   )
   checkpoints.set_aside(newer_than=start)
   logging.info("resumed from step %d", start)
