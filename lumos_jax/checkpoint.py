@@ -217,9 +217,8 @@ class Checkpoints:
       CheckpointError: No step can be read; says why the newest cannot.
     """
     first = None
-    for step in reversed(self.steps):
-      if at_most is not None and step > at_most:
-        continue
+    steps = [n for n in self.steps if at_most is None or n <= at_most]
+    for step in reversed(steps):
       out, error = None, None
       try:
         out = read(step)
@@ -235,10 +234,8 @@ class Checkpoints:
         return step, out
       first = first or (step, error)
       logging.warning(
-        "%s/%d cannot be read (%s): trying the step before it",
-        self.path,
-        step,
-        _short(error),
+        f"{self.path}/{step} cannot be read ({_short(error)}): trying the step "
+        "before it"
       )
     if first is None:
       raise CheckpointError(f"{self.path} holds no complete checkpoint")
