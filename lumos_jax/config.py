@@ -61,6 +61,11 @@ def default() -> ml_collections.ConfigDict:
   c.name = "lumos"  # Of the experiment: the default workdir is runs/<name>.
   c.recipe = "lumos"
   c.seed = 0
+  c.init_from = (
+    ""  # Workdir of another run, whose parameters a new one begins at.
+  )
+  c.init_step = ""  # Of it: "best" or a step; "" for the newest.
+  c.init_new = ()  # Paths of parameters that begin anew, or parts of such paths.
   c.tasks = ml_collections.ConfigDict()  # {name: fields of data.tasks.Task}.
   c.evals = (
     ml_collections.ConfigDict()
@@ -170,6 +175,11 @@ def default() -> ml_collections.ConfigDict:
   t.checkpoint_every = 200
   t.keep = 3
   t.keep_every = 0
+  # The best checkpoint is retained too: metric="validation/mean_auc", say, of an
+  # evaluator that runs every_steps; mode is max or min.
+  t.best = ml_collections.ConfigDict(dict(metric="", mode="max"))
+  t.patience = 0  # Evaluations without a better one that stop the run; 0: none.
+  t.evaluate_best = False  # The last evaluation is of the best step.
 
   c.mesh = ml_collections.ConfigDict(
     dict(data=-1, fsdp=1, sequence=1, tensor=1)

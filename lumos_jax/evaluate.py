@@ -1,6 +1,6 @@
 r"""Evaluates a stored checkpoint, on any number of devices.
 
-  python -m lumos_jax.evaluate --workdir=runs/pretrain [--step=400] \
+  python -m lumos_jax.evaluate --workdir=runs/pretrain [--step=400|best] \
     [--only=forecast,what_if] [--data_dir=DIR]
 
 Writes eval.json and predictions/ of the workdir, and its report anew if there
@@ -27,10 +27,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lumos_jax import best, progress, startup
 from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import config as config_lib
 from lumos_jax import evaluators as evaluators_lib
-from lumos_jax import progress, startup
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
 from lumos_jax.data import records as records_lib
@@ -98,6 +98,8 @@ class Session:
     self.evaluators = evaluators_lib.build(
       evals, self.predictor, records, tasks, config.data, workdir
     )
+    splits = records.stats.get("splits", {})
+    self._users = {k: v["users"] for k, v in splits.items()}
     self._evals = evals
     self._keep = bool(only)
 
@@ -131,9 +133,11 @@ class Session:
       logging.info("step %d: evaluator %s", step, name)
       results[name], steps[name] = {}, step
       fresh.append(name)
+      users = self._users.get(evaluator.split)
       try:
-        for metric, value in evaluator.run(params):
-          results[name][metric] = float(value)
+        with progress.stage(f"evaluating {name}", users):
+          for metric, value in evaluator.run(params):
+            results[name][metric] = float(value)
       finally:
         # What is known is kept, also where this evaluator ends in an error.
         if last:
@@ -227,7 +231,10 @@ def restore(
 def _checked(workdir, config, records, step) -> checkpoint_lib.Checkpoints:
   """The checkpoints, once the data set is known to be the checkpoint's."""
   store = checkpoint_lib.Checkpoints(workdir, read_only=True)
-  meta, columns = store.meta(step), records.calendar.columns
+  columns = records.calendar.columns
+  _, meta = (
+    store.newest(store.meta) if step is None else (step, store.meta(step))
+  )
   checkpoint_lib.check_meta(meta, config, records.schema, columns, False)
   return store
 
@@ -244,13 +251,13 @@ def restored(
     k: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole)
     for k, s in shapes.items()
   }
-  params = store.restore_params(abstract, step)
-  return store.latest if step is None else step, params
+  read = lambda n: store.restore_params(abstract, n)
+  return store.newest(read) if step is None else (step, read(step))
 
 
 def run(
   workdir: epath.PathLike,
-  step: int | None = None,
+  step: int | str | None = None,
   only: Sequence[str] = (),
   data_dir: epath.PathLike | None = None,
 ) -> dict[str, float]:
@@ -258,7 +265,8 @@ def run(
 
   Args:
     workdir: Of the run.
-    step: Which checkpoint; default the newest.
+    step: Which checkpoint, or "best": by train.best.metric; default the
+      newest that can be read.
     only: Names in config.evals; the other entries of eval.json stay.
     data_dir: The data set, if not where the config says.
 
@@ -267,6 +275,8 @@ def run(
   """
   workdir = epath.Path(workdir)
   config = load_config(workdir)
+  if step == "best":
+    step = best.read(workdir)["step"]
   if data_dir is None:
     options = config.data.options.to_dict()
     name = records_lib.directory_name(config.data.source, options)
@@ -288,6 +298,10 @@ def run(
   return values
 
 
+def _step(text: str) -> int | str:
+  return text if text == "best" else int(text)
+
+
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse_flags.ArgumentParser(
     prog="python -m lumos_jax.evaluate",
@@ -297,7 +311,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   )
   add = parser.add_argument
   add("--workdir", required=True, help="of the run's outputs")
-  add("--step", type=int, help="checkpoint; default the newest")
+  add("--step", type=_step, help="checkpoint, or best; default the newest")
   add("--only", default="", help="names in config.evals; default all")
   add("--data_dir", help="the data set, if not where the config says")
   add("--multihost", action="store_true", help="one process of several")

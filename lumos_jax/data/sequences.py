@@ -273,21 +273,26 @@ def train_iterator(
   )
   sequences = Sequences(records.schema, cfg)
   _check_some_train(sequences, source)
-  dataset = blocks.to_iter_dataset(
+  windows = lambda block: hosts_lib.Block(
+    [w for r in block.users for w in sequences.windows(r)]
+  )
+  dataset = hosts_lib.in_order(blocks.map(windows)).to_iter_dataset(
     grain.ReadOptions(
       # Records that are in memory need no thread.
       num_threads=0 if cfg.cache else cfg.read_threads,
       prefetch_buffer_size=2,
     )
   )
-  dataset = packing.Packed(
-    dataset,
-    lambda block: [w for r in block.users for w in sequences.windows(r)],
+  # Packed here, not by the workers: each would pack at a pace of its own, and
+  # users of one would be seen more often than another's.
+  packed = packing.Packed(
+    hosts_lib.workers(dataset, cfg.workers),
+    lambda block: block.users,
     rows,
     cfg.sequence_length,
     cfg.segments,
   )
-  return hosts_lib.iterator(dataset.map(instants.split_batch), cfg.workers)
+  return iter(packed.map(instants.split_batch))
 
 
 def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
