@@ -43,16 +43,20 @@ FREE = ("model.views.",)
 LIMITS = {}
 
 
-def defaults(c: ml_collections.ConfigDict) -> None:
-  """Adds LUMOS' keys to a config that has the common ones."""
-  d = c.data
+def days(d: ml_collections.ConfigDict) -> None:
+  """Keys of config.data that data/pipeline.py reads."""
   d.train_origin_first = 0  # First day that serves as a training origin.
-  d.history_days = 364  # T, rows of history in training.
+  d.history_days = 364  # T, rows of history in training; events if rows=event.
   d.eval_history_days = 364
   d.origins_per_example = 1  # O; more than one needs a causal encoder.
   d.origin_stride_days = 7
   d.origin_jitter_days = 6  # The last origin is drawn this far before the last.
   d.daily_labels = False  # Targets of the sequence head.
+
+
+def defaults(c: ml_collections.ConfigDict) -> None:
+  """Adds LUMOS' keys to a config that has the common ones."""
+  days(c.data)
 
   m = c.model
   m.update(SIZES["base"]["model"])
