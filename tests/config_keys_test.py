@@ -26,8 +26,13 @@ PACKAGE = pathlib.Path(main.__file__).parent
 # {recipe: settings that together make all of its keys matter}.
 SETTINGS = {
   "lumos": [
-    {"optimizer.name": "muon"},
-    {"model.ablate": ("no_future",), "model.weighting": "sum"},
+    {
+      "model.habit_days": (),
+      "model.members": 1,
+      "model.state_members": 0,
+      "model.sparsity": 0.0,
+    },
+    {"optimizer.name": "muon", "model.ablate": ("no_future",)},
   ],
   "panther": [
     {"model.sprm": "paper", "model.profile_as": "position"},
@@ -42,7 +47,7 @@ SETTINGS = {
 EVALS = {
   "lumos": dict(
     forecast=dict(type="forecast"),
-    baseline_lightgbm=dict(type="baseline_lightgbm"),
+    baseline_lightgbm=dict(type="baseline_lightgbm", n_origins=2, rounds=2),
     baseline_naive=dict(type="baseline_naive"),
   ),
   "panther": dict(
@@ -92,6 +97,7 @@ def make(recipe, changes):
     c.update_from_flattened_dict(changes)
     c.evals = EVALS[recipe]
     c.train.batch_size = c.eval_batch_size = 8
+    c.train.init_batches = 1
   return c, library.Records()
 
 

@@ -171,9 +171,7 @@ def test_flags_take_a_name(arguments, tmp_path, monkeypatch):
 
 def test_flags_of_another_recipe_end_in_one_line(capsys):
   with pytest.raises(SystemExit) as e:
-    main.parse_flags(
-      ["main", "--config=pretrain", "--config.model.sprm=paper"]
-    )
+    main.parse_flags(["main", "--config=pretrain", "--config.model.sprm=paper"])
   said = capsys.readouterr().err
   assert e.value.code == 2 and said.count("\n") == 1
   assert "config.model.sprm is a key of recipe 'panther'" in said
@@ -225,15 +223,16 @@ def test_the_system_of_the_docs_trains(monkeypatch):
     config_lib.check_key(c, "model.causal")
   with c.unlocked():
     c.tasks = fake.config().tasks
-    c.data.history_days, c.data.eval_history_days = 56, 56
+    d = c.data
+    d.train_origin_first, d.train_origin_last = 28, 84
+    d.validation_origin, d.test_origin = 98, 112
+    d.history_days = d.eval_history_days = 56
     c.train.batch_size, c.optimizer.learning_rate = 8, 0.02
     c.optimizer.warmup_steps = 0
   tasks, records = tasks_lib.from_config(c.tasks), fake.Records()
   recipe = recipes.build(c, records, tasks)
   trainer = train.Trainer(c, recipe, jax.devices()[:1])
-  batch = next(
-    recipe.inputs.train_iterator(records, c.data, tasks, 8, c.seed)
-  )
+  batch = next(recipe.inputs.train_iterator(records, c.data, tasks, 8, c.seed))
   state, losses = trainer.init([batch]), []
   for _ in range(10):
     state, logs = trainer.step(state, trainer.put(batch))
