@@ -6,14 +6,12 @@ evaluators. Keys that only some settings read have those in the table below.
 """
 
 import pathlib
-import re
 
 import fake
 import fake_events
 import jax
 import ml_collections
 import pytest
-from flax import nnx
 
 from lumos_jax import config as config_lib
 from lumos_jax import evaluate, main, recipes, train
@@ -56,8 +54,12 @@ EVALS = {
     baseline_next_event=dict(type="baseline_next_event"),
   ),
 }
-# Read by the entry program, and nothing else: as main.py writes them.
-ENTRY = ("name", "report")
+# Read by the entry program or in the midst of a run, in these words.
+ENTRY = {
+  "name": ("main.py", "config.name"),
+  "report": ("main.py", "if config.report"),
+  "train.checkpoint_every": ("train.py", "cfg.checkpoint_every"),
+}
 # Their own keys are checked by who reads them.
 FREE = [f.rstrip(".") for f in common.FREE]
 
@@ -92,7 +94,7 @@ class Asked:
 def make(recipe, changes):
   """A tiny config, as `Asked` and plain, and data in memory."""
   library = {"lumos": fake, "panther": fake_events}[recipe]
-  c = library.config(train__steps=1)
+  c = library.config(train__steps=0)
   with c.unlocked():
     c.update_from_flattened_dict(changes)
     c.evals = EVALS[recipe]
@@ -102,7 +104,7 @@ def make(recipe, changes):
 
 
 def follow(c, records, tmp_path, monkeypatch, runs):
-  """The keys that a run asks for; where `runs`, it also trains a step."""
+  """The keys that a run asks for; where `runs`, it also begins to train."""
   keys: set[str] = set()
   asked = Asked(c, keys)
   monkeypatch.setattr(records_lib.Records, "open", lambda path: records)
@@ -142,8 +144,8 @@ def leaves(config):
 
 
 def entry_keys():
-  text = (PACKAGE / "main.py").read_text()
-  return {k for k in ENTRY if re.search(rf"\bconfig\.{k}\b", text)}
+  text = {file: (PACKAGE / file).read_text() for file, _ in ENTRY.values()}
+  return {k for k, (file, words) in ENTRY.items() if words in text[file]}
 
 
 def common_keys():
