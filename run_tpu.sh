@@ -213,7 +213,9 @@ if [[ $action == run ]]; then
     config=configs/pretrain.py
     main_args=("--config=$config" ${main_args[@]+"${main_args[@]}"})
   fi
-  [[ "$config" == /* || -f "$ROOT/${config%%:*}" ]] ||
+  # A file, or the name of a shipped config.
+  [[ "$config" == /* || -f "$ROOT/${config%%:*}" ||
+    -f "$ROOT/configs/${config%%:*}.py" ]] ||
     die "there is no config file ${config%%:*} under $ROOT"
 fi
 

@@ -197,21 +197,7 @@ def load_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
     raise FileNotFoundError(f"{workdir} holds no run: there is no config.json")
-  stored = json.loads(path.read_text())
-  # Keys that came after the run was made have their default.
-  return ml_collections.ConfigDict(
-    _merged(config_lib.default().to_dict(), stored)
-  ).lock()
-
-
-def _merged(default: Any, stored: Any) -> Any:
-  if isinstance(default, dict) and isinstance(stored, dict):
-    keys = [*default, *(k for k in stored if k not in default)]
-    return {
-      k: _merged(default.get(k), stored[k]) if k in stored else default[k]
-      for k in keys
-    }
-  return tuple(stored) if isinstance(default, tuple) else stored
+  return config_lib.stored(json.loads(path.read_text()))
 
 
 def restore(

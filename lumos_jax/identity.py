@@ -49,13 +49,12 @@ def differences(mine: Mapping, theirs: Mapping) -> list[str]:
     "key: mine against theirs" of each. A key that came to the program after a
     config was stored has its default there.
   """
-  default = _flat(plain(config_lib.default()))
-  mine, theirs = _flat(mine), _flat(theirs)
+  mine, theirs = (_flat(plain(config_lib.stored(x))) for x in (mine, theirs))
   out = []
   for key in sorted(mine.keys() | theirs.keys()):
     if any(key == k or key.startswith(f"{k}.") for k in _MAY_CHANGE):
       continue
-    x, y = (d.get(key, default.get(key)) for d in (mine, theirs))
+    x, y = mine.get(key), theirs.get(key)
     if x != y:
       out.append(f"{key}: {x!r} against {y!r}")
   return out

@@ -1,10 +1,9 @@
 r"""Prepares the data if need be, trains, evaluates, writes the report.
 
   python -m lumos_jax.main --config=configs/pretrain.py [--workdir=DIR]
-  python -m lumos_jax.main --config=configs/pretrain.py:smoke \
-    --config.train.steps=50
+  python -m lumos_jax.main --config=pretrain:smoke --config.train.steps=50
 
---config.KEY=VALUE sets any key of the config (lumos_jax/config.py has all).
+--config.KEY=VALUE sets any key of the config (lumos_jax/config has all).
 The same command resumes an interrupted run; with a larger
 --config.train.steps, a finished one (docs/training.md).
 
@@ -42,7 +41,8 @@ from lumos_jax.evaluators import predict
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
-  "Experiment, FILE.py or FILE.py:ARGUMENTS; --config.KEY=VALUE sets a key.",
+  "Experiment: FILE.py or a shipped config's NAME, with :ARGUMENTS behind it; "
+  "--config.KEY=VALUE sets a key.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Of the run's outputs; default runs/<config.name>."
@@ -159,33 +159,43 @@ def run(config, workdir: epath.PathLike) -> None:
       logging.info("report: %s", report.build(workdir))
 
 
-def _check_config_flags(argv: Sequence[str]) -> None:
-  """Finds mistakes in --config and --config.KEY that absl tells by traceback."""
-  path, keys = None, []
+def _resolve_config_flags(argv: Sequence[str]) -> list[str]:
+  """Replaces a shipped config's name in --config by its file.
+
+  Also finds mistakes in --config and --config.KEY that absl would answer with a
+  traceback.
+  """
+  argv, path, keys = list(argv), None, []
   for i, flag in enumerate(argv):
-    found = re.fullmatch(r"--?(?:no)?config(?:\.([^=]+))?(?:=(.*))?", flag)
+    found = re.fullmatch(r"(--?(?:no)?config)(?:\.([^=]+))?(?:=(.*))?", flag)
     if not found:
       continue
-    key, value = found.groups()
+    name, key, value = found.groups()
     if key:
       keys.append(key)
-    else:
-      path = value if value is not None else "".join(argv[i + 1 : i + 2])
+    elif value is not None:
+      path = config_lib.resolve(value)
+      argv[i] = f"{name}={path}"
+    elif i + 1 < len(argv):
+      path = argv[i + 1] = config_lib.resolve(argv[i + 1])
   if path is not None:
     config = config_lib.load(path)
     for key in keys:
       config_lib.check_key(config, key)
+  return argv
 
 
 def parse_flags(argv: Sequence[str]) -> None:
   """Parses flags; a mistake ends in one line and exit status 2."""
   try:
-    _check_config_flags(argv)
-    rest = flags.FLAGS(argv)[1:]
+    rest = flags.FLAGS(_resolve_config_flags(argv))[1:]
     if rest:
       raise flags.Error(f"unknown arguments {rest}; write --FLAG=VALUE")
     if _CONFIG.value is None:
-      raise flags.Error("--config=FILE is needed, see --help")
+      raise flags.Error(
+        "--config=FILE or NAME is needed, see --help; shipped configs are "
+        f"{', '.join(config_lib.shipped())}"
+      )
   except SystemExit as e:
     # absl ends with 1 where it was asked for help and has shown it.
     sys.exit(0 if any(map(_HELP.fullmatch, argv[1:])) else e.code)
