@@ -53,12 +53,12 @@ PREFLIGHT = [
 ]
 # Releases for older versions of Python lack what objectives/fused.py needs.
 TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
-# What the tests skip for want of: nothing that can be had on this machine.
+# Everything that a test skips without, as far as it can be had.
 TEST = [
   *DEMO,
   *PREFLIGHT,
   *TOKAMAX,
-  "hypothesis>=6.170",
+  "hypothesis>=6.150",
   "ipykernel>=7.1",
   "nbclient>=0.10.4",
   "nbformat>=5.10",

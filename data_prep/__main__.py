@@ -3,6 +3,7 @@
 python -m data_prep --source=complete_journey --out=data
 python -m data_prep --source=complete_journey --out=data --rows=event
 python -m data_prep --source=tables --out=data --set schema=my_schema.py
+python -m data_prep --source=complete_journey --out=new --fitted=runs/pretrain
 python -m data_prep --list
 """
 
@@ -39,6 +40,18 @@ def _parser() -> argparse.ArgumentParser:
     metavar="KEY=VALUE",
     help="Options of the source.",
   )
+  parser.add_argument(
+    "--fitted",
+    default="",
+    metavar="DIR",
+    help="A data set or a run's workdir whose vocabularies, bins and scales are "
+    "taken, so that its checkpoints read the new rows; nothing is fitted.",
+  )
+  parser.add_argument(
+    "--until",
+    metavar="DAY",
+    help="Leaves out rows from this day (number or date) on.",
+  )
   parser.add_argument("--num_shards", type=int, help="Files of each split.")
   parser.add_argument(
     "--overwrite",
@@ -68,12 +81,15 @@ def main(argv=None) -> int:
     options[key] = _value(value)
   if args.rows:
     options["rows"] = args.rows
+  if args.until is not None:
+    options["until"] = _value(args.until)
   try:
     path = run.prepare(
       args.source,
       args.out,
       overwrite=args.overwrite,
       num_shards=args.num_shards,
+      fitted=args.fitted,
       **options,
     )
   except (ValueError, OSError) as e:

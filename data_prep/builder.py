@@ -31,6 +31,16 @@ _SHARD_BYTES = 256 << 20
 _MAX_SHARDS = 1024
 
 
+class _Info(tfds.core.DatasetInfo):
+  """Does not ask Google's bucket for what no data set of one's own has there.
+
+  The base class does, and leaves an empty folder in the temporary directory.
+  """
+
+  def initialize_from_bucket(self) -> None:
+    pass
+
+
 class Users(tfds.core.GeneratorBasedBuilder):
   """One record a user; see `lumos_jax.data.records` for the reader."""
 
@@ -52,7 +62,7 @@ class Users(tfds.core.GeneratorBasedBuilder):
       shape=shape, dtype=dtype.type, encoding="bytes"
     )
     features = {n: tensor(*shapes[n]) for n in records_lib.stored(schema)}
-    return tfds.core.DatasetInfo(
+    return _Info(
       builder=self,
       description=f"Users of {schema.name}.",
       features=tfds.features.FeaturesDict(
@@ -173,6 +183,7 @@ def write(
     stats |= _shard_stats(prepared, builder.info, place)
     schema = prepared.schema.to_json()
     stats["schema_hash"] = prepared.schema.hash
+    stats["model_hash"] = prepared.schema.model_hash
     (place / records_lib.SCHEMA).write_text(schema)
     prepared.calendar.save(place / records_lib.CALENDAR)
     prepared.rejects.save(place / records_lib.REJECTS)
@@ -245,7 +256,7 @@ def _write_shards(prepared, aside, num_shards) -> Users:
 
 def _shard_stats(prepared, info: tfds.core.DatasetInfo, place) -> dict:
   users = prepared.users
-  rows = np.bincount(users.row_users(), minlength=len(users.keys))
+  rows = np.bincount(users.rows["user"], minlength=len(users.keys))
   shards, splits = {}, {}
   for name, split in info.splits.items():
     files = [epath.Path(f).name for f in split.filepaths]

@@ -1,36 +1,119 @@
-"""Raw tables -> usable rows; every other row goes to the rejects with a reason.
+"""Step 2: raw tables -> usable rows in their order, as numpy columns.
 
-The big activity table loses bad rows and goes on. Profile, calendar, labels and
-splits are small and the user's own: what is wrong there is an error to correct,
-but for rows that speak of users or groups that are not there.
+The big activity table loses bad rows and goes on: each goes to the rejects with a
+reason. Profile, calendar, labels and splits are small and the user's own: what is
+wrong there is an error to correct, but for rows that speak of users or groups
+that are not there.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
 from data_prep import columns as columns_lib
+from data_prep import encode, order, people, side_tables, times
+from data_prep import inputs as inputs_lib
 from data_prep import rejects as rejects_lib
-from data_prep import times
 from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import schema as schema_lib
 
 _INT32 = np.iinfo(np.int32)
 
 
-def time_expr(raw: Inputs, table: str, name: str, unit: str) -> pl.Expr:
-  """A time column in int64 days or seconds (`unit`) since the epoch."""
-  frame, where = getattr(raw, table), raw.where(table)
-  expr = times.local(frame, name, raw.time_zone, where)
-  dtype = frame.lazy().select(expr).collect_schema()[name]
-  try:
-    return times.since(expr, dtype, raw.schema.epoch, unit)
-  except InputError as e:
-    raise InputError(f"{where}: column {name!r}: {e}") from e
+@dataclasses.dataclass(frozen=True)
+class Rows:
+  """Rows of a table.
+
+  Attributes:
+    user: int32 [R], position in `People.keys`.
+    columns: Of the fields that are made from one column.
+    time: int64 [R] microseconds since the epoch, activity only.
+    local: int64 [R], the same of the local clock.
+  """
+
+  user: np.ndarray
+  columns: Mapping[str, encode.Column]
+  time: np.ndarray | None = None
+  local: np.ndarray | None = None
+
+  @property
+  def day(self) -> np.ndarray:
+    """int32 [R] local days since the epoch."""
+    return (self.local // times.DAY).astype(np.int32)
 
 
-def check_zones(raw: Inputs) -> None:
+@dataclasses.dataclass
+class Clean:
+  """All tables, cleaned.
+
+  Attributes:
+    raw: What they were made from, with the schema's span filled in.
+    people: The users.
+    activity: Rows by user and time (order.py).
+    read: Rows of the activity before cleaning.
+    profile: A row a user who has one; None where the schema has no such fields.
+    calendar: None where there is no calendar table.
+    groups: user [G], group [G], sorted by user; positions in group names.
+    labels: user, id, time, value [L], sorted; and the labels with their values.
+    span: int32 [U, 3].
+    rejects: Rows that could not be used.
+    notes: Counts for stats.json.
+  """
+
+  raw: Inputs
+  people: people.People
+  activity: Rows
+  read: int
+  profile: Rows | None
+  calendar: side_tables.Entries | None
+  groups: dict[str, np.ndarray]
+  labels: tuple[dict[str, np.ndarray], tuple[schema_lib.Label, ...]]
+  span: np.ndarray
+  rejects: rejects_lib.Rejects
+  notes: dict[str, int]
+
+
+def clean(
+  raw: Inputs, absent: Sequence[str] = (), group_names: Sequence[str] = ("",)
+) -> Clean:
+  """Cleans all tables.
+
+  Args:
+    raw: Of a source; `schema.activity` holds the fields of event rows.
+    absent: Tables that may be absent though the schema has fields of them.
+    group_names: Groups of the calendar to use where there is no such table.
+
+  Raises:
+    InputError: A table cannot be used; names file, column and row.
+  """
+  inputs_lib.check(raw, absent)
+  _check_zones(raw)
+  rejects, notes = rejects_lib.Rejects(), dict(raw.notes)
+  frame, read, raw = _usable(raw, rejects, notes)
+  profile = _profile_frame(raw, rejects)
+  keys = columns_lib.coded(frame["key"], raw.where("activity"))
+  users = people.People(raw, keys.values, profile)
+  calendar = side_tables.calendar(raw, notes)
+  if calendar is not None:
+    group_names = calendar.group_names
+  return Clean(
+    raw=raw,
+    people=users,
+    activity=_activity(raw, frame, users.lookup(keys), rejects),
+    read=read,
+    profile=_profile(raw, profile, users, rejects),
+    calendar=calendar,
+    groups=side_tables.membership(raw, group_names, users, rejects),
+    labels=side_tables.labels(raw, users, rejects, notes),
+    span=side_tables.span(raw, users, rejects),
+    rejects=rejects,
+    notes=notes,
+  )
+
+
+def _check_zones(raw: Inputs) -> None:
   """Refuses times with zone beside times without, unless a zone is given."""
   if raw.time_zone:
     return
@@ -55,47 +138,38 @@ def check_zones(raw: Inputs) -> None:
     )
 
 
-def text_keys(raw: Inputs, table: str, frame: pl.DataFrame) -> pl.DataFrame:
-  """The frame with text or integer keys (whole floats become integers)."""
-  if frame.schema["key"].is_float():
-    return frame.with_columns(columns_lib.whole(frame["key"], raw.where(table)))
-  return frame
+def _usable(raw: Inputs, rejects, notes) -> tuple[pl.DataFrame, int, Inputs]:
+  """The activity's usable rows, how many were read, and the schema's span.
 
-
-def activity(
-  raw: Inputs, rejects: rejects_lib.Rejects
-) -> tuple[pl.DataFrame, np.ndarray | None, schema_lib.Schema]:
-  """The activity table, which of its rows are usable, and the schema.
-
-  Returns:
-    Columns key, _time (int32 days or seconds since the epoch) and the fields;
-    bool [rows] (None where all rows are usable: the table is long, so that bad
-    rows are left out at the end and not by a copy here); the schema, with the
-    span of the data.
+  Columns: key, _time, _local (int64), _below and _order where there are such,
+  and the fields.
   """
-  schema = raw.schema
-  unit = "days" if schema.rows == "day" else "seconds"
+  where = raw.where("activity")
+  at = side_tables.moment(raw, "activity", raw.activity, "time")
+  extra = {"_time": at.instant, "_local": at.local}
+  if at.below is not None:
+    extra["_below"] = at.below
+  if raw.order:
+    extra["_order"] = pl.col(raw.order).cast(pl.Int64)
   fields = [
-    _activity_column(raw, f) for f in schema.activity if schema_lib.column(f)
+    _activity_column(raw, f)
+    for f in raw.schema.activity
+    if schema_lib.column(f)
   ]
-  time = time_expr(raw, "activity", "time", unit).alias("_time")
-  frame = raw.activity.select("key", time, *fields)
+  chosen = raw.activity.select("key", *fields, **extra)
   # Streaming touches a third less memory: a table's worth of page faults.
-  frame = frame.collect(engine="streaming")
-  frame = text_keys(raw, "activity", frame)
-  schema = _with_span(schema, frame["_time"], raw)
-  scale = 1 if unit == "days" else times.DAY_SECONDS
-  first, last = schema.first_day * scale, schema.last_day * scale
-  if not _INT32.min < first <= last <= _INT32.max:
-    raise InputError(
-      f"{raw.where('activity')}: times span {first}..{last} {unit} since the "
-      f"epoch {schema.epoch!r}, too far for 32 bits: move the epoch"
-    )
-  t = pl.col("_time")
+  frame = chosen.collect(engine="streaming")
+  frame = columns_lib.text_keys(frame, where)
+  read = len(frame)
+  raw, frame = _with_span(raw, frame, notes)
+  schema, day = raw.schema, pl.col("_local").floordiv(times.DAY)
   checks = [
-    (pl.col("key").is_null(), "null key"),
-    (t.is_null(), "null or unreadable time"),
-    ((t < first) | (t >= last), "outside the days of the data"),
+    *columns_lib.key_checks(frame),
+    (pl.col("_time").is_null(), "null or unreadable time"),
+    (
+      (day < schema.first_day) | (day >= schema.last_day),
+      "outside the days of the data",
+    ),
   ]
   for f in schema.activity:
     if not isinstance(f, schema_lib.Numeric):
@@ -106,76 +180,93 @@ def activity(
     if frame[f.name].dtype.is_float():
       bad = x.is_infinite() if f.nullable else ~x.is_finite()
       checks.append((bad, f"NaN or infinite in {f.name}"))
-  keep = rejects.note("activity", frame, checks)
-  if not len(frame) or (keep is not None and not keep.any()):
+  frame, _ = rejects.split("activity", frame, checks)
+  if not len(frame):
     raise InputError(
-      f"{raw.where('activity')}: no usable row; rejected: "
-      f"{dict(rejects.counts['activity'])}"
+      f"{where}: no usable row; rejected: {dict(rejects.counts['activity'])}"
     )
-  time = t.cast(pl.Int32, strict=False)
-  if keep is not None:
-    time = time.fill_null(0)
-  return frame.with_columns(time), keep, schema
+  return frame, read, raw
 
 
 def _activity_column(raw: Inputs, field) -> pl.Expr:
   if isinstance(field, schema_lib.Timestamp):
     zone = field.time_zone or raw.time_zone
-    return times.local(
-      raw.activity, field.name, zone, raw.where("activity")
-    ).alias(field.name)
+    where = raw.where("activity")
+    return times.local(raw.activity, field.name, zone, where).alias(field.name)
   return pl.col(schema_lib.column(field)).alias(field.name)
 
 
-def _with_span(schema, time: pl.Series, raw: Inputs) -> schema_lib.Schema:
-  """Takes first_day and last_day from the data where the source left them."""
-  if schema.last_day > schema.first_day:
-    return schema
-  low, high = time.min(), time.max()
+def _with_span(raw: Inputs, frame, notes) -> tuple[Inputs, pl.DataFrame]:
+  """Fills in the schema's span from the data; leaves out what is too late."""
+  schema, where = raw.schema, raw.where("activity")
+  day = frame.select(pl.col("_local").floordiv(times.DAY)).to_series()
+  if raw.until is not None:
+    until = times.day_number(raw.until, schema.epoch)
+    late = (day >= until).fill_null(False)
+    notes[f"activity rows from day {until} on, left out"] = int(late.sum())
+    if late.any():  # Rejects name rows of the raw table.
+      frame = frame.with_row_index(rejects_lib.ROW).filter(~late)
+      day = day.filter(~late)
+    schema = dataclasses.replace(
+      schema, train_until=min(schema.train_until, until)
+    )
+    if schema.last_day > schema.first_day:
+      schema = dataclasses.replace(schema, last_day=min(schema.last_day, until))
+  low, high = day.min(), day.max()
   if low is None:
-    raise InputError(f"{raw.where('activity')}: no row has a readable time")
-  scale = 1 if schema.rows == "day" else times.DAY_SECONDS
-  return dataclasses.replace(
-    schema, first_day=low // scale, last_day=high // scale + 1
-  )
+    raise InputError(f"{where}: no row has a readable time")
+  if not schema.last_day > schema.first_day:
+    schema = dataclasses.replace(schema, first_day=low, last_day=high + 1)
+  first, last = schema.first_day, schema.last_day
+  if not _INT32.min < first <= last <= _INT32.max:
+    raise InputError(
+      f"{where}: times span days {first}..{last} since the epoch "
+      f"{schema.epoch!r}, too far for 32 bits: move the epoch"
+    )
+  return dataclasses.replace(raw, schema=schema), frame
 
 
-def profile(raw: Inputs, rejects: rejects_lib.Rejects) -> pl.DataFrame | None:
+def _activity(raw: Inputs, frame, user: np.ndarray, rejects) -> Rows:
+  """Rows of known users, in order."""
+  if (user < 0).any():
+    checks = [rejects_lib.mask(user < 0, "user not in the data")]
+    frame, keep = rejects.split("activity", frame, checks)
+    user = user[keep]
+  where = raw.where("activity")
+  columns = columns_lib.columns(frame, raw.schema.activity, where)
+  keys = ["_time", *(k for k in ("_below", "_order") if k in frame.columns)]
+  keys = [frame[k].fill_null(0).to_numpy() for k in keys]
+  local = frame["_local"].to_numpy()
+  del frame  # The table is long.
+  place = order.of_rows(user, keys, columns)
+  if place is None:
+    return Rows(user, columns, keys[0], local)
+  columns = {n: columns_lib.taken(c, place) for n, c in columns.items()}
+  return Rows(user[place], columns, keys[0][place], local[place])
+
+
+def _profile_frame(raw: Inputs, rejects) -> pl.DataFrame | None:
   """The profile table, checked: one row a user, finite numbers."""
   if raw.profile is None:
     return None
-  frame = text_keys(raw, "profile", raw.profile)
+  where = raw.where("profile")
+  frame = columns_lib.text_keys(raw.profile, where)
   for f in raw.schema.profile:
     if isinstance(f, schema_lib.Numeric):
-      finite(raw, "profile", frame, f)
-  checks = [(pl.col("key").is_null(), "null key")]
-  frame, _ = rejects.split("profile", frame, checks)
-  no_duplicates(raw, "profile", frame)
+      columns_lib.finite(frame, f, where)
+  frame, _ = rejects.split("profile", frame, columns_lib.key_checks(frame))
+  columns_lib.no_duplicates(frame, where)
   return frame
 
 
-def no_duplicates(raw: Inputs, table: str, frame: pl.DataFrame) -> None:
-  """Raises InputError where a user has two rows."""
-  twice = frame["key"].is_duplicated()
-  if not twice.any():
-    return
-  rows = twice.arg_true()
-  some = frame["key"].gather(rows).unique(maintain_order=True).to_list()
-  raise InputError(
-    f"{raw.where(table)}: {len(some)} user ids stand in more than one row, for "
-    f"example {some[:5]} (the first in row {rows[0]}): keep one row a user"
-  )
-
-
-def finite(raw: Inputs, table: str, frame: pl.DataFrame, field) -> None:
-  """Raises InputError where a number of a small table cannot be used."""
-  x = frame[field.name].cast(pl.Float64)
-  bad = x.is_infinite()
-  if not field.nullable:
-    bad = bad.fill_null(True) | x.is_nan().fill_null(True)
-  if bad.fill_null(False).any():
-    row = int(bad.fill_null(False).arg_true()[0])
-    raise InputError(
-      f"{raw.where(table)}: column {field.name!r} holds {x[row]} in row {row}: "
-      "correct it, or leave it empty and declare the field nullable"
-    )
+def _profile(raw: Inputs, frame, users: people.People, rejects) -> Rows | None:
+  fields = raw.schema.profile
+  if not fields:
+    return None
+  if frame is None:
+    frame = pl.DataFrame(
+      {"key": [], **{schema_lib.column(f): [] for f in fields}}
+    ).cast({"key": pl.String})
+  frame, user = side_tables.known(raw, "profile", frame, users, rejects)
+  columns = columns_lib.columns(frame, fields, raw.where("profile"))
+  return Rows(user, columns)

@@ -59,9 +59,15 @@ def coded(series: pl.Series, where: str = "") -> encode.Coded:
 
 
 def whole(series: pl.Series, where: str) -> pl.Series:
-  """Floats that are whole numbers, as pandas makes of integers with gaps."""
+  """Floats that are whole numbers, as pandas makes of integers with gaps.
+
+  Raises:
+    InputError: A number has a fraction, or is so large (2^53) that neighbours
+      were rounded to one.
+  """
   series = series.fill_nan(None)
   whole = series.cast(pl.Int64, strict=False)
+  limit = 1 << (24 if series.dtype == pl.Float32 else 53)
   bad = (whole.cast(series.dtype) != series) | (
     whole.is_null() & series.is_not_null()
   )
@@ -72,7 +78,69 @@ def whole(series: pl.Series, where: str) -> pl.Series:
       f"or a key, and row {row} holds {series[row]!r}: cast it to text or to an "
       "integer, or declare it as Numeric"
     )
+  large = (whole >= limit) | (whole <= -limit)
+  if large.any():
+    row = int(large.arg_true()[0])
+    raise InputError(
+      f"{where}: column {series.name!r} is {series.dtype}, and row {row} holds "
+      f"{series[row]!r}: floats of that size were rounded, so that different ids "
+      "became one. Store ids as text or as integers"
+    )
   return whole
+
+
+def text_keys(frame: pl.DataFrame, where: str) -> pl.DataFrame:
+  """The frame with text or integer keys (whole floats become integers)."""
+  if frame.schema["key"].is_float():
+    return frame.with_columns(whole(frame["key"], where))
+  return frame
+
+
+# What exports and spreadsheets write where an id is missing.
+_NO_KEY = ("", "null", "nan", "none", "<na>")
+
+
+def key_checks(frame: pl.DataFrame) -> list[rejects.Check]:
+  """Why a row's key names nobody."""
+  checks = [(pl.col("key").is_null(), "null key")]
+  if frame.schema["key"] == pl.String:
+    text = pl.col("key").str.strip_chars().str.to_lowercase()
+    checks.append((text.is_in(_NO_KEY), "empty or null-like key"))
+  return checks
+
+
+def no_duplicates(frame: pl.DataFrame, where: str) -> None:
+  """Raises InputError where a user has two rows."""
+  twice = frame["key"].is_duplicated()
+  if not twice.any():
+    return
+  rows = twice.arg_true()
+  some = frame["key"].gather(rows).unique(maintain_order=True).to_list()
+  raise InputError(
+    f"{where}: {len(some)} user ids stand in more than one row, for example "
+    f"{some[:5]} (the first in row {rows[0]}): keep one row a user"
+  )
+
+
+def finite(frame: pl.DataFrame, field, where: str) -> None:
+  """Raises InputError where a number of a small table cannot be used."""
+  x = frame[field.name].cast(pl.Float64)
+  bad = x.is_infinite()
+  if not field.nullable:
+    bad = bad.fill_null(True) | x.is_nan().fill_null(True)
+  if bad.fill_null(False).any():
+    row = int(bad.fill_null(False).arg_true()[0])
+    raise InputError(
+      f"{where}: column {field.name!r} holds {x[row]} in row {row}: correct it, "
+      "or leave it empty and declare the field nullable"
+    )
+
+
+def taken(column: encode.Column, rows: np.ndarray) -> encode.Column:
+  """Some rows of a column."""
+  if isinstance(column, encode.Coded):
+    return encode.Coded(column.codes.take(rows), column.values)
+  return column.take(rows, axis=0)
 
 
 def column(

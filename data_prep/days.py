@@ -68,14 +68,14 @@ def day_rows(fields, rows):
 
   Args:
     fields: Fitted fields of the event rows.
-    rows: user [R], time [R] (the day), categorical [R, C], numeric [R, N];
-      sorted by user, then time.
+    rows: user [R], day [R], categorical [R, C], numeric [R, N]; sorted by user,
+      then instant.
 
   Returns:
-    user [D], time [D] (the day), categorical [D, C'], numeric float32 [D, N'],
-    in the order of `day_fields`.
+    user [D], day [D], categorical [D, C'], numeric float32 [D, N'], in the order
+    of `day_fields`.
   """
-  user, day = rows["user"], rows["time"]
+  user, day = rows["user"], rows["day"]
   new = np.ones(len(day), bool)
   new[1:] = (user[1:] != user[:-1]) | (day[1:] != day[:-1])
   start = np.flatnonzero(new)
@@ -107,7 +107,7 @@ def day_rows(fields, rows):
   shape = len(start)
   out = {
     "user": user[start],
-    "time": day[start].astype(np.int32),
+    "day": day[start].astype(np.int32),
     "categorical": np.empty((shape, len(categorical)), np.int32),
     "numeric": np.empty((shape, len(numeric)), np.float32),
   }

@@ -6,7 +6,7 @@ R rows.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,9 @@ from data_prep import encode
 from data_prep import fit as fit_lib
 from lumos_jax.data import schema as schema_lib
 
-_DAY_SECONDS = 86_400
+_SECOND = 1_000_000  # Microseconds.
+_HOUR = 3600 * _SECOND
+_DAY = 24 * _HOUR
 _MOST_PRODUCTS = 1 << 62
 
 
@@ -23,7 +25,7 @@ def fit_bins(field: schema_lib.Binned, x: np.ndarray) -> schema_lib.Binned:
 
   Equal numbers never part, so that there may be fewer bins than asked for.
   """
-  if field.edges is not None:
+  if field.edges is not None:  # Declared.
     return field
   if field.bins < 1:
     raise schema_lib.SchemaError(
@@ -32,6 +34,7 @@ def fit_bins(field: schema_lib.Binned, x: np.ndarray) -> schema_lib.Binned:
   x = x[np.isfinite(x)]
   if not x.size:
     return dataclasses.replace(field, edges=())
+  field = fit_lib.with_range(field, x)
   if field.scale == "frequency":
     share = np.arange(1, field.bins) / field.bins
     edges = np.quantile(x, share, method="higher")  # Numbers of the data.
@@ -61,42 +64,38 @@ def bin_ids(field: schema_lib.Binned, x: np.ndarray) -> np.ndarray:
 
 def clock_ids(
   field: schema_lib.Clock,
-  time: np.ndarray,
   user: np.ndarray,
-  order: np.ndarray | None,
+  time: np.ndarray,
+  local: np.ndarray,
   epoch_day: int,
 ) -> np.ndarray:
   """int32 [R] ids of a part of each event's time.
 
   Args:
     field: Which part.
-    time: int [R] seconds since the epoch.
-    user: int [R].
-    order: Usable rows by user, then time; None for all rows as they stand.
+    user: int [R]; rows stand by user, then time.
+    time: int64 [R] microseconds since the epoch, of the instant: gaps.
+    local: int64 [R], of the local clock: hours and days.
     epoch_day: Days from 1970-01-01 to the epoch.
   """
   first = schema_lib.FIRST_VALUE
-  seconds = time.astype(np.int64)
-  day = seconds // _DAY_SECONDS + epoch_day
+  day = local // _DAY + epoch_day
   if field.part == "hour":
-    return (seconds % _DAY_SECONDS // 3600 + first).astype(np.int32)
+    return (local % _DAY // _HOUR + first).astype(np.int32)
   if field.part == "weekday":  # 1970-01-01 was a Thursday.
     return ((day + 3) % 7 + first).astype(np.int32)
   if field.part == "monthday":
     dates = day.astype("datetime64[D]")
     place = dates - dates.astype("datetime64[M]").astype("datetime64[D]")
     return (place.astype(np.int64) + first).astype(np.int32)
-  at = np.arange(len(time)) if order is None else order
   out = np.full(len(time), schema_lib.MISSING, np.int32)
-  if len(at) > 1:
-    gap = np.maximum(np.diff(seconds[at]), 0)
+  if len(time) > 1:
+    gap = np.maximum(np.diff(time), 0)
     most = schema_lib.CLOCK_PARTS["gap"] - 1
     # Exact for whole numbers, unlike a rounded logarithm.
-    place = np.frexp((gap + 1).astype(np.float64))[1] - 1
-    same = user[at[1:]] == user[at[:-1]]
-    out[at[1:]] = np.where(
-      same, np.minimum(place, most) + first, schema_lib.MISSING
-    )
+    place = np.frexp(gap / _SECOND + 1.0)[1] - 1
+    same = user[1:] == user[:-1]
+    out[1:] = np.where(same, np.minimum(place, most) + first, out[1:])
   return out
 
 
@@ -238,28 +237,22 @@ def composite_ids(
 def fill(
   fields: Sequence[schema_lib.Field],
   columns: dict[str, encode.Column],
-  train: np.ndarray,
-  usable: np.ndarray | None,
-  time: np.ndarray,
-  user: np.ndarray,
-  order: np.ndarray | None,
-  epoch_day: int,
+  train: np.ndarray | None,
+  clock: Callable[[schema_lib.Clock], np.ndarray],
 ) -> tuple[tuple[schema_lib.Field, ...], dict[str, Mapping[str, float]]]:
   """Fits derived fields and puts their ids into `columns`.
 
   Args:
     fields: Of the activity table; other fields are fitted.
     columns: Of these fields; Binned ones hold numbers, and ids afterwards.
-    train: bool [R], rows to fit on.
-    usable: bool [R], rows that count; None for all.
-    time, user, order, epoch_day: See `clock_ids`.
+    train: int positions of rows to fit on; None to take what is fitted.
+    clock: Ids of a Clock field, see `clock_ids`.
 
   Returns:
     The fields, and {field: counts} of the composites, for stats.json.
   """
   out, stats, ids = [], {}, {}
   named = {f.name: f for f in fields}
-  train = np.flatnonzero(train)
 
   def ids_of(name):
     if name not in ids:  # A Categorical, encoded here once more.
@@ -270,22 +263,23 @@ def fill(
   for f in fields:
     if isinstance(f, schema_lib.Binned):
       x = columns[f.name]
-      f = fit_bins(f, x.take(train))
+      if train is not None:
+        f = fit_bins(f, x.take(train))
       ids[f.name] = columns[f.name] = bin_ids(f, x)
     elif isinstance(f, schema_lib.Clock):
-      ids[f.name] = clock_ids(f, time, user, order, epoch_day)
-      columns[f.name] = ids[f.name]
+      ids[f.name] = columns[f.name] = clock(f)
     elif isinstance(f, schema_lib.Composite):
       parts = [ids_of(n) for n in f.of]
       products = Products(f, [named[n].size for n in f.of])
-      f, counts = fit_composite(products, [p.take(train) for p in parts])
-      products.field = f
-      found = composite_ids(products, parts)
-      columns[f.name] = found
-      own = found if usable is None else found[usable]
-      first = schema_lib.FIRST_VALUE + counts["tokens"]
-      counts["rows_unknown"] = int((own == schema_lib.UNKNOWN).sum())
-      counts["rows_backoff"] = int((own >= first).sum())
+      counts = {}
+      if train is not None:
+        f, counts = fit_composite(products, [p.take(train) for p in parts])
+        products.field = f
+      found = columns[f.name] = composite_ids(products, parts)
+      small = [schema_lib.ANY in v for v in f.values or ()]
+      first = schema_lib.FIRST_VALUE + len(small) - sum(small)
+      counts["rows_unknown"] = int((found == schema_lib.UNKNOWN).sum())
+      counts["rows_backoff"] = int((found >= first).sum())
       stats[f.name] = counts
     named[f.name] = f
     out.append(f)

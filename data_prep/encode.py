@@ -123,10 +123,8 @@ class Users:
 
   Attributes:
     keys: str [U].
-    rows: time [R], categorical [R, C], numeric [R, N], and user [R].
-    order: Positions of the usable rows by user, then time; None: all rows, as
-      they stand. Rows are put in order user by user, which never copies the
-      long arrays.
+    rows: In order: user [R], day [R], time [R] (rows of events only),
+      categorical [R, C], numeric [R, N].
     profile: categorical [U, Cp], numeric [U, Np].
     span: int32 [U, 3].
     groups: user [G], group [G], sorted by user.
@@ -135,36 +133,25 @@ class Users:
 
   keys: Sequence[str]
   rows: Mapping[str, np.ndarray]
-  order: np.ndarray | None
   profile: tuple[np.ndarray, np.ndarray]
   span: np.ndarray
   groups: Mapping[str, np.ndarray]
   labels: Mapping[str, np.ndarray]
 
-  def row_users(self) -> np.ndarray:
-    """int [rows], ascending: the user of each usable row."""
-    user = self.rows["user"]
-    return user if self.order is None else user[self.order]
-
 
 def records(users: Users, chosen: Sequence[int]) -> Iterator[dict[str, Any]]:
   """Records of the chosen users (positions in `keys`), in the disk's form."""
-  rows, order = users.rows, users.order
-  names = ("time", "categorical", "numeric")
   ends = np.arange(len(users.keys) + 1)
   bounds = [
-    np.searchsorted(x, ends).tolist()
-    for x in (users.row_users(), users.groups["user"], users.labels["user"])
+    np.searchsorted(x["user"], ends).tolist()
+    for x in (users.rows, users.groups, users.labels)
   ]
+  tensors = {n: x for n, x in users.rows.items() if n != "user"}
   for u in chosen:
     row, group, label = [slice(b[u], b[u + 1]) for b in bounds]
-    if order is None:
-      mine = {n: rows[n][row] for n in names}
-    else:  # `take` is three times as fast as an index of positions.
-      mine = {n: rows[n].take(order[row], axis=0) for n in names}
     yield {
       "key": users.keys[u],
-      **mine,
+      **{n: x[row] for n, x in tensors.items()},
       "profile_categorical": users.profile[0][u],
       "profile_numeric": users.profile[1][u],
       "groups": users.groups["group"][group],

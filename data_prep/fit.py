@@ -36,55 +36,55 @@ def _counts(column: encode.Coded, rows: np.ndarray | None = None) -> np.ndarray:
   return np.bincount(codes, minlength=count + 1)[:count]
 
 
-def present(
-  column: encode.Coded, usable: np.ndarray | None = None
-) -> list[str]:
-  """Values that some usable row holds (usable: bool [R], None for all)."""
-  rows = None if usable is None else np.flatnonzero(usable)
-  counts = _counts(column, rows)
-  return [v for v, n in zip(column.values, counts.tolist()) if n]
-
-
 def vocabularies(
   fields: Sequence[schema_lib.Field],
   columns: Mapping[str, encode.Column],
-  train: np.ndarray,
-  usable: np.ndarray | None = None,
+  train: np.ndarray | None,
 ) -> tuple[tuple[schema_lib.Field, ...], dict[str, dict[str, int]]]:
   """Fits every Categorical of a table; other fields pass through.
 
   Args:
-    fields: As declared.
+    fields: As declared, or fitted.
     columns: Of the whole table.
-    train: bool [R], rows to fit on.
-    usable: bool [R], rows that count at all; None for all.
+    train: int positions of the rows to fit on; None to take what is fitted.
 
   Returns:
-    The fields, and {field: {"unseen": rows, "rare": rows}}, usable rows that
-    become UNKNOWN. Unseen values are in no training row, rare ones lost their
-    place in the vocabulary to `max_values` more frequent ones.
+    The fields, and {field: {"unseen": rows, "rare": rows}}, rows that become
+    UNKNOWN. Unseen values are in no training row, rare ones lost their place in
+    the vocabulary to `max_values` more frequent ones; of what was fitted
+    elsewhere, both count as unseen.
   """
-  train = np.flatnonzero(train)
-  bad = None if usable is None else np.flatnonzero(~usable)
+  unknown = {}
 
   def one(f):
     if not isinstance(f, schema_lib.Categorical):
-      return f, None
+      return f
     column = columns[f.name]
-    rows, fitted = _counts(column), _counts(column, train)
-    if bad is not None:
-      rows = rows - _counts(column, bad)
-    f = vocabulary(f, column.values, fitted)
-    known = set(f.values)
+    rows, fitted = _counts(column), np.zeros(len(column.values), np.int64)
+    if train is not None:
+      fitted = _counts(column, train)
+      f = vocabulary(f, column.values, fitted)
+    known = set(f.values or ())
     outside = np.asarray([v not in known for v in column.values], bool)
-    return f, {
+    unknown[f.name] = {
       "unseen": int(rows[outside & (fitted == 0)].sum()),
       "rare": int(rows[outside & (fitted > 0)].sum()),
     }
+    return f
 
-  found = [one(f) for f in fields]
-  unknown = {f.name: count for f, count in found if count is not None}
-  return tuple(f for f, _ in found), unknown
+  return tuple(map(one, fields)), unknown
+
+
+def with_range(field, x: np.ndarray):
+  """The field with the least and greatest of finite numbers x [R]."""
+  return dataclasses.replace(field, low=float(x.min()), high=float(x.max()))
+
+
+def beyond(field, x: np.ndarray) -> int:
+  """How many of the numbers x [R] lie outside of what was fitted."""
+  if field.low is None or field.high is None:
+    return 0
+  return int(((x < field.low) | (x > field.high)).sum())
 
 
 def nullable(fields):
@@ -95,6 +95,25 @@ def nullable(fields):
     else f
     for f in fields
   )
+
+
+def absent(fields: Sequence[schema_lib.Field]) -> np.ndarray:
+  """float32 [N]: the numbers of a user without a row.
+
+  NaN where the field is nullable; what a model sees as 0, in training the mean
+  or the least, where it is not.
+  """
+  out = []
+  for f in fields:
+    if schema_lib.has_ids(f):
+      continue
+    value = np.nan
+    if isinstance(f, schema_lib.Numeric) and not f.nullable:
+      value = f.offset
+      if f.transform == "log1p":
+        value = np.sign(value) * np.expm1(abs(value))
+    out += [value] * schema_lib.width(f)
+  return np.asarray(out, np.float32)
 
 
 def symlog(x: np.ndarray) -> np.ndarray:
@@ -117,14 +136,14 @@ def transformed(field: schema_lib.Numeric, x: np.ndarray) -> np.ndarray:
 
 
 def scaler(field: schema_lib.Numeric, x: np.ndarray) -> schema_lib.Numeric:
-  """The field with offset and divisor of its training values x [R]."""
-  if field.scale == "none" or not x.size:
+  """The field with offset, divisor and range of its training values x [R]."""
+  x = x[~np.isnan(x)]
+  if not x.size:
+    return field
+  field = with_range(field, x)
+  if field.scale == "none":
     return field
   y = transformed(field, x.astype(np.float64))
-  if np.isnan(y.min()):
-    y = y[~np.isnan(y)]
-    if not y.size:
-      return field
   if field.scale == "standard":
     offset = y.mean()
     y -= offset
@@ -146,21 +165,26 @@ def scaler(field: schema_lib.Numeric, x: np.ndarray) -> schema_lib.Numeric:
   )
 
 
-def scalers(fields, numeric: np.ndarray, train: np.ndarray):
-  """Fits every Numeric of a table.
+def scalers(
+  fields: Sequence[schema_lib.Field],
+  numeric: np.ndarray,
+  train: np.ndarray | None,
+) -> tuple[tuple[schema_lib.Field, ...], dict[str, int]]:
+  """Fits every Numeric of a table, and counts numbers beyond what was fitted.
 
   Args:
     fields: Of the table.
     numeric: float32 [R, N], encoded rows.
-    train: bool [R], rows to fit on.
+    train: int positions of the rows to fit on; None to take what is fitted.
   """
-  train = np.flatnonzero(train)  # Several times as fast as the mask.
-  out, column = [], 0
+  out, outside, column = [], {}, 0
   for f in fields:
     if isinstance(f, schema_lib.Numeric):
-      out.append(scaler(f, numeric[:, column].take(train)))
-    else:
-      out.append(f)
+      if train is not None:
+        f = scaler(f, numeric[:, column].take(train))
+      elif count := beyond(f, numeric[:, column]):
+        outside[f.name] = count
+    out.append(f)
     if not schema_lib.has_ids(f):
       column += schema_lib.width(f)
-  return tuple(out)
+  return tuple(out), outside

@@ -33,6 +33,10 @@ class Inputs:
     split: Columns key, split. Without it every user is in "train".
     train_splits: Splits whose users fit vocabularies and scales.
     held_out_events: The last events of each user, which fit nothing either.
+    order: Column of the activity, of integers, that orders a user's rows of
+      equal times; "" where nothing does but the rule of order.py.
+    until: Day or ISO date: rows and labels from it on, and calendar entries
+      announced after it, are left out and counted. None for all.
     time_zone: Where days begin: zoned times are converted to it, times without
       zone are taken as local to it. "" for UTC and for no conversion.
     files: File of each table, for messages.
@@ -50,6 +54,8 @@ class Inputs:
   split: pl.DataFrame | None = None
   train_splits: Sequence[str] = ("train",)
   held_out_events: int = 0
+  order: str = ""
+  until: int | str | None = None
   time_zone: str = ""
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
   notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -95,8 +101,12 @@ def missing_column(
   )
 
 
-def check(inputs: Inputs) -> None:
+def check(inputs: Inputs, absent: Sequence[str] = ()) -> None:
   """Checks that all columns are there and have usable types.
+
+  Args:
+    inputs: Of a source.
+    absent: Tables that may be absent though the schema has fields of them.
 
   Raises:
     InputError: Names file, column and the first offending row.
@@ -104,6 +114,8 @@ def check(inputs: Inputs) -> None:
   for table in _STRUCTURE:
     frame = getattr(inputs, table)
     if frame is None:
+      if table in absent:
+        continue
       if table in schema_lib.TABLES and getattr(inputs.schema, table):
         raise InputError(
           f"the schema has {table} fields, but the source has no {table} table"

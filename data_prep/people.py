@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from data_prep import clean, encode
 from data_prep import columns as columns_lib
+from data_prep import encode
 from data_prep.inputs import InputError, Inputs
 
 
@@ -23,15 +23,11 @@ class People:
   def __init__(
     self, raw: Inputs, activity: Sequence[str], profile: pl.DataFrame | None
   ):
-    """Collects the users; `activity` holds those with usable rows.
-
-    Raises:
-      InputError: No user is in a training split.
-    """
+    """Collects the users; `activity` holds those with usable rows."""
     self._raw = raw
     tables = {"profile": profile, "span": raw.span}
     found = [
-      clean.text_keys(raw, name, t.select("key"))["key"]
+      columns_lib.text_keys(t.select("key"), raw.where(name))["key"]
       .unique()
       .cast(pl.String)
       for name, t in tables.items()
@@ -43,8 +39,8 @@ class People:
     if raw.split is None:
       split = np.full(len(keys), "train")
     else:
-      table = clean.text_keys(raw, "split", raw.split)
-      clean.no_duplicates(raw, "split", table)
+      table = columns_lib.text_keys(raw.split, raw.where("split"))
+      columns_lib.no_duplicates(table, raw.where("split"))
       table = table.select(
         pl.col("key").cast(pl.String), pl.col("split").cast(pl.String)
       ).drop_nulls()
@@ -57,11 +53,6 @@ class People:
     self.keys = keys.to_list()
     self.split = split
     self.train = np.isin(split, list(raw.train_splits))
-    if not self.train.any():
-      raise InputError(
-        f"no user is in a training split {list(raw.train_splits)}; the splits "
-        f"are {sorted(set(split.tolist()))}"
-      )
     self._at = {k: i for i, k in enumerate(self.keys)}
 
   def positions(self, table: str, keys: pl.Series) -> np.ndarray:
@@ -78,3 +69,11 @@ class People:
     return {
       str(s): np.flatnonzero(self.split == s) for s in np.unique(self.split)
     }
+
+  def check_some_train(self) -> None:
+    """Raises InputError where no user is in a training split."""
+    if not self.train.any():
+      raise InputError(
+        f"no user is in a training split {list(self._raw.train_splits)}; the "
+        f"splits are {sorted(set(self.split.tolist()))}"
+      )

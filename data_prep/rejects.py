@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from etils import epath
 
-_ROW = "_row"
+ROW = "_row"
 Check = tuple[pl.Expr, str]
 
 _SCHEMA = {
@@ -37,8 +37,8 @@ class Rejects:
     keep = self.note(table, frame, checks)
     if keep is None:
       return frame, np.ones(len(frame), bool)
-    if _ROW not in frame.columns:  # Later checks name rows of the raw table.
-      frame = frame.with_row_index(_ROW)
+    if ROW not in frame.columns:  # Later checks name rows of the raw table.
+      frame = frame.with_row_index(ROW)
     return frame.filter(pl.Series(keep)), keep
 
   def note(
@@ -67,10 +67,10 @@ class Rejects:
     which = frame.select(which.alias("which")).to_series().gather(rows)
     found = frame[rows]
     names = [reason for _, reason in checks]
-    values = pl.struct(pl.exclude(_ROW).cast(pl.String, strict=False))
+    values = pl.struct(pl.exclude(ROW).cast(pl.String, strict=False))
     found = found.select(
       table=pl.lit(table),
-      row=(found[_ROW] if _ROW in found.columns else rows).cast(pl.Int64),
+      row=(found[ROW] if ROW in found.columns else rows).cast(pl.Int64),
       reason=pl.Series([names[i] for i in which], dtype=pl.String),
       values=values.struct.json_encode(),
     )

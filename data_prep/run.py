@@ -9,11 +9,12 @@ import polars as pl
 from etils import epath
 
 from data_prep import builder, engine, sources
+from data_prep import fitted as fitted_lib
 from data_prep.inputs import InputError
 from lumos_jax.data import records as records_lib
 
 # Raise it when the same inputs would give other records.
-FORMAT = 2
+FORMAT = 3
 
 
 def prepare(
@@ -23,6 +24,7 @@ def prepare(
   overwrite: bool = False,
   num_shards: int | None = None,
   quiet: bool = False,
+  fitted: epath.PathLike = "",
   **options: Any,
 ) -> epath.Path:
   """Prepares a data set, or finds it prepared.
@@ -33,7 +35,10 @@ def prepare(
     overwrite: Replaces a data set that stands there with other contents.
     num_shards: Files of each split; by size where None.
     quiet: Says nothing.
-    **options: Of the source.
+    fitted: A data set or a run's workdir whose vocabularies, bins, tokens and
+      scales are taken: nothing is fitted, so that its checkpoints read the rows.
+    **options: Of the source; and of every source `until`, the day or ISO date
+      from which on rows are left out.
 
   Returns:
     The data set's directory.
@@ -58,11 +63,15 @@ def prepare(
     "inputs": dict(sorted(raw.pieces.items())),
     "format": FORMAT,
   }
+  known = None
+  if fitted:
+    known = fitted_lib.load(fitted)
+    contents["fitted"] = known.schema.model_hash
   if _is_there(path, contents, overwrite):
     say(f"{path} is complete: nothing to do")
     return path
   try:
-    prepared = engine.prepare(raw)
+    prepared = engine.prepare(raw, known)
   except pl.exceptions.PolarsError as e:
     # A file cut short, a CSV line with a cell too many: named by Polars.
     files = ", ".join(raw.pieces)
@@ -93,10 +102,13 @@ def _is_there(path: epath.Path, contents: dict, overwrite: bool) -> bool:
   contents = json.loads(json.dumps(contents))
   if found == contents:
     return True
-  differ = [k for k in contents if contents[k] != found.get(k)]
+  keys = sorted(contents.keys() | found.keys())
+  differ = [k for k in keys if contents.get(k) != found.get(k)]
   raise InputError(
     f"{path} was prepared otherwise; "
-    + "; ".join(f"{k}: {found.get(k)} there, {contents[k]} now" for k in differ)
+    + "; ".join(
+      f"{k}: {found.get(k)} there, {contents.get(k)} now" for k in differ
+    )
     + ". Choose another --out, or give --overwrite"
   )
 
@@ -129,24 +141,50 @@ def summary(stats: dict, seconds: float) -> str:
     )
   if stats["users_without_split"]:
     lines.append(f"  users in no split: {stats['users_without_split']:,}")
-  for table, fields in stats["unknown_categories"].items():
+  unknown = {} if "fitted" in stats else stats["unknown_categories"]
+  for table, fields in unknown.items():
     for field, counts in fields.items():
       for kind in ("unseen", "rare"):
         if counts[kind]:
           word = "not in training" if kind == "unseen" else _RARE
           lines.append(f"  {table}.{field}: {counts[kind]:,} rows {word}")
   for name, c in stats["composites"].items():
+    if "tokens" not in c:  # Nothing was fitted.
+      lines.append(
+        f"  {name}: {c['rows_backoff']:,} rows have a smaller token, "
+        f"{c['rows_unknown']:,} are unknown"
+      )
+      continue
     lines.append(
       f"  {name}: {c['tokens']:,} tokens of {c['products']:,} products cover "
       f"{c['coverage']:.2%} of training rows; {c['rows_backoff']:,} rows have "
       f"one of {c['backoff_tokens']:,} smaller tokens, {c['rows_unknown']:,} "
       "are unknown"
     )
-    if c["backoff_idle"]:
+    if c.get("backoff_idle"):
       lines.append(
         f"  {name}: every product has a token, so that no row is left to learn "
         "smaller ones from and new products are unknown: raise min_count"
       )
+  if "fitted" in stats:
+    lines.append(f"  encoded as fitted by {stats['fitted']['by']}")
+    lines += _drift(stats["fitted"]["outside"])
   for what, count in stats["notes"].items():
     lines.append(f"  {what}: {count:,}")
   return "\n".join(lines)
+
+
+def _drift(outside: dict) -> list[str]:
+  """Lines about values that are not among what was fitted."""
+  lines = []
+  words = {
+    "unseen": "hold a value that is not in the fitted vocabulary",
+    "beyond_range": "lie beyond the fitted range",
+  }
+  for table, fields in outside.items():
+    for name, counts in fields.items():
+      for kind, word in words.items():
+        if count := counts.get(kind):
+          share = count / max(1, counts["rows"])
+          lines.append(f"  {table}.{name}: {count:,} rows ({share:.2%}) {word}")
+  return lines

@@ -227,19 +227,13 @@ def check_meta(
     calendar_columns: Of the data at hand.
     resume: Also require what the input position depends on.
   """
-  if meta["schema_hash"] != schema.hash:
-    theirs = schema_lib.Schema.from_json(meta["schema"])
-    differ = (
-      f"the data set is {schema.name!r}, the checkpoint's {theirs.name!r}"
-    )
-    if schema.name == theirs.name:
-      differ = (
-        f"the schema of data set {schema.name!r} is not the checkpoint's: "
-        f"{schema.difference(theirs)} (data against checkpoint)"
-      )
+  theirs = schema_lib.Schema.from_json(meta["schema"])
+  if theirs.model_hash != schema.model_hash:
     raise CheckpointError(
-      f"{differ}. Evaluate with the data it was trained on, or train again in "
-      "a new --workdir"
+      f"data set {schema.name!r} was not fitted as the checkpoint's, "
+      f"{theirs.name!r}: {schema.difference(theirs)} (data against checkpoint). "
+      "Prepare the data with python -m data_prep --fitted=WORKDIR, or train again "
+      "in a new --workdir"
     )
   if list(meta["calendar_columns"]) != list(calendar_columns):
     raise CheckpointError(

@@ -88,7 +88,7 @@ class Session:
     self.predictor = predict.Predictor(
       predict_fn, config.eval_batch_size, devices
     )
-    if hasattr(recipe, "embed"):
+    if hasattr(recipe.inputs, "embed_batches"):
       self.predictor.embedder = self.predictor.of(
         lambda params, batch: recipe.embed(
           state_lib.merge(graph, params), batch
@@ -231,7 +231,7 @@ def restore(
   Raises:
     CheckpointError: There is none, or the data set is not the checkpoint's.
   """
-  return _params(_checked(workdir, config, records, step), recipe, step)
+  return restored(_checked(workdir, config, records, step), recipe, step)
 
 
 def _checked(workdir, config, records, step) -> checkpoint_lib.Checkpoints:
@@ -242,7 +242,10 @@ def _checked(workdir, config, records, step) -> checkpoint_lib.Checkpoints:
   return store
 
 
-def _params(store, recipe, step) -> tuple[int, dict[str, jax.Array]]:
+def restored(
+  store: checkpoint_lib.Checkpoints, recipe: Any, step: int | None
+) -> tuple[int, dict[str, jax.Array]]:
+  """The step and the parameters of a checkpoint, replicated."""
   whole = NamedSharding(Mesh(np.asarray(jax.devices()), ("all",)), P())
   shapes = jax.eval_shape(
     lambda: state_lib.split(recipe.init(nnx.Rngs(params=0)))[1]
@@ -284,7 +287,7 @@ def run(
   tasks = tasks_lib.from_config(config.tasks)
   recipe = recipes_lib.build(config, records, tasks)
   session = Session(config, workdir, records, recipe, tasks, only)
-  step, params = _params(store, recipe, step)
+  step, params = restored(store, recipe, step)
   values = session.evaluate(step, params, last=True)
   has_report = importlib.util.find_spec("lumos_jax.report") is not None
   if has_report and (workdir / "report.html").exists():

@@ -22,7 +22,7 @@ def test_features_see_nothing_at_or_after_the_origin(rows):
     x = maker(record, origins)
     assert x.shape == (3, len(maker.names)) and x.dtype == np.float32
     for o, row in zip(origins, x):
-      late = record["time"] >= o * (86400 if rows == "event" else 1)
+      late = record["day"] >= o
       changed = dict(record, numeric=record["numeric"].copy())
       changed["numeric"][late] = rng.random((late.sum(), 3)) * 100
       alone = maker(changed, np.asarray([o]))[0]
@@ -35,14 +35,14 @@ def test_features_are_what_their_names_say():
   maker = features.Maker(records.schema, records.calendar, tasks)
   record, o = records.users[3], 98
   x = dict(zip(maker.names, maker(record, np.asarray([o]))[0]))
-  past = record["time"] < o
-  window = past & (record["time"] >= o - 28)
+  past = record["day"] < o
+  window = past & (record["day"] >= o - 28)
   sales, visits, rating = record["numeric"].T
   assert x["sales/28"] == sales[window].sum()
   assert x["visits/365"] == visits[past].sum()
   assert x["days_active/28"] == window.sum()
-  assert x["days_since_active"] == o - record["time"][past].max()
-  assert x["days_since_first"] == o - record["time"].min()
+  assert x["days_since_active"] == o - record["day"][past].max()
+  assert x["days_since_first"] == o - record["day"].min()
   total = np.nansum(rating[past])
   np.testing.assert_allclose(x["rating/365"], total, rtol=1e-5)
   assert x["profile/age"] == 23.0 and x["profile/region"] == 3
@@ -52,7 +52,7 @@ def test_features_are_what_their_names_say():
   blind = features.Maker(records.schema, records.calendar, tasks, False)
   assert not [n for n in blind.names if "/next_" in n]
   empty = {
-    k: v[:0] if k in ("time", "numeric") else v for k, v in record.items()
+    k: v[:0] if k in ("day", "numeric") else v for k, v in record.items()
   }
   x = dict(zip(maker.names, maker(empty, np.asarray([o]))[0]))
   assert np.isnan(x["days_since_active"]) and x["sales/28"] == 0
@@ -84,7 +84,7 @@ def test_naive_repeats_the_past(tmp_path):
   )
   record = records.users[4]
   at = np.flatnonzero(found.key == predict.hash_keys(["user4"]))[0]
-  inside = (record["time"] >= 98) & (record["time"] < 112)
+  inside = (record["day"] >= 98) & (record["day"] < 112)
   assert found.p["spend"][at] == record["numeric"][inside, 0].sum()
   assert out["population/active/auc"] == 0.5
   assert out["active/auc"] > 0.55

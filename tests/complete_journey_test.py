@@ -80,7 +80,7 @@ def test_complete_journey(tmp_path):
   users = tiny_data.by_key(out)
   column = lambda n: out.schema.numeric_column("activity", n)
   seven, nine = users["7"], users["9"]
-  assert seven["time"].tolist() == [0, 2] and nine["time"].tolist() == [3]
+  assert seven["day"].tolist() == [0, 2] and nine["day"].tolist() == [3]
   assert seven["numeric"][0, column("sales")] == 7.0
   assert seven["numeric"][0, column("department=SEAFOOD")] == 4.5
   assert seven["numeric"][:, column("baskets")].tolist() == [2, 0]
@@ -107,8 +107,8 @@ def test_complete_journey_in_new_york(tmp_path):
   options = {"path": journey(tmp_path), "time_zone": "America/New_York"}
   out = engine.prepare(sources.load("complete_journey", options))
   users = tiny_data.by_key(out)
-  assert users["9"]["time"].tolist() == [2, 364]
-  assert users["7"]["time"].tolist() == [0, 2]
+  assert users["9"]["day"].tolist() == [2, 364]
+  assert users["7"]["day"].tolist() == [0, 2]
   assert not out.rejects.total
 
 
@@ -122,7 +122,8 @@ def test_complete_journey_as_events(tmp_path):
   }
   out = engine.prepare(sources.load("complete_journey", options))
   seven = tiny_data.by_key(out)["7"]
-  assert seven["time"].tolist() == [9 * 3600, 9 * 3600, 20 * 3600]
+  hours = [9, 9, 20]
+  assert seven["time"].tolist() == [h * 3_600_000_000 for h in hours]
   assert seven["numeric"].tolist() == [[1.5, 1], [2.5, 2], [3, 3]]
   values = out.schema.activity[0].values
   names = [values[i - 2] for i in seven["categorical"][:, 0]]

@@ -94,7 +94,7 @@ def test_times_with_and_without_zone(tmp_path):
     tiny_data.tiny_data_dir(tmp_path / "b", description=description)
   )
   for key in plain:
-    np.testing.assert_array_equal(users[key]["time"], plain[key]["time"])
+    np.testing.assert_array_equal(users[key]["day"], plain[key]["day"])
 
 
 def test_zoned_activity_beside_naive_calendar(tmp_path):
@@ -199,3 +199,10 @@ def test_command_line(tmp_path, capsys):
   assert "did you mean 'tables'" in capsys.readouterr().err
   assert cli.main([*common, "scheme=x"]) == 1
   assert "no option 'scheme'; did you mean 'schema'" in capsys.readouterr().err
+
+
+def test_nothing_is_left_in_the_temporary_directory(tmp_path, monkeypatch):
+  (tmp_path / "temporary").mkdir()
+  monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+  tiny_data.tiny_data_dir(tmp_path)
+  assert list((tmp_path / "temporary").iterdir()) == []

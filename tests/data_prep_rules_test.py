@@ -27,12 +27,12 @@ def test_vocabulary_by_frequency_then_name():
   column = encode.Coded(np.array([0, 1, 1, 2, 3, 3, 4, 5]), list("dcbae"))
   train = np.array([True] * 6 + [False, True])
   declared = (Categorical("c", max_values=3),)
+  train = np.flatnonzero(train)
   (field,), unknown = fit.vocabularies(declared, {"c": column}, train)
   assert field.values == ("a", "c", "b")
   assert unknown == {"c": {"unseen": 1, "rare": 1}}
-  usable = np.array([True] * 6 + [False, True])
-  _, unknown = fit.vocabularies(declared, {"c": column}, train, usable)
-  assert unknown == {"c": {"unseen": 0, "rare": 1}}
+  again, unknown = fit.vocabularies((field,), {"c": column}, None)
+  assert again == (field,) and unknown == {"c": {"unseen": 2, "rare": 0}}
 
 
 @pytest.mark.parametrize("scale", ["standard", "minmax", "none"])
@@ -68,7 +68,7 @@ def test_day_rules():
   )
   rows = {
     "user": np.array([0, 0, 0, 1]),
-    "time": np.array([5, 5, 6, 5]),
+    "day": np.array([5, 5, 6, 5]),
     "categorical": np.array(
       [[2, 3, 2, 2], [3, 2, 2, 2], [2, 2, 1, 2], [3, 0, 3, 2]]
     ),
@@ -82,7 +82,7 @@ def test_day_rules():
     ["a", "b", "c=x", "c=y", "mean", "max", "min", "last"]
   )
   assert out["user"].tolist() == [0, 0, 1]
-  assert out["time"].tolist() == [5, 6, 5]
+  assert out["day"].tolist() == [5, 6, 5]
   assert out["categorical"].tolist() == [[3, 2], [2, 2], [3, 0]]
   nan = np.nan
   np.testing.assert_array_equal(
@@ -123,14 +123,3 @@ def test_vectors_are_stored():
     data_prep.InputError, match="'e' holds 3 numbers in row 0"
   ):
     engine.prepare(dataclasses.replace(raw, activity=long))
-
-
-def test_sort_order_is_stable():
-  rng = np.random.default_rng(0)
-  for ascending in (False, True):
-    user, clock = rng.integers(0, 9, 500), rng.integers(0, 50, 500)
-    if ascending:
-      clock.sort()
-    order = engine.sort_order(user, clock)
-    np.testing.assert_array_equal(order, np.lexsort((clock, user)))
-  assert engine.sort_order(np.array([0, 0, 1]), np.array([1, 2, 5])) is None

@@ -35,7 +35,7 @@ def test_days_are_sums_of_their_events(tiny):
       web=pl.col("sales").filter(channel="web").sum(),
     )
     wanted = wanted.sort("day")
-    np.testing.assert_array_equal(user["time"], wanted["day"])
+    np.testing.assert_array_equal(user["day"], wanted["day"])
     for name in ("sales", "visits", "rating"):
       x = wanted[name].cast(pl.Float32).fill_null(np.nan).to_numpy()
       np.testing.assert_array_equal(user["numeric"][:, column(name)], x)
@@ -99,7 +99,7 @@ def test_every_input_row_is_a_row_or_a_reject(tmp_path):
   assert rejects["row"].to_list() == list(range(6))
   assert json.loads(rejects["values"][5])["sales"] == "inf"
   assert (
-    sum(len(u["time"]) for u in tiny_data.read(path)[1].values())
+    sum(len(u["day"]) for u in tiny_data.read(path)[1].values())
     == stats["rows"]
   )
 
@@ -174,8 +174,11 @@ def test_events_keep_order_and_time(tmp_path):
   path = tiny_data.tiny_data_dir(tmp_path, rows="event")
   data, users = tiny_data.read(path)
   frame = tiny_data.tiny_frames()["activity"].filter(key="u20").sort("time")
-  seconds = (frame["time"] - tiny_data.START).dt.total_seconds()
-  np.testing.assert_array_equal(users["u20"]["time"], seconds)
+  elapsed = frame["time"] - tiny_data.START
+  np.testing.assert_array_equal(
+    users["u20"]["time"], elapsed.dt.total_microseconds()
+  )
+  np.testing.assert_array_equal(users["u20"]["day"], elapsed.dt.total_days())
   at = data.schema.numeric_column("activity", "sales")
   np.testing.assert_array_equal(users["u20"]["numeric"][:, at], frame["sales"])
   values = data.schema.activity[0].values
@@ -226,6 +229,6 @@ def test_tfds_reads_the_same_directory(tmp_path):
   assert len(source) == 40
   example = source[0]
   user = users[example["key"].decode()]
-  for name in ("time", "numeric", "span", "groups", "label_value"):
+  for name in ("day", "numeric", "span", "groups", "label_value"):
     np.testing.assert_array_equal(example[name], user[name])
   assert "tensorflow" not in sys.modules

@@ -61,18 +61,18 @@ def test_clock_parts_agree_with_the_calendar():
     ("weekday", lambda t: t.weekday()),
     ("monthday", lambda t: t.day - 1),
   ):
-    ids = derive.clock_ids(Clock("c", part), time, user, None, day)
+    at = time * 1_000_000
+    ids = derive.clock_ids(Clock("c", part), user, at, at, day)
     dates = [zero + datetime.timedelta(seconds=int(s)) for s in time]
     assert ids.tolist() == [expected(d) + 2 for d in dates]
 
 
 def test_gap_is_to_the_users_event_before():
-  time = np.asarray([5, 100, 5, 7, 108, 5 + 2**20])
-  user = np.asarray([0, 1, 1, 0, 0, 0])
-  order = np.asarray([0, 3, 4, 5, 2, 1])
-  ids = derive.clock_ids(Clock("g", "gap"), time, user, order, 0)
+  time = np.asarray([5, 7, 108, 5 + 2**20, 5, 100]) * 1_000_000
+  user = np.asarray([0, 0, 0, 0, 1, 1])
+  ids = derive.clock_ids(Clock("g", "gap"), user, time, time, 0)
   # 5 -> 7: 2 s; 7 -> 108: 101 s; 108 -> 2**20 + 5: a little less; 5 -> 100: 95.
-  assert ids.tolist() == [0, 6 + 2, 0, 1 + 2, 6 + 2, 19 + 2]
+  assert ids.tolist() == [0, 1 + 2, 6 + 2, 19 + 2, 0, 6 + 2]
   assert Clock("g", "gap").describe(1 + 2) == "1..2 s"
   with pytest.raises(SchemaError, match="part 'minute'"):
     Clock("c", "minute")

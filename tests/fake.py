@@ -56,17 +56,20 @@ def calendar(s=None):
 def record(rng, i, rows="day"):
   """One user's record; visits drive sales."""
   if rows == "day":
-    time = np.flatnonzero(rng.random(DAYS) < 0.1 + 0.05 * (i % 8))
+    day = np.flatnonzero(rng.random(DAYS) < 0.1 + 0.05 * (i % 8))
+    time = {}
   else:
-    time = np.sort(rng.integers(0, DAYS * 86400, 60))
-  n = len(time)
+    seconds = np.sort(rng.integers(0, DAYS * 86400, 60))
+    day, time = seconds // 86400, {"time": seconds * 1_000_000}
+  n = len(day)
   visits = rng.integers(1, 4, n)
   numeric = np.stack([visits * 10.0, visits, rng.random(n)], 1)
   numeric[::3, 2] = np.nan
   churned = i % 5 == 0
   return {
     "key": f"user{i}",
-    "time": time.astype(np.int32),
+    "day": day.astype(np.int32),
+    **time,
     "categorical": rng.integers(0, 4, (n, 1)).astype(np.int32),
     "numeric": numeric.astype(np.float32),
     "profile_categorical": np.asarray([i % 4], np.int32),

@@ -36,13 +36,21 @@ def schema(attributes=True):
   )
 
 
+def times(seconds):
+  """A record's days and instants, of seconds since the epoch in UTC."""
+  seconds = np.asarray(seconds, np.int64)
+  day = (seconds // 86_400).astype(np.int32)
+  return {"day": day, "time": seconds * 1_000_000}
+
+
 def record(rng, i, count):
   """A user who goes up by one or two items most of the time."""
   steps = np.where(rng.random(count) < 0.9, 1 + i % 2, 5)
   item = (rng.integers(ITEMS) + np.cumsum(steps)) % ITEMS
+  seconds = np.sort(rng.integers(0, 100 * 86_400, count))
   return {
     "key": f"user{i}",
-    "time": np.sort(rng.integers(0, 100 * 86_400, count)).astype(np.int32),
+    **times(seconds),
     "categorical": np.stack([item + 2, rng.integers(0, 4, count)], 1).astype(
       np.int32
     ),

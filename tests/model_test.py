@@ -62,10 +62,10 @@ def setup(rows="day", **overrides):
   return records, recipe, graph, params, forecast
 
 
-def perturbed(record, day, rows="day"):
+def perturbed(record, day):
   """The record with every activity row at or after the day changed."""
   out = {k: np.copy(v) if k != "key" else v for k, v in record.items()}
-  late = record["time"] >= (day if rows == "day" else day * 86400)
+  late = record["day"] >= day
   assert late.any()
   out["numeric"][late] = out["numeric"][late] * 7 + 100
   out["categorical"][late] = 1
@@ -83,11 +83,11 @@ def test_rows_after_the_origin_change_nothing(form, rows):
   for record in records.users[5:8]:
     for i, origin in enumerate(origins):
       before = forecast(record, origins)
-      after = forecast(perturbed(record, origin, rows), origins)
+      after = forecast(perturbed(record, origin), origins)
       for name in before:
         np.testing.assert_array_equal(before[name][i], after[name][i])
   # The same change before the origin is seen: the check can fail.
-  after = forecast(perturbed(record, origins[0] - 14, rows), origins)
+  after = forecast(perturbed(record, origins[0] - 14), origins)
   assert any(np.any(before[n][0] != after[n][0]) for n in before)
 
 

@@ -85,11 +85,11 @@ def test_oulad(tmp_path):
   assert {k: len(v) for k, v in out.splits.items()} == {"train": 3, "test": 1}
   column = lambda n: out.schema.numeric_column("activity", n)
   five = users["AAA/2013J/5"]
-  assert five["time"].tolist() == [-5, 19, 30]
+  assert five["day"].tolist() == [-5, 19, 30]
   assert five["numeric"][:, column("clicks")].tolist() == [7, 0, 2]
   assert five["numeric"][:, column("activity_type=quiz")].tolist() == [4, 0, 0]
   assert five["numeric"][:, column("submissions")].tolist() == [0, 1, 0]
-  assert users["AAA/2013J/6"]["time"].tolist() == [4]  # Nothing of the banked.
+  assert users["AAA/2013J/6"]["day"].tolist() == [4]  # Nothing of the banked.
   assert raw.notes["banked submissions left out"] == 1
   # Clicks of 2013J break off on day 30, which may be half a day.
   spans = {k: u["span"].tolist() for k, u in users.items()}
@@ -120,8 +120,8 @@ def test_oulad_validation_is_by_student(tmp_path):
 def test_oulad_as_events(tmp_path):
   options = {"path": university(tmp_path), **OULAD, "rows": "event"}
   out = engine.prepare(sources.load("oulad", options))
-  times = tiny_data.by_key(out)["AAA/2013J/5"]["time"]
-  assert (times // 86_400).tolist() == [-5, -5, 19, 30]
+  day = tiny_data.by_key(out)["AAA/2013J/5"]["day"]
+  assert day.tolist() == [-5, -5, 19, 30]
 
 
 @pytest.mark.parametrize(

@@ -346,4 +346,4 @@ def test_golden_number_of_parameters():
   config, _, recipe = build(**FULL)
   trainer = train.Trainer(config, recipe, jax.devices()[:1])
   params = trainer.abstract["params"]
-  assert sum(p.size for p in params.values()) == 20_899
+  assert sum(p.size for p in params.values()) == 20_931

@@ -35,13 +35,13 @@ def test_records_have_all_keys(path):
   wanted = {"key", *records.layout(data.schema)}
   for user in source:
     assert user.keys() == wanted
-    rows = len(user["time"])
+    rows = len(user["day"])
     assert user["numeric"].shape == (
       rows,
       data.schema.numeric_width("activity"),
     )
     assert user["categorical"].shape == (rows, 1)
-    assert np.all(np.diff(user["time"]) > 0)
+    assert np.all(np.diff(user["day"]) > 0)
 
 
 def test_threads_and_pickle_read_the_same(path):

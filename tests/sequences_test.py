@@ -6,8 +6,8 @@ import fake_events
 import numpy as np
 import pytest
 
+from lumos_jax.data import instants, sequences
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.data import sequences
 
 
 def make(**overrides):
@@ -79,7 +79,7 @@ def test_holdout_time_takes_the_first_event_after_the_origin():
   records, cfg, cut = make(data__holdout="time")
   some = 0
   for record in records.users:
-    day = record["time"] // 86_400
+    day = record["day"]
     assert (day[: cut.training_events(record)] < cfg.train_origin_last).all()
     at = cut.cut(record, "test")
     if at is None:
@@ -97,7 +97,7 @@ def test_floors_count_what_is_asked():
   """By time, a target is later than all before it: so are events counted."""
   record = dict(fake_events.Records().users[5])
   record["categorical"] = np.asarray([[2, 2], [3, 2], [2, 2], [0, 2], [2, 2]])
-  record["time"] = np.asarray([0, 0, 9, 9, 86_400 * 90])
+  record |= fake_events.times([0, 0, 9, 9, 86_400 * 90])
   asked = {}
   for holdout in sequences.HOLDOUTS:
     _, _, cut = make(data__holdout=holdout)
@@ -122,7 +122,7 @@ def test_packed_rows_hold_each_epoch_whole():
   found, epochs = [], 6
   while len(found) < epochs * whole:
     batch = next(iterator)
-    assert batch["time"].shape == (4, 12)
+    assert batch["time"].shape == (4, 12, 3)
     assert batch["profile_categorical"].shape == (4, cfg.segments, 1)
     found += batch["target"][batch["target"] > 0].tolist()
     for segment, position in zip(batch["segment"], batch["position"]):
@@ -170,7 +170,8 @@ def test_eval_batches_cover_every_user_with_a_target_once():
     assert row["next"] == ids[-1]
     assert row["ids"][row["last"], 0] == ids[-2]
     assert set(row["seen"][row["seen"] > 0]) == set(ids[:-1])
-    assert row["next_time"][row["last"]] == record["time"][-1]
+    last = instants.split(record["time"][-1])
+    np.testing.assert_array_equal(row["next_time"][row["last"]], last)
     assert row["labels"][0].tolist() == [ids[-1], len(ids) - 1]
     # Nothing of the target or after it is shown.
     assert row["segment"].sum() == row["last"] + 1
@@ -179,9 +180,9 @@ def test_eval_batches_cover_every_user_with_a_target_once():
 def test_users_without_history_are_scored_from_the_start_token():
   records, cfg, cut = make(data__holdout="time")
   record = dict(records.users[4])
-  for name in ("time", "categorical", "numeric"):
+  for name in ("categorical", "numeric"):
     record[name] = record[name][:1]
-  record["time"] = np.asarray([90 * 86_400], np.int32)
+  record |= fake_events.times([90 * 86_400])
   row = cut.example(record, "test")
   assert row["last"] == 0 and row["history"] == 0 and not row["ids"].any()
   assert cut.windows(record) == []

@@ -45,7 +45,7 @@ def test_yaml_equals_python(tmp_path):
   load = lambda f: engine.prepare(sources.load("tables", {"schema": f}))
   a, b = load(path), load(str(tmp_path / "tiny.yaml"))
   assert a.schema == b.schema
-  for name in ("time", "numeric", "categorical"):
+  for name in ("day", "numeric", "categorical"):
     np.testing.assert_array_equal(a.users.rows[name], b.users.rows[name])
 
 

@@ -4,6 +4,7 @@ A module's docstring says what it reads; its `load` has the options as keyword
 arguments with defaults.
 """
 
+import dataclasses
 import importlib
 import inspect
 from typing import Any
@@ -33,7 +34,7 @@ def _module(name: str):
     raise InputError(
       f"no source {name!r}{near(name, _MODULES)} There are {list(_MODULES)}"
     )
-  return importlib.import_module(f"data_prep.sources.{name}")
+  return importlib.import_module(f"{__package__}.{name}")
 
 
 def load(name: str, options: dict[str, Any]) -> Inputs:
@@ -43,15 +44,18 @@ def load(name: str, options: dict[str, Any]) -> Inputs:
     InputError: Unknown source or option, or the source's files are unusable.
   """
   module = _module(name)
+  # Of every source.
+  options = dict(options)
+  until = options.pop("until", None)
   known = inspect.signature(module.load).parameters
   for option in options:
     if option not in known:
       raise InputError(
         f"source {name!r} has no option {option!r}{near(option, list(known))} "
-        f"It has {list(known)}"
+        f"It has {[*known, 'until']}"
       )
   try:
-    return module.load(**options)
+    return dataclasses.replace(module.load(**options), until=until)
   except pl.exceptions.PolarsError as e:
     raise InputError(f"source {name!r}: a file cannot be read: {e}") from e
 

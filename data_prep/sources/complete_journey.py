@@ -92,7 +92,9 @@ def load(
   demographics = _scan(root, "demographics").rename({"household_id": "key"})
   return Inputs(
     schema=schema,
-    activity=_activity(root, wanted, time_zone),
+    # The lines of a basket have one time: they keep the file's order.
+    activity=_activity(root, wanted, time_zone).with_row_index("order"),
+    order="order",
     calendar=pl.concat(entries, how="diagonal"),
     membership=_scan(root, "campaigns")
     .select(key="household_id", group=pl.col("campaign_id").cast(pl.String))

@@ -95,7 +95,8 @@ def load(
   files += ["users.dat", "movies.dat"]
   return Inputs(
     schema=schema,
-    activity=events.lazy(),
+    activity=events.with_row_index("order").lazy(),
+    order="order",
     held_out_events=_HELD_OUT,
     profile=users.select("key", *_PROFILE),
     labels=labels,

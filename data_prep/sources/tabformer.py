@@ -61,7 +61,9 @@ def load(
   for column in _COLUMNS:
     if column not in names:
       raise missing_column(file.name, column, names, "the TabFormer format")
-  activity = raw.select(
+  # Times are whole minutes: the file's order tells payments of one apart.
+  activity = raw.with_row_index("order").select(
+    "order",
     key=pl.col("User"),
     time=_time(),
     amount=_dollars("Amount"),
@@ -123,6 +125,7 @@ def load(
   return Inputs(
     schema=schema,
     activity=activity,
+    order="order",
     profile=users,
     labels=fraud.collect(),
     files={"activity": file.name},

@@ -364,3 +364,13 @@ class Calendar:
     names = [str(n) for n in table.pop("group_names")]
     spanning = [str(n) for n in table.pop("spanning")]
     return cls(schema, names, spanning=spanning, **table)
+
+
+def empty(schema: schema_lib.Schema, spanning: Sequence[str] = ()) -> Calendar:
+  """A calendar without entries, with the columns of one that had some."""
+  none = np.zeros(0, np.int32)
+  categorical = np.zeros((0, len(schema.categorical("calendar"))), np.int32)
+  numeric = np.zeros((0, schema.numeric_width("calendar")), np.float32)
+  return Calendar(
+    schema, ("",), none, none, none, none, categorical, numeric, spanning
+  )

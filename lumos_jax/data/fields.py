@@ -76,6 +76,8 @@ class Numeric:
     nullable: Nulls are allowed and shown to the model by an indicator; where it
       is False a null is a rejected row.
     offset, divisor: Fitted; model input = (transform(x) - offset) / divisor.
+    low, high: Fitted: least and greatest number of the training rows. Nothing
+      is clipped to them; numbers beyond are counted in later data.
   """
 
   name: str
@@ -85,6 +87,8 @@ class Numeric:
   nullable: bool = False
   offset: float = 0.0
   divisor: float = 1.0
+  low: float | None = None
+  high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +126,7 @@ class Binned:
     scale: "frequency" (equally many training rows a bin) or "log" (equal steps
       of sign(x) * log1p(|x|) between the training rows' extremes).
     edges: Fitted, ascending; a bin holds edges[i - 1] <= x < edges[i].
+    low, high: As in `Numeric`.
   """
 
   name: str
@@ -129,6 +134,8 @@ class Binned:
   bins: int = 100
   scale: str = "frequency"
   edges: tuple[float, ...] | None = None
+  low: float | None = None
+  high: float | None = None
 
   @property
   def size(self) -> int:

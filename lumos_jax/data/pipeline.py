@@ -6,7 +6,7 @@ columns, N numeric columns, C categorical columns, M tasks.
 
 import collections
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -15,11 +15,11 @@ import numpy as np
 
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import hosts as hosts_lib
+from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 
 Batch = dict[str, Any]
-_DAY_SECONDS = 86400
 
 
 def horizon_days(tasks: Sequence[tasks_lib.Task]) -> int:
@@ -90,8 +90,8 @@ class Example:
     """Dense days [end - T, end): days without activity are rows of zeros."""
     rows, first = self.history_days, end - self.history_days
     day = np.arange(first, end, dtype=np.int32)
-    inside = (record["time"] >= first) & (record["time"] < end)
-    at = record["time"][inside] - first
+    inside = (record["day"] >= first) & (record["day"] < end)
+    at = record["day"][inside] - first
     shape = record["numeric"].shape[1], record["categorical"].shape[1]
     numeric = np.zeros((rows, shape[0]), np.float32)
     categorical = np.zeros((rows, shape[1]), np.int32)
@@ -109,11 +109,11 @@ class Example:
 
   def _events(self, record: Batch, end: int) -> Batch:
     """The last T events before `end`, left-padded with masked rows."""
-    rows = self.history_days
-    stop = int(np.searchsorted(record["time"], end * _DAY_SECONDS))
+    rows, days = self.history_days, instants.days(record)
+    stop = int(np.searchsorted(days, end))
     start = max(0, stop - rows)
     pad = rows - (stop - start)
-    day = record["time"][start:stop] // _DAY_SECONDS
+    day = days[start:stop]
     first = int(day[0]) if len(day) else end
     day = np.concatenate([np.full(pad, first), day]).astype(np.int32)
     widen = lambda x: np.pad(x[start:stop], ((pad, 0), (0, 0)))
@@ -164,8 +164,24 @@ class _SampleOrigins(grain.transforms.RandomMap):
     return out
 
 
-def check_config(cfg, tasks: Sequence[tasks_lib.Task]) -> None:
-  """Raises ValueError where label windows of training meet evaluation's."""
+def check_config(
+  cfg,
+  tasks: Sequence[tasks_lib.Task],
+  schema: schema_lib.Schema | None = None,
+) -> None:
+  """Raises ValueError, naming the keys, where origins do not make sense.
+
+  Those of training must be in order, and their label windows end before
+  evaluation begins; with a schema, some origin's must lie in its data.
+  """
+  first, last = cfg.train_origin_first, cfg.train_origin_last
+  if first > last:
+    raise ValueError(
+      f"data.train_origin_first = {first} is after data.train_origin_last = "
+      f"{last}: training draws origins from the first to the last of them"
+    )
+  if schema is not None:
+    _check_origins(cfg, tasks, schema)
   span = cfg.origin_stride_days * (cfg.origins_per_example - 1)
   if span > cfg.history_days:
     raise ValueError(
@@ -183,6 +199,19 @@ def check_config(cfg, tasks: Sequence[tasks_lib.Task]) -> None:
       )
 
 
+def _check_origins(cfg, tasks, schema: schema_lib.Schema) -> None:
+  """Raises ValueError where no training origin has both a past and labels."""
+  first, last = cfg.train_origin_first, cfg.train_origin_last
+  # Labels that are given as data say themselves until when they are known.
+  shortest = min(t.horizon_days if t.field else 0 for t in tasks)
+  if last < schema.first_day or first + shortest > schema.last_day:
+    raise ValueError(
+      f"data.train_origin_first = {first} and data.train_origin_last = {last} "
+      f"lie outside the data, which span days {schema.first_day} to "
+      f"{schema.last_day - 1}; the shortest label window takes {shortest} days"
+    )
+
+
 def train_iterator(
   records, cfg, tasks: Sequence[tasks_lib.Task], batch_size: int, seed: int
 ) -> grain.DatasetIterator:
@@ -196,9 +225,9 @@ def train_iterator(
     seed: Of shuffling and of drawn origins.
 
   Raises:
-    ValueError: B does not divide by the hosts.
+    ValueError: B does not divide by the hosts; see `check_config`.
   """
-  check_config(cfg, tasks)
+  check_config(cfg, tasks, records.schema)
   source = records.source(cfg.train_split)
   users = hosts_lib.shuffled(source, seed)
   example = Example(
@@ -231,9 +260,8 @@ def eval_batches(
 ) -> Iterator[Batch]:
   """Each user of this host's slice once, at one origin; O = 1.
 
-  The last batch is padded with copies, `user_mask` False. `key` holds the user
-  ids as a host array. A host with fewer users than others yields padding-only
-  batches, so that all hosts take the same number of steps.
+  A host with fewer users than others yields padding-only batches, so that all
+  hosts take the same number of steps.
 
   Args:
     records: An open `Records`.
@@ -244,6 +272,46 @@ def eval_batches(
     batch_size: B on this host.
     calendar: Another calendar than the data's (a what-if).
   """
+  source = records.source(split)
+  hosts, host = jax.process_count(), jax.process_index()
+  mine = range(host, len(source), hosts)
+  per_host = math.ceil(len(source) / hosts)
+  steps = math.ceil(per_host / batch_size)
+  groups = (
+    [source[i] for i in mine[step * batch_size : (step + 1) * batch_size]]
+    for step in range(steps)
+  )
+  yield from batches_at(
+    records, cfg, tasks, groups, origin, batch_size, source[0], calendar
+  )
+
+
+def batches_at(
+  records,
+  cfg,
+  tasks: Sequence[tasks_lib.Task],
+  groups: Iterable[Sequence[Batch]],
+  origin: int,
+  batch_size: int,
+  spare: Batch,
+  calendar: calendar_lib.Calendar | None = None,
+) -> Iterator[Batch]:
+  """A batch of each group of records, at one origin; O = 1.
+
+  Batches are padded with copies, `user_mask` False. `key` holds the user ids as a
+  host array. At an origin after the data's last day there are no labels, which
+  `label_mask` says.
+
+  Args:
+    records: An open `Records`: schema and calendar.
+    cfg: `config.data`.
+    tasks: Declared tasks.
+    groups: At most B records each.
+    origin: Day of the forecast.
+    batch_size: B.
+    spare: A record to pad an empty group with.
+    calendar: Another calendar than the data's (a what-if).
+  """
   example = Example(
     records.schema,
     calendar or records.calendar,
@@ -251,19 +319,12 @@ def eval_batches(
     cfg.eval_history_days,
     cfg.daily_labels,
   )
-  source = records.source(split)
-  hosts, host = jax.process_count(), jax.process_index()
-  mine = range(host, len(source), hosts)
-  per_host = math.ceil(len(source) / hosts)
-  steps = math.ceil(per_host / batch_size)
   origins = np.asarray([origin])
-  for step in range(steps):
-    rows = mine[step * batch_size : (step + 1) * batch_size]
-    found = [source[i] for i in rows] or [source[0]]
-    parts = [example(r, origins) for r in found]
+  for found in groups:
+    parts = [example(r, origins) for r in found or [spare]]
     parts += parts[-1:] * (batch_size - len(parts))
     batch = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
-    batch["user_mask"] = np.arange(batch_size) < len(rows)
+    batch["user_mask"] = np.arange(batch_size) < len(found)
     keys = [str(r["key"]) for r in found]
     batch["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
     yield batch

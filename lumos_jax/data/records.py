@@ -54,10 +54,17 @@ def directory_name(source: str, options: Mapping[str, Any]) -> str:
 
 
 def layout(schema: schema_lib.Schema) -> dict[str, tuple[np.dtype, tuple]]:
-  """Type and shape of each tensor of a record; None for a free length."""
+  """Type and shape of each tensor of a record; None for a free length.
+
+  `day` is the local day of each row since the schema's epoch. Rows of events
+  have `time` beside it: the instant, in microseconds since midnight UTC of the
+  epoch day, in whose order they stand.
+  """
   i, f = np.dtype(np.int32), np.dtype(np.float32)
+  time = {"time": (np.dtype(np.int64), (None,))}
   return {
-    "time": (i, (None,)),
+    "day": (i, (None,)),
+    **(time if schema.rows == "event" else {}),
     "categorical": (i, (None, len(schema.categorical("activity")))),
     "numeric": (f, (None, schema.numeric_width("activity"))),
     "profile_categorical": (i, (len(schema.categorical("profile")),)),
@@ -136,6 +143,8 @@ class Source:
   They may be views of the record's bytes: not writeable, and not aligned.
   """
 
+  ordered_by_hash = True  # Of the keys (data_prep/builder.py).
+
   def __init__(self, paths: Sequence[str], schema: schema_lib.Schema):
     """Opens shards in their order."""
     self._paths, self._schema = list(paths), schema
@@ -175,11 +184,13 @@ class Source:
   def _decode_together(self, found: Sequence[bytes]) -> list[dict[str, Any]]:
     """What `_decode` makes of each record; raises ValueError, KeyError."""
     spans, count = wire.byte_features(found), len(found)
-    rows = spans["time"][1] // self._layout["time"][0].itemsize
+    rows = spans["day"][1] // self._layout["day"][0].itemsize
     shared, columns = {"key": ""}, {}
     for name, (dtype, shape) in self._layout.items():
       first, size = spans.get(name, (0 * rows, 0 * rows))
-      if shape == (None,):
+      if name == "time":
+        extents = (rows,)
+      elif shape == (None,):
         extents = (size // dtype.itemsize,)
       elif len(shape) == 1:
         extents = (np.full(count, shape[0]),)
@@ -220,12 +231,14 @@ class Source:
           values = np.frombuffer(raw, dtype)
         else:
           values = np.zeros(0, dtype)
-        if shape == (None,):
+        if name == "time":
+          shape = (rows,)
+        elif shape == (None,):
           shape = (len(values),)
         elif len(shape) == 2:
           shape = (rows, shape[1])
         out[name] = values.reshape(shape)
-        rows = len(out["time"])
+        rows = len(out["day"])
       return out
     except Exception as e:  # Foreign bytes fail in many ways.
       raise DataError(

@@ -64,6 +64,11 @@ __all__ = [
 
 VERSION = 1
 TABLES = ("activity", "calendar", "profile")
+# What describes the data at hand: no model depends on it.
+_OF_DATA = ("name", "first_day", "last_day", "train_until")
+_RANGE = ("low", "high")
+# Came later: absent where they are not used, so that older hashes stand.
+_OPTIONAL = ("attributes", "events", *_RANGE)
 # What the ids below FIRST_VALUE say of a value, and of a composite token.
 _NO_VALUE = ("(missing)", "(unknown)")
 _NO_TOKEN = ("(no event)", "(unknown)")
@@ -92,6 +97,8 @@ class Schema:
     epoch: ISO date of day 0, or "" where days are relative (a course day).
     first_day, last_day: Span of the data in days since epoch, last exclusive.
     train_until: Day before which rows were used to fit vocabularies and scales.
+    events: Where rows are days: fields of the event rows that make them, fitted,
+      so that later events can be encoded alike.
   """
 
   name: str
@@ -104,6 +111,7 @@ class Schema:
   first_day: int = 0
   last_day: int = 0
   train_until: int = 0
+  events: tuple[Field, ...] = ()
 
   def __post_init__(self):
     if self.rows not in ("day", "event"):
@@ -281,6 +289,7 @@ class Schema:
     try:
       for table in TABLES:
         doc[table] = tuple(_field(f) for f in doc[table])
+      doc["events"] = tuple(_field(f) for f in doc.get("events", ()))
       doc["labels"] = tuple(_build(Label, d) for d in doc["labels"])
       return cls(**doc)
     except (KeyError, TypeError) as e:
@@ -301,20 +310,35 @@ class Schema:
   @property
   def hash(self) -> str:
     """16 hex digits that change when anything of the schema changes."""
-    return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
+    return _digest(self.to_json())
+
+  @property
+  def model_hash(self) -> str:
+    """16 hex digits of what a model depends on.
+
+    Fields, vocabularies, scales, labels, kind of rows and epoch; not the name,
+    the days that the data at hand span, or what range was seen in training.
+    """
+    doc = _plain(self)
+    doc = {k: v for k, v in doc.items() if k not in _OF_DATA}
+    return _digest(json.dumps(_without_range(doc), sort_keys=True))
 
   def difference(self, other: "Schema") -> str:
-    """What differs from another schema, in words, for error messages."""
+    """What of a model's inputs differs from another schema, in words."""
     parts = []
     for f in dataclasses.fields(self):
+      if f.name in _OF_DATA:
+        continue
       mine, theirs = getattr(self, f.name), getattr(other, f.name)
       if mine == theirs:
         continue
-      if f.name not in TABLES:
+      if f.name not in (*TABLES, "events"):
         parts.append(f"{f.name}: {mine!r} against {theirs!r}")
         continue
-      mine = {x.name: x for x in mine}
-      theirs = {x.name: x for x in theirs}
+      mine = {x.name: _without_range(_plain(x)) for x in mine}
+      theirs = {x.name: _without_range(_plain(x)) for x in theirs}
+      if list(mine.items()) == list(theirs.items()):
+        continue
       added, lost = sorted(mine - theirs.keys()), sorted(theirs - mine.keys())
       same = [n for n in mine if n in theirs and mine[n] != theirs[n]]
       if not added + lost + same:
@@ -329,14 +353,27 @@ class Schema:
     return "; ".join(parts)
 
 
+def _digest(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_range(value: Any) -> Any:
+  """A plain document without `low` and `high` of its fields."""
+  if isinstance(value, list):
+    return [_without_range(v) for v in value]
+  if not isinstance(value, dict):
+    return value
+  return {k: _without_range(v) for k, v in value.items() if k not in _RANGE}
+
+
 def _plain(value: Any) -> Any:
   if dataclasses.is_dataclass(value):
     doc = {
       f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
     }
-    # Came later: absent where it is not used, so that older hashes stand.
-    if doc.get("attributes", 0) is None:
-      del doc["attributes"]
+    for name in _OPTIONAL:
+      if name in doc and doc[name] in (None, []):
+        del doc[name]
     if type(value).__name__ in FIELD_TYPES:
       doc["type"] = type(value).__name__
     return doc

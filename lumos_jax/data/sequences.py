@@ -7,8 +7,9 @@ Dimensions: B batch, T tokens of a row, S segments of a row, C categorical and N
 numeric columns of an event, Cp and Np of a profile.
 """
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -16,13 +17,12 @@ import jax
 import numpy as np
 
 from lumos_jax.data import hosts as hosts_lib
-from lumos_jax.data import packing
+from lumos_jax.data import instants, packing
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 
 Batch = dict[str, Any]
 HOLDOUTS = ("last", "time")
-_DAY_SECONDS = 86400
 _BLOCK_USERS = 64  # Read at a time.
 _LISTS = ("seen", "often")  # Of an example; as long as it has values.
 _PROFILE = ("profile_categorical", "profile_numeric")
@@ -88,9 +88,8 @@ class Sequences:
       if n < 3:
         return None
       return n - 1 if split == "test" else n - 2
-    at = lambda day: int(
-      np.searchsorted(record["time"], day * _DAY_SECONDS, side="left")
-    )
+    days = instants.days(record)
+    at = lambda day: int(np.searchsorted(days, day))
     first = at(cfg.test_origin if split == "test" else cfg.validation_origin)
     last = n if split == "test" else at(cfg.test_origin)
     return first if first < last else None
@@ -98,26 +97,28 @@ class Sequences:
   def training_events(self, record: Batch) -> int:
     """Number of a user's events that train: those before what is held out."""
     if self.cfg.holdout == "time":
-      day = self.cfg.train_origin_last * _DAY_SECONDS
-      return int(np.searchsorted(record["time"], day, side="left"))
+      days = instants.days(record)
+      return int(np.searchsorted(days, self.cfg.train_origin_last))
     held_out = self.cut(record, "validation")
     return len(record["time"]) if held_out is None else held_out
 
   def rows(self, record: Batch, start: int, stop: int) -> Batch:
     """Input rows of events [start, stop); start -1 is the start token.
 
-    The start token is a row of missing values at the first event's time.
+    `start` marks the start token, a row of zeros at the first event's time.
+    `next_time` is the next event's (the row's own where there is none): when,
+    not what, for models that are told.
     """
     out = {
       "ids": record["categorical"][max(start, 0) : stop],
       "numeric": record["numeric"][max(start, 0) : stop],
-      "time": record["time"][max(start, 0) : stop],
     }
-    if start >= 0:
-      return out
-    out = {k: _padded(x, before=1) for k, x in out.items()}
-    if len(record["time"]):
-      out["time"][0] = record["time"][0]
+    out["start"] = np.zeros(stop - max(start, 0), bool)
+    if start < 0:
+      out = {k: _padded(x, before=1) for k, x in out.items()}
+      out["start"][0] = True
+    time = instants.between(record["time"], start, stop + 1)
+    out["time"], out["next_time"] = time[:-1], time[1:]
     return out
 
   def asked(self, record: Batch) -> np.ndarray:
@@ -146,11 +147,10 @@ class Sequences:
       stop = min(start + cfg.sequence_length, n - 1)
       window = self.rows(record, start, stop)
       target = record["categorical"][start + 1 : stop + 1, self._column].copy()
-      target[target < schema_lib.FIRST_VALUE] = 0  # Nothing to foretell.
+      target[target < schema_lib.FIRST_VALUE] = 0  # Nothing to predict.
       if start > first:
         target[: cfg.overlap] = 0
       window["target"] = target
-      window["next_time"] = record["time"][start + 1 : stop + 1]
       for name in _PROFILE:
         window[name] = record[name][None]
       out.append(window)
@@ -174,9 +174,39 @@ class Sequences:
     out = self._row(record, start, cut)
     out["last"] = np.int32(cut - start - 1)
     out["next"] = record["categorical"][cut, self._column]
-    out["seen"] = _different(record["categorical"][:cut, self._column])
-    asked = record["categorical"][:cut, self._column][self.asked(record)[:cut]]
-    out["often"] = np.sum(asked[:, None] == out["seen"], 0, dtype=np.int32)
+    out["seen"], out["often"] = _counted(
+      record["categorical"][:cut, self._column], self.asked(record)[:cut]
+    )
+    out["history"] = cut
+    return out
+
+  def before(self, record: Batch, day: int) -> Batch:
+    """The record as it was known at the begin of a day: earlier events only."""
+    stop = int(np.searchsorted(instants.days(record), day))
+    names = ("day", "time", "categorical", "numeric")
+    return {k: x[:stop] if k in names else x for k, x in record.items()}
+
+  def upcoming(self, record: Batch, day: int) -> Batch | None:
+    """What predicts a user's first event from a day on; None without history.
+
+    As `example`, with the target unknown. Models that are told when the next
+    event happens are told: as the day begins, in UTC.
+    """
+    known, cfg = self.before(record, day), self.cfg
+    cut = len(known["time"])
+    if cut == 0 and not cfg.start_token:
+      return None
+    start = max(-1 if cfg.start_token else 0, cut - cfg.sequence_length)
+    out = self._row(known, start, cut)
+    out["last"] = np.int32(cut - start - 1)
+    begin = instants.split(day * instants.DAY_SECONDS * 1_000_000)
+    latest = out["time"][out["last"]]
+    later = cut == 0 or tuple(begin) > tuple(latest)
+    out["next_time"][out["last"]] = begin if later else latest
+    out["next"] = np.int32(0)
+    out["seen"], out["often"] = _counted(
+      known["categorical"][:, self._column], self.asked(known)
+    )
     out["history"] = cut
     return out
 
@@ -190,10 +220,6 @@ class Sequences:
   def _row(self, record: Batch, start: int, stop: int) -> Batch:
     """Events [start, stop) as an unpacked row, left-aligned."""
     out = self.rows(record, start, stop)
-    # When, not what: for models that are told (model.target_time).
-    out["next_time"] = np.append(record["time"], out["time"][-1:])[
-      start + 1 : stop + 1
-    ]
     length = stop - start
     pad = self.cfg.sequence_length - length
     out = {k: _padded(x, after=pad) for k, x in out.items()}
@@ -212,10 +238,14 @@ def _padded(x: np.ndarray, before: int = 0, after: int = 0) -> np.ndarray:
   return out
 
 
-def _different(ids: np.ndarray) -> np.ndarray:
-  """Each id once, where it stands last."""
-  _, at = np.unique(ids[::-1], return_index=True)
-  return ids[np.sort(len(ids) - 1 - at)]
+def _counted(
+  ids: np.ndarray, asked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Each id once, where it stands last, and how often it was asked."""
+  values, last, at = np.unique(ids[::-1], True, True)
+  often = np.bincount(at[asked[::-1]], minlength=len(values))
+  order = np.argsort(-last)
+  return values[order], often[order].astype(np.int32)
 
 
 def train_iterator(
@@ -290,6 +320,44 @@ def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
     yield _batch(parts, spare, batch_size, width)
 
 
+def batches_at(
+  records,
+  cfg,
+  groups: Iterable[Sequence[Batch]],
+  day: int,
+  batch_size: int,
+  spare: Batch,
+) -> Iterator[Batch]:
+  """A batch of each group of records: what predicts the first event of a day.
+
+  Users without history are left out (with the start token, none are).
+
+  Args:
+    records: An open `Records`.
+    cfg: `config.data`.
+    groups: At most B records each.
+    day: Events before it are known.
+    batch_size: B.
+    spare: A record to pad an empty group with.
+  """
+  sequences = Sequences(records.schema, cfg)
+  # Without a start token, the padding wants an event.
+  padding = sequences.upcoming(spare, day) or _nobody(records.schema, cfg)
+  for found in groups:
+    parts = [(r["key"], sequences.upcoming(r, day)) for r in found]
+    parts = [(k, e) for k, e in parts if e is not None]
+    yield _batch(parts, padding, batch_size)
+
+
+def _nobody(schema: schema_lib.Schema, cfg) -> Batch:
+  """An example of a user with one event of missing values."""
+  rows = {
+    k: np.zeros([1 if n is None else n for n in shape], dtype)
+    for k, (dtype, shape) in records_lib.layout(schema).items()
+  }
+  return Sequences(schema, cfg).upcoming(rows, 1)
+
+
 def embed_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
   """All events of each user of a split once, in one or more rows a user.
 
@@ -303,27 +371,26 @@ def embed_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
   """
   sequences = Sequences(records.schema, cfg)
   source = records.source(cfg[f"{split}_split"])
-  waiting: list[tuple[str, Batch]] = []
+  rows = (
+    (record["key"], row)
+    for record in (source[i] for i in range(len(source)))
+    for row in sequences.whole(record)
+  )
+  while some := list(itertools.islice(rows, batch_size)):
+    yield row_batch(some, batch_size)
 
-  def emit(parts):
-    found = [row for _, row in parts]
-    found += found[-1:] * (batch_size - len(found))
-    out = {k: np.stack([f[k] for f in found]) for k in found[0]}
-    out["labels"] = np.zeros((batch_size, 1, 0), np.float32)
-    out["label_mask"] = np.zeros((batch_size, 1, 0), bool)
-    out["user_mask"] = np.arange(batch_size) < len(parts)
-    keys = [k for k, _ in parts]
-    out["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
-    return out
 
-  for i in range(len(source)):
-    record = source[i]
-    waiting += [(record["key"], row) for row in sequences.whole(record)]
-    while len(waiting) >= batch_size:
-      yield emit(waiting[:batch_size])
-      waiting = waiting[batch_size:]
-  if waiting:
-    yield emit(waiting)
+def row_batch(parts: Sequence[tuple[str, Batch]], batch_size: int) -> Batch:
+  """A batch of at most B rows of `Sequences.whole`, and whose they are."""
+  found = [row for _, row in parts]
+  found += found[-1:] * (batch_size - len(found))
+  out = {k: np.stack([f[k] for f in found]) for k in found[0]}
+  out["labels"] = np.zeros((batch_size, 1, 0), np.float32)
+  out["label_mask"] = np.zeros((batch_size, 1, 0), bool)
+  out["user_mask"] = np.arange(batch_size) < len(parts)
+  keys = [k for k, _ in parts]
+  out["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
+  return out
 
 
 def some_example(records, cfg, split: str) -> Batch:

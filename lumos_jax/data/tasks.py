@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.names import near
 
@@ -103,9 +104,7 @@ def daily_values(
   """The task's raw quantity on each day: float64 [last_day - first_day]."""
   out = np.zeros(max(last_day - first_day, 0))
   if task.field:
-    days = record["time"]
-    if schema.rows == "event":
-      days = days // 86400
+    days = instants.days(record)
     column = schema.numeric_column("activity", task.field)
     values = record["numeric"][:, column].astype(np.float64)
     values = np.where(np.isnan(values), 0.0, values)

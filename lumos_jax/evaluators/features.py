@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lumos_jax.data import pipeline
+from lumos_jax.data import instants, pipeline
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import predict
@@ -20,7 +20,6 @@ from lumos_jax.evaluators import predict
 WINDOWS_DAYS = (7, 14, 28, 56, 112, 365)
 PAST_CALENDAR_DAYS = (28, 112)
 FUTURE_CALENDAR_DAYS = (7, 14, 28)
-_DAY_SECONDS = 86400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,11 +122,9 @@ class Maker:
     origins = np.asarray(origins, np.int64)
     first, last = self._schema.first_day, int(origins.max())
     first = min(first, int(origins.min()))
-    time = record["time"].astype(np.int64)
-    if self._schema.rows == "event":
-      time = time // _DAY_SECONDS
-    use = (time >= first) & (time < last)
-    day, values = time[use] - first, record["numeric"][use].astype(np.float64)
+    day = instants.days(record).astype(np.int64)
+    use = (day >= first) & (day < last)
+    day, values = day[use] - first, record["numeric"][use].astype(np.float64)
     at = origins - first
     parts = [self._activity(day, values, at, last - first)]
     parts.append(self._recency(day, values, at))

@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ Params = Any
 PredictFn = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
 
 # Not a model's inputs; they stay on the host.
-HOST = ("key", "user_mask", "labels", "label_mask", "daily_labels")
+HOST = ("key", "user_mask", "labels", "label_mask", "daily_labels", "rows")
 _IN_FLIGHT = 2  # Batches on the devices while the host makes the next one.
 _KEY_CHARS = 16
 
@@ -186,6 +186,33 @@ class Predictor:
     key = np.ascontiguousarray(table.pop("key")).view(f"S{_KEY_CHARS}")[:, 0]
     y, mask = table.pop("labels"), table.pop("label_mask").astype(bool)
     return Predictions(key, y, mask, table).sorted()
+
+  def stream(
+    self, params: Params, batches: Iterable[dict[str, np.ndarray]]
+  ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """Outputs of this host's batches, one by one, as they come.
+
+    Args:
+      params: Placed.
+      batches: As for a call. All hosts have equally many.
+
+    Yields:
+      The batch and its outputs {name: [B, ...]}, padding included.
+    """
+    waiting: collections.deque = collections.deque()
+
+    def fetch(batch, outputs):
+      found = jax.device_get(outputs)
+      flat = lambda x: x.reshape(-1, *x.shape[2:])[: len(batch["user_mask"])]
+      return batch, {k: flat(np.asarray(v)) for k, v in found.items()}
+
+    for batch in batches:
+      inputs = {k: v for k, v in batch.items() if k not in HOST}
+      waiting.append((batch, self._run(params, self._cut(inputs))))
+      if len(waiting) > _IN_FLIGHT:
+        yield fetch(*waiting.popleft())
+    while waiting:
+      yield fetch(*waiting.popleft())
 
   def _cut(self, inputs):
     """[B, ...] -> [D, B / D, ...] on the devices, the last user repeated."""

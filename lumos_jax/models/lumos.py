@@ -217,6 +217,14 @@ class Lumos(nnx.Module):
       extra = jnp.concatenate([habit, extra], -1)
     return self.head(queries, last, extra, rngs).astype(jnp.float32)
 
+  def states(self, batch: dict[str, Any]):
+    """The encoded history, as `encode` returns it."""
+    batch = self._ablated(batch)
+    profile = self.profile(
+      batch["profile_categorical"], batch["profile_numeric"]
+    )
+    return self.encode(batch, profile, None)
+
   def _time(self, batch):
     """Days of history [B, T] and origins [B, O] from the end of history.
 

@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 
 from lumos_jax import tables
+from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.models import (
   attention,
@@ -30,7 +31,6 @@ from lumos_jax.models import (
 ATTENTIONS = ("softmax", "pointwise", "none")
 PROFILES = ("none", "token", "position")
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
-_DAY_SECONDS = 86400.0
 _DEVIATION = 0.02
 
 
@@ -278,6 +278,11 @@ class Panther(nnx.Module):
       self.pointer = pointer.Pointer(
         width, self.length, use_time=cfg.time_bias, **kw
       )
+    if cfg.masked or data_cfg.start_token:
+      # The mask or, where none is, the start token: neither is a missing value.
+      self.blank = layers.embedding(
+        1, width, (None, "embed"), deviation=_DEVIATION, rngs=rngs
+      )
     if cfg.cosine:
       # Cosines are at most 1: what they are multiplied by.
       self.scale = 1.0 / cfg.temperature
@@ -291,61 +296,78 @@ class Panther(nnx.Module):
     )
     return self.profile_out(x)
 
-  def _embed(self, batch, ids, rngs) -> jax.Array:
-    """Input vectors [B, T, D]; `ids` of the target field [B, T]."""
+  def _embed(self, batch, ids, blank, rngs) -> jax.Array:
+    """Input vectors [B, T, D].
+
+    Args:
+      batch: Of `data.sequences`.
+      ids: int32 [B, T] of the target field.
+      blank: bool [B, T], rows that are no event, or a masked one: nothing but
+        their place and time is read.
+      rngs: Stream "dropout", or None.
+    """
     cfg = self.cfg
-    x = self.values(ids).astype(self.dtype) * cfg.d_model**0.5
+    x = self.values(ids)
+    if hasattr(self, "blank"):
+      x = jnp.where(blank[..., None], self.blank[...][None], x)
+    x = x.astype(self.dtype) * cfg.d_model**0.5
     if self.has_more:
       numeric = batch.get("numeric")
       if numeric is None:
         numeric = jnp.zeros((*ids.shape, 0), jnp.float32)
       more = self.event(batch["ids"], numeric)
-      # A start token and a masked event say nothing.
-      known = (ids != schema_lib.MISSING)[..., None]
-      x = x + jnp.where(known, self.event_out(more), 0)
+      x = x + jnp.where(blank[..., None], 0, self.event_out(more))
     if cfg.profile_as != "none":
       place = jnp.maximum(batch["segment"] - 1, 0)[..., None]
       user = jnp.take_along_axis(self.users(batch), place, 1)
       if cfg.profile_as == "token":
-        first = (batch["position"] == 0) & (ids == schema_lib.MISSING)
-        user = jnp.where(first[..., None], user, 0)
+        user = jnp.where(batch["start"][..., None], user, 0)
       x = x + user
     if cfg.positions == "learned":
       x = x + self.positions[...][batch["position"]].astype(self.dtype)
     elif cfg.positions == "sinusoidal":
       x = x + attention.sinusoidal(batch["position"], cfg.d_model)
+    gap = instants.elapsed(batch["next_time"], batch["time"])
     if cfg.target_time:
-      gap = relative.time_bucket(batch["next_time"] - batch["time"])
-      x = x + self.ahead[...][gap].astype(self.dtype)
+      bucket = relative.time_bucket(gap)
+      x = x + self.ahead[...][bucket].astype(self.dtype)
     if cfg.tell_later:
-      later = (batch["next_time"] > batch["time"]) | (ids == schema_lib.MISSING)
+      later = (gap > 0) | batch["start"]
       x = x + self.later[...][later.astype(jnp.int32)].astype(self.dtype)
     return layers.dropout(cfg.dropout, rngs, x)
 
   def __call__(
-    self, batch: dict[str, Any], rngs: nnx.Rngs | None = None, ids=None
+    self,
+    batch: dict[str, Any],
+    rngs: nnx.Rngs | None = None,
+    ids: jax.Array | None = None,
+    masked: jax.Array | None = None,
   ) -> jax.Array:
     """States of all tokens.
 
     Args:
       batch: Of `data.sequences`.
       rngs: Stream "dropout" in training; None to predict.
-      ids: int32 [B, T] of the target field, if not the batch's own.
+      ids: int32 [B, T] of the target field, if not the batch's own; then with
+        `masked`, bool [B, T]: whose id is hidden.
 
     Returns:
       [B, T, D]: what the token at t says of what comes after it (of itself,
       with model.masked).
     """
     cfg, segment, time = self.cfg, batch["segment"], batch["time"]
-    ids = batch["ids"][..., self.column] if ids is None else ids
-    x = self._embed(batch, ids, rngs)
+    if ids is None:
+      ids, masked = batch["ids"][..., self.column], batch["start"]
+    x = self._embed(batch, ids, masked, rngs)
     # Padding is a segment too: its states are defined, and nobody's.
     look = attention.Look(segment, segment, causal=not cfg.masked)
     bias = None
     if hasattr(self, "bias"):
       bias = self.bias(self._query_time(batch), time)
-    # From the row's first event: float32 is right to some seconds over years.
-    days = (time - time[:, :1]).astype(jnp.float32) / _DAY_SECONDS
+    # From the user's first event: float32 is right to some seconds over years.
+    first = jnp.arange(time.shape[1])[None] - batch["position"]
+    first = jnp.take_along_axis(time, first[..., None], 1)
+    days = instants.elapsed(time, first) / instants.DAY_SECONDS
     step = lambda layer, x, r: layer(x, look, days, bias, segment, r)
     x = self.layers(step, x, rngs)
     return self.norm_out(x) if cfg.norm == "pre" else x

@@ -90,8 +90,7 @@ class Pointer(nnx.Module):
       states: Of the model.
       ids: Values of the target field; reserved ones are not pointed at.
       segment: int32 [B, T].
-      query_time: int32 [B, T], seconds.
-      time: int32 [B, T], seconds.
+      query_time, time: int32 [B, T, 3] (data/instants.py).
     """
     q, k = self.query(states), self.key(states)
     logits = jnp.einsum(

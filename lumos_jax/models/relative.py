@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lumos_jax.data import instants
 from lumos_jax.models import layers
 
-# exp(0.301 * 64) seconds is 7 years.
+# The last one begins at exp(0.301 * 63) seconds, 5 years.
 TIME_BUCKETS = 64
 _LOG_STEP = 0.301
 
 
 def time_bucket(seconds: jax.Array) -> jax.Array:
-  """Logarithmic buckets of time differences, int32; 0 for under 2 seconds."""
+  """Logarithmic buckets of time differences, int32; 0 for 1 second and less."""
   log = jnp.log(jnp.maximum(seconds, 1).astype(jnp.float32)) / _LOG_STEP
   return jnp.minimum(log.astype(jnp.int32), TIME_BUCKETS - 1)
 
@@ -31,13 +32,14 @@ class RelativeBias(nnx.Module):
     self.use_time = use_time
 
   def __call__(self, query_time: jax.Array, key_time: jax.Array) -> jax.Array:
-    """Times int32 [B, T] in seconds, of queries and of keys."""
+    """Times int32 [B, T, 3] of queries and of keys (data/instants.py)."""
     length = (self.position[...].shape[0] + 1) // 2
     step = jnp.arange(key_time.shape[1])
     away = step[:, None] - step[None] + length - 1
     out = _take(self.position[...], away)[None]
     if self.use_time:
-      gap = jnp.abs(query_time[:, :, None] - key_time[:, None])
+      gap = instants.elapsed(query_time[:, :, None], key_time[:, None])
+      gap = jnp.abs(gap)
       out = out + jnp.moveaxis(_take(self.time[...], time_bucket(gap)), 0, 1)
     return out
 

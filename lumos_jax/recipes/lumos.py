@@ -9,6 +9,8 @@ from lumos_jax.models import heads
 from lumos_jax.models import lumos as model_lib
 from lumos_jax.objectives import multitask, regression
 
+_HALF_LIFE_DAYS = 28.0
+
 
 class _Trained(nnx.Module):
   """The model and the balance of its tasks, both of which learn."""
@@ -128,3 +130,48 @@ class Lumos:
     return multitask.forecasts(
       z, self.tasks, self.cfg.regression_loss, self.weights
     )
+
+  def embed(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
+    """Pooled encoder states of each user, at the one origin of a batch.
+
+    Args:
+      module: Of `init`.
+      batch: Of `data.pipeline`, O = 1.
+
+    Returns:
+      {"mean", "max", "last", "ewm": float32 [B, D]} (LUMOS, section on user
+      embeddings). "ewm" weighs a token by 2^(-age / 28 days). A user without
+      history has the start token's state.
+    """
+    states, seen, time = module.model.states(batch)
+    return _pooled(states.astype(jnp.float32), seen, time)
+
+  def states(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
+    """Encoder states of each token, the start token left out.
+
+    Returns:
+      {"state": float32 [B, P, D], "seen": bool [B, P], "day": float32 [B, P],
+      last day of the token, from the origin on}.
+    """
+    states, seen, time = module.model.states(batch)
+    return {
+      "state": states[:, 1:].astype(jnp.float32),
+      "seen": seen[:, 1:],
+      "day": time[:, 1:],
+    }
+
+
+def _pooled(states, seen, time) -> dict[str, jax.Array]:
+  # The start token counts only where nothing else is seen.
+  only = jnp.concatenate([~seen[:, 1:].any(-1, keepdims=True), seen[:, 1:]], 1)
+  mask = only[..., None]
+  weight = jnp.exp2((time - time[:, -1:]) / _HALF_LIFE_DAYS)[..., None]
+  weight = jnp.where(mask, weight, 0.0)
+  count = jnp.maximum(mask.sum(1), 1)
+  last = only.shape[1] - 1 - jnp.argmax(only[:, ::-1], 1)
+  return {
+    "mean": jnp.where(mask, states, 0.0).sum(1) / count,
+    "max": jnp.where(mask, states, -jnp.inf).max(1),
+    "last": jnp.take_along_axis(states, last[:, None, None], 1)[:, 0],
+    "ewm": (weight * states).sum(1) / weight.sum(1),
+  }

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lumos_jax.data import instants, sequences
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.data import sequences
 from lumos_jax.models import layers
 from lumos_jax.models import panther as model_lib
 from lumos_jax.objectives import bag, contrastive, fused, next_event
@@ -106,7 +106,7 @@ class Panther:
 
   def tokens(self, batch) -> int:
     """Tokens that a batch holds, padding included, for tokens/s."""
-    return batch["time"].size
+    return batch["segment"].size
 
   def totals(self, batch) -> dict[str, jax.Array]:
     """What a loss is divided by, of the whole batch before it is cut up."""
@@ -171,7 +171,7 @@ class Panther:
     """States where each token is itself the target, and which are masked.
 
     A row's token is the event after it, which it may be asked for: the next
-    row's, or at the end of a window its target.
+    row's, or at the end of a window its target. No other field of it is read.
     """
     target, segment = batch["target"], batch["segment"]
     last = jnp.zeros_like(target[:, :1])
@@ -181,8 +181,7 @@ class Panther:
     key = rngs.dropout()
     drawn = jax.random.bernoulli(key, self.objective.mask_rate, target.shape)
     chosen = drawn & (target > 0)
-    ids = jnp.where(chosen, schema_lib.MISSING, ids)
-    return module.model(batch, rngs, ids), chosen
+    return module.model(batch, rngs, ids, chosen), chosen
 
   def _next(self, model, states, target, weight, mixed, rngs):
     """Sum of the losses of all targets; `mixed` as in objectives.next_event."""
@@ -236,8 +235,8 @@ class Panther:
         total = total - jnp.sum(jnp.where(inside, right, 0.0))
       out["attributes"] = o.attribute_weight, total
     if o.gap_weight:
-      gap = batch["time"][:, 1:] - batch["time"][:, :-1]
-      gap = jnp.log1p(jnp.maximum(gap, 0).astype(jnp.float32))
+      gap = instants.elapsed(batch["time"][:, 1:], batch["time"][:, :-1])
+      gap = jnp.log1p(jnp.maximum(gap, 0.0))
       miss = jnp.square(module.gap_head(now)[..., 0] - gap)
       out["gap"] = o.gap_weight, jnp.sum(jnp.where(inside, miss, 0.0))
     return out
@@ -269,14 +268,14 @@ class Panther:
 
   def _asked(self, module, batch):
     """Scaled states [B, D] at `last`, value vectors [V, D], what is copied."""
-    model, ids, last = module.model, None, batch["last"]
+    model, last = module.model, batch["last"]
+    ids = masked = None
     if self.cfg.masked:
       # The start token's place holds the first event, the last one the mask.
       own = batch["ids"][..., self.column]
       ids = jnp.pad(own[:, 1:], ((0, 0), (0, 1)))
-      at = jnp.arange(ids.shape[1])[None] == last[:, None]
-      ids = jnp.where(at, schema_lib.MISSING, ids)
-    found = model(batch, None, ids)
+      masked = jnp.arange(ids.shape[1])[None] == last[:, None]
+    found = model(batch, None, ids, masked)
     copied = model.copied(found, batch).at(last) if self.cfg.copy else None
     found = jnp.take_along_axis(found, last[:, None, None], 1)[:, 0]
     return *model.scored(found, model.values()), copied
@@ -294,6 +293,33 @@ class Panther:
       return out
     share = copied.shares(table.shape[0])
     return jnp.exp(copied.keep) * out + jnp.exp(copied.give) * share
+
+  def next_events(self, module, batch, k: int) -> dict[str, jax.Array]:
+    """The most likely values of each user's next event.
+
+    Values of the history do not compete where data.filter_seen says so.
+
+    Args:
+      module: Of `init`.
+      batch: Of `data.sequences.batches_at`.
+      k: Values a user.
+
+    Returns:
+      {"value": int32 [B, k] ids, most likely first; "probability": float32 [B,
+      k], among the values that compete; 0 where there are fewer than k}.
+    """
+    p = self.probabilities(module, batch)
+    if self.data_cfg.filter_seen:
+      rows = jnp.arange(p.shape[0])[:, None]
+      p = p.at[rows, batch["seen"]].set(0.0)
+      p = p / jnp.maximum(p.sum(-1, keepdims=True), 1e-30)
+    probability, value = jax.lax.top_k(p, min(k, p.shape[1]))
+    return {"value": value.astype(jnp.int32), "probability": probability}
+
+  def states(self, module, batch) -> dict[str, jax.Array]:
+    """States of each event: {"state": [B, T, D], "seen": bool [B, T]}."""
+    own = (batch["segment"] > 0) & ~batch["start"]
+    return {"state": module.model(batch).astype(jnp.float32), "seen": own}
 
   def predict(self, module, batch) -> dict[str, jax.Array]:
     """Rank of each user's next event: {"rank": float32 [B, 1]}."""
@@ -323,6 +349,6 @@ class Panther:
     if self.objective.bag_width:
       found.append(module.bag(ids))
     found = jnp.concatenate(found, -1)
-    own = (batch["segment"] > 0) & (ids > 0)
+    own = (batch["segment"] > 0) & ~batch["start"]
     total = jnp.sum(jnp.where(own[..., None], found, 0.0), 1)
     return {"sums": total, "tokens": jnp.sum(own, 1, keepdims=True)}

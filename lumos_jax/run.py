@@ -1,0 +1,265 @@
+"""The Python interface of a trained run; see `lumos_jax.load`."""
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from etils import epath
+
+from lumos_jax import population, predictor
+from lumos_jax.data import schema as schema_lib
+
+Day = int | str | datetime.date | None
+_USERS_A_BLOCK = 4096
+
+
+class Run:
+  """A trained run. Its methods return Polars frames, a column `key` first.
+
+  Each predicts as of a day (a date, or a day number where the data have no
+  dates): earlier events are known, and of the calendar what was announced by
+  then. Default is the day after the data's last. Users are ids as in the raw
+  tables; default all. Data are the run's own, another prepared data set
+  (`data=DIR`), or frames in memory (`tables={"activity": frame, ...}`, see
+  data_prep/memory.py).
+
+  Attributes:
+    predictor: The model, opened.
+  """
+
+  def __init__(self, workdir: epath.PathLike, step: int | None = None):
+    self.predictor = predictor.Predictor(workdir, step)
+    self._opened: dict[str, Any] = {}
+
+  def __repr__(self) -> str:
+    p = self.predictor
+    return (
+      f"Run({str(p.workdir)!r}, recipe={p.config.recipe!r}, step={p.step}, "
+      f"gives={list(p.kinds())})"
+    )
+
+  def forecast(
+    self,
+    as_of: Day = None,
+    users: Iterable[str] | None = None,
+    *,
+    data: epath.PathLike | None = None,
+    tables: Mapping[str, pl.DataFrame] | None = None,
+  ) -> pl.DataFrame:
+    """Forecasts of all declared tasks.
+
+    Returns:
+      key, as_of, and a column a task: probability, or amount; amounts have
+      their mean beside them ("TASK_mean") where the point forecast is a median.
+    """
+    found, day, schema = self._predict(
+      predictor.FORECASTS, as_of, users, data, tables
+    )
+    return frame(predictor.FORECASTS, found, day, schema)
+
+  def embed(
+    self,
+    as_of: Day = None,
+    users: Iterable[str] | None = None,
+    *,
+    per_event: bool = False,
+    data: epath.PathLike | None = None,
+    tables: Mapping[str, pl.DataFrame] | None = None,
+  ) -> pl.DataFrame:
+    """Embeddings of users, or of each event (LUMOS: of each token of days).
+
+    Returns:
+      key, as_of and columns of vectors: LUMOS "mean", "max", "last" and "ewm" of
+      the encoder's states, PANTHER "embedding"; per event key, as_of, day, time
+      (PANTHER) and "embedding".
+    """
+    found, day, schema = self._predict(
+      predictor.EMBEDDINGS, as_of, users, data, tables, per_event=per_event
+    )
+    return frame(predictor.EMBEDDINGS, found, day, schema)
+
+  def next_events(
+    self,
+    k: int = 10,
+    as_of: Day = None,
+    users: Iterable[str] | None = None,
+    *,
+    data: epath.PathLike | None = None,
+    tables: Mapping[str, pl.DataFrame] | None = None,
+  ) -> pl.DataFrame:
+    """The k most likely values of each user's next event.
+
+    Returns:
+      key, as_of, rank from 1, a text column for each part of the value, and
+      probability. Users with fewer candidates than k have fewer rows.
+    """
+    if k < 1:
+      raise predictor.PredictError(f"k = {k} must be 1 or more")
+    found, day, schema = self._predict(
+      predictor.NEXT_EVENTS, as_of, users, data, tables, k=k
+    )
+    target = self.predictor.config.data.target
+    return frame(predictor.NEXT_EVENTS, found, day, schema, target)
+
+  def what_if(
+    self,
+    edits: Sequence[Mapping[str, Any]],
+    as_of: Day = None,
+    users: Iterable[str] | None = None,
+    *,
+    data: epath.PathLike | None = None,
+    tables: Mapping[str, pl.DataFrame] | None = None,
+  ) -> pl.DataFrame:
+    """Forecasts under the calendar as it is and as edited from `as_of` on.
+
+    What such an answer means is in docs/what_if.md.
+
+    Args:
+      edits: Each the arguments of a `lumos_jax.data.calendar.Edit`, for example
+        {"op": "move", "match": {"type": "Type A"}, "days": 7}.
+      as_of, users, data, tables: As of other methods.
+
+    Returns:
+      key, as_of, task, forecast, edited, effect (edited - forecast); of amounts
+      the mean.
+    """
+    records = self._records(data, tables)
+    day = self.predictor.day(as_of, records.schema)
+    calendar = predictor.edited(records.calendar, edits, day)
+    kind, args = predictor.FORECASTS, (as_of, users, data, tables)
+    found, day, schema = self._predict(kind, *args)
+    changed, _, _ = self._predict(kind, *args, calendar=calendar)
+    before = frame(kind, found, day, schema)
+    after = frame(kind, changed, day, schema)
+    parts = []
+    for task in self.predictor.tasks:
+      mean = f"{task.name}_mean"
+      name = mean if mean in before.columns else task.name
+      parts.append(
+        before.select(
+          "key",
+          "as_of",
+          task=pl.lit(task.name),
+          forecast=pl.col(name),
+          edited=after[name],
+          effect=after[name] - before[name],
+        )
+      )
+    return pl.concat(parts)
+
+  def _records(self, data, tables):
+    if tables is not None:
+      if data is not None:
+        raise predictor.PredictError("give data= or tables=, not both")
+      return self._from_tables(tables)
+    name = "" if data is None else str(data)
+    if name not in self._opened:
+      self._opened[name] = self.predictor.open_data(data)
+    return self._opened[name]
+
+  def _from_tables(self, tables):
+    """Raw rows encoded as the run's data were."""
+    from data_prep import fitted, memory  # Not needed to predict from shards.
+
+    known = self._opened.get("fitted")
+    if known is None:
+      try:
+        known = fitted.load(self._records(None, None).path)
+      except FileNotFoundError:
+        raise
+      except ValueError:  # The run's data are not here: its checkpoint is.
+        known = fitted.load(self.predictor.workdir, self.predictor.step)
+      self._opened["fitted"] = known
+    zone = self.predictor.config.data.options.get("time_zone", "")
+    records = memory.records(tables, known, time_zone=zone)
+    self.predictor.check_records(records)
+    return records
+
+  def _predict(self, kind, as_of, users, data, tables, **kw):
+    p = self.predictor
+    p.check_kind(kind)
+    records = self._records(data, tables)
+    day = p.day(as_of, records.schema)
+    people = population.Population(records)
+    positions, unknown = p.users(people, users)
+    if unknown:
+      raise predictor.PredictError(
+        f"{len(unknown)} of the users asked for are not in the data"
+      )
+    blocks = enumerate(
+      positions[i : i + _USERS_A_BLOCK]
+      for i in range(0, len(positions), _USERS_A_BLOCK)
+    )
+    found = list(p.predict(kind, records, people, blocks, day, **kw))
+    return found, day, records.schema
+
+
+def as_of_value(day: int, schema: schema_lib.Schema) -> datetime.date | int:
+  """A day as a date, or as it is where the data have no dates."""
+  if not schema.epoch:
+    return day
+  start = datetime.date.fromisoformat(schema.epoch)
+  return start + datetime.timedelta(days=day)
+
+
+def frame(
+  kind: str,
+  blocks: Iterable[predictor.Block],
+  day: int,
+  schema: schema_lib.Schema,
+  target: str = "",
+) -> pl.DataFrame:
+  """Blocks of predictions as a table with named columns.
+
+  Args:
+    kind: One of predictor.KINDS.
+    blocks: Of `Predictor.predict`.
+    day: Of the prediction.
+    schema: Of the data.
+    target: Field whose values are predicted, for next events.
+  """
+  frames = [_of_block(kind, b, day, schema, target) for b in blocks]
+  full = [f for f in frames if len(f)]
+  return pl.concat(full) if full else frames[0]
+
+
+def _of_block(kind, block, day, schema, target) -> pl.DataFrame:
+  columns: dict[str, Any] = {}
+  for name, x in block.columns.items():
+    if kind == predictor.NEXT_EVENTS and name == "value":
+      columns |= _readable(schema, target, x)
+    elif name in ("day", "time") and schema.epoch:
+      columns[name] = _dates(name, x, schema)
+    elif x.ndim == 2:
+      columns[name] = pl.Series(x, dtype=pl.Array(pl.Float32, x.shape[1]))
+    else:
+      columns[name.replace("/", "_")] = x
+  keys = pl.Series("key", block.keys, dtype=pl.String)
+  out = pl.DataFrame({"key": keys, **columns})
+  return out.select(
+    "key", pl.lit(as_of_value(day, schema)).alias("as_of"), *out.columns[1:]
+  )
+
+
+def _dates(name: str, x: np.ndarray, schema: schema_lib.Schema) -> pl.Series:
+  start = pl.lit(datetime.date.fromisoformat(schema.epoch))
+  if name == "day":
+    added = start + pl.duration(days=pl.Series(x.astype(np.int64)))
+  else:
+    added = start.cast(pl.Datetime("us")) + pl.duration(
+      microseconds=pl.Series(x)
+    )
+  return pl.select(added.alias(name)).to_series()
+
+
+def _readable(schema, target: str, ids: np.ndarray) -> dict[str, pl.Series]:
+  """A text column for each part of the values."""
+  different, at = np.unique(ids, return_inverse=True)
+  said = [schema.token(target, int(i)) for i in different]
+  names = list(said[0]) if said else [target]
+  return {
+    n: pl.Series([s[n] for s in said], dtype=pl.String).gather(at)
+    for n in names
+  }
