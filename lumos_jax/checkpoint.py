@@ -106,7 +106,7 @@ class Checkpoints:
     return CheckpointError(
       f"{self.path}: a checkpoint could not be written: {error}. Make room or "
       f"choose another --workdir; the newest complete step is {kept[0]}, and "
-      "the same command goes on from there"
+      "the same command resumes from there"
     )
 
   def restore(
@@ -223,8 +223,8 @@ def check_meta(
   Args:
     meta: Of the checkpoint.
     config: Of this run.
-    schema: Of the data at hand.
-    calendar_columns: Of the data at hand.
+    schema: Of the data to be read.
+    calendar_columns: Of the data to be read.
     resume: Also require what the input position depends on.
   """
   theirs = schema_lib.Schema.from_json(meta["schema"])
@@ -249,6 +249,6 @@ def check_meta(
     if meta[key] != now:
       raise CheckpointError(
         f"the input position was saved with {key} = {meta[key]}, this run has "
-        f"{now}; going on would silently read other data. Use "
+        f"{now}; resuming would silently read other data. Use "
         + way.format(meta[key])
       )

@@ -42,13 +42,13 @@ _MULTIHOST = flags.DEFINE_bool(
   "multihost", False, "One process of several: a TPU slice's workers."
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, where nothing else tells it."
+  "coordinator", None, "HOST:PORT of process 0, if it is not detected."
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: from 0.")
 
 _HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
-# May change when a run goes on; anything else makes it another run.
+# May change when a run resumes; anything else makes it another run.
 _MAY_CHANGE = ("evals", "report", "eval_batch_size", "name")
 _MAY_CHANGE_TRAIN = ("log_every", "checkpoint_every", "keep", "keep_every")
 # What a user can mend: printed as one line, without a traceback.
@@ -79,7 +79,7 @@ def open_data(config) -> records.Records:
 
 
 def warn_of_later_rows(config, schema: schema_lib.Schema) -> None:
-  """Warns where the schema was fitted on rows that are to be foretold."""
+  """Warns if the schema was fitted on rows that are to be predicted."""
   d = config.data
   if config.recipe == "panther" and d.holdout == "last":
     return  # Not days but each user's last events are held out.
@@ -88,7 +88,7 @@ def warn_of_later_rows(config, schema: schema_lib.Schema) -> None:
     if d[f"{split}_split"] == d.train_split and origin < schema.train_until:
       logging.warning(
         "data.%s_origin = %d, and vocabularies, bins and scales were fitted on "
-        "rows until day %d: they know of what is foretold. Prepare the data with "
+        "rows before day %d: they have seen the target days. Prepare the data with "
         "an earlier train_until",
         split,
         origin,
@@ -204,7 +204,7 @@ def main(_):
     sys.exit(143)
   except KeyboardInterrupt:
     print(
-      "interrupted: the same command goes on from the newest checkpoint, if there "
+      "interrupted: the same command resumes from the newest checkpoint, if there "
       "is one",
       file=sys.stderr,
     )
@@ -219,7 +219,7 @@ def main(_):
     print(
       f"error: process {jax.process_index()} of {jax.process_count()} lost the "
       f"others: {str(e).splitlines()[0]}. Once all are up again, the same "
-      "command goes on from the newest checkpoint",
+      "command resumes from the newest checkpoint",
       file=sys.stderr,
       flush=True,
     )

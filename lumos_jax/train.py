@@ -191,7 +191,7 @@ class _StopSignal:
 
 
 def check_finite(step: int, metrics: dict[str, float], saved: int | None):
-  """Raises NotFinite, saying which numbers and from where to go on."""
+  """Raises NotFinite, naming the numbers and the step to resume from."""
   bad = [k for k, v in metrics.items() if not math.isfinite(v)]
   if bad:
     raise NotFinite(
@@ -296,7 +296,7 @@ def train(
         save(n)
         name = stop.name or "a signal to one process"
         raise Stopped(
-          f"{name}: saved step {n} of {cfg.steps}; the same command goes on from "
+          f"{name}: saved step {n} of {cfg.steps}; the same command resumes from "
           "there"
         )
       begin = time.perf_counter()
