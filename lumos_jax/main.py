@@ -57,7 +57,7 @@ _MULTIHOST = flags.DEFINE_bool(
   "multihost", False, "One process of several: a TPU slice's workers."
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, where nothing else tells it."
+  "coordinator", None, "HOST:PORT of process 0, if it is not detected."
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: from 0.")
@@ -96,7 +96,7 @@ def open_data(config) -> records.Records:
 
 
 def warn_of_later_rows(config, schema: schema_lib.Schema) -> None:
-  """Warns where the schema was fitted on rows that are to be foretold."""
+  """Warns if the schema was fitted on rows that are to be predicted."""
   d = config.data
   if config.recipe == "panther" and d.holdout == "last":
     return  # Not days but each user's last events are held out.
@@ -105,7 +105,7 @@ def warn_of_later_rows(config, schema: schema_lib.Schema) -> None:
     if d[f"{split}_split"] == d.train_split and origin < schema.train_until:
       logging.warning(
         "data.%s_origin = %d, and vocabularies, bins and scales were fitted on "
-        "rows until day %d: they know of what is foretold. Prepare the data with "
+        "rows before day %d: they have seen the target days. Prepare the data with "
         "an earlier train_until",
         split,
         origin,

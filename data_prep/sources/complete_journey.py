@@ -14,7 +14,7 @@ calls the data simulated after real shopping patterns.
   in 20 bins; a rare one falls back to category x brand.
 - Profile: demographics, which only 801 households have.
 
-Time stamps carry no zone and are taken as they stand: day 0 is 2017-01-01. They
+Time stamps carry no zone and are read unchanged: day 0 is 2017-01-01. They
 look like UTC of shops on New York time: most purchases at 22 h, a change of the
 column `week` in the middle of a day, and 534 rows on 2018-01-01, after the last
 day, which go to the rejects. `time_zone="America/New_York"` reads them so; then
@@ -75,7 +75,7 @@ def load(
     departments: Most frequent departments that get a column of sales.
     promotions: Weekly promotions in the calendar (reads 20.9 M rows).
     holidays: US holidays in the calendar.
-    time_zone: Zone to read the time stamps in; "" takes them as they stand.
+    time_zone: Zone to read the time stamps in; "" reads them unchanged.
     fields: Activity fields to keep, separated by commas; "" for all.
     path: Directory of the Parquet files instead of the package's.
   """

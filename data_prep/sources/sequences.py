@@ -3,7 +3,7 @@
 Reads the text files that SASRec, S3-Rec and their followers use, plain or .gz:
 `user item item ...`, one line a user, or `user item`, one line an event. There
 are no times: the position in the sequence stands for the second since 1970. A user
-on several lines goes on where the line before ended; lines of several items that do
+on several lines continues where the previous line ended; lines of several items that do
 so are counted.
 
 With `attributes`, a JSON file {item: [number, ...]}, each item carries what is
@@ -121,7 +121,7 @@ def _text(file: pathlib.Path) -> list[str]:
 def _read(
   file: pathlib.Path,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-  """Users and items [R], int64, in the file's order; and counts to tell."""
+  """Users and items [R], int64, in the file's order; and counts to report."""
   user, item, users, empty, more = [], [], set(), 0, 0
   for n, line in enumerate(_text(file), 1):
     if not line.strip():
@@ -148,7 +148,7 @@ def _read(
 
 
 def _attributes(file: pathlib.Path, items: list[int]):
-  """Each item's attributes, numbered from 0; and counts to tell."""
+  """Each item's attributes, numbered from 0; and counts to report."""
   try:
     table = json.loads("".join(_text(file)))
   except ValueError as e:

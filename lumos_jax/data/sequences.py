@@ -367,7 +367,7 @@ def _nobody(schema: schema_lib.Schema, cfg) -> Batch:
 def embed_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
   """All events of each user of a split once, in one or more rows a user.
 
-  For one process. `key` tells whose row it is; labels are empty.
+  For one process. `key` says whose row it is; labels are empty.
 
   Args:
     records: An open `Records`.
