@@ -42,6 +42,7 @@ def trained(tmp_path, name, **data):
   with config.unlocked():
     config.data.root = str(tmp_path / "data")
     config.data.options.until = MONDAY
+    config.data.options.train_until = 302
     config.data.update(data)
     config.evals = {}
     config.report = False

@@ -66,6 +66,7 @@ def load(
   holidays: bool = True,
   time_zone: str = "",
   fields: str = "",
+  train_until: int = _TRAIN_UNTIL,
   path: str = "",
 ) -> Inputs:
   """Reads the tables.
@@ -77,10 +78,12 @@ def load(
     holidays: US holidays in the calendar.
     time_zone: Zone to read the time stamps in; "" reads them unchanged.
     fields: Activity fields to keep, separated by commas; "" for all.
+    train_until: Day before which rows fit vocabularies, bins and scales.
     path: Directory of the Parquet files instead of the package's.
   """
   root = pathlib.Path(path) if path else _package_data()
   schema = _schema(rows, departments, promotions)
+  schema = dataclasses.replace(schema, train_until=train_until)
   if fields:
     schema = _keep(schema, fields)
   wanted = schema.columns("activity")
@@ -184,7 +187,6 @@ def _schema(rows, departments, promotions) -> schema_lib.Schema:
     epoch="2017-01-01",
     first_day=0,
     last_day=_YEAR_DAYS,
-    train_until=_TRAIN_UNTIL,
   )
 
 
