@@ -29,7 +29,7 @@ def ids(
   schema, exprs, floats = frame.collect_schema(), [], []
   for name in names:
     dtype, column = schema.get(name), pl.col(name)
-    if dtype == pl.String:
+    if dtype == pl.String and words:
       exprs.append(pl.when(~column.is_in(list(words))).then(column).alias(name))
     elif dtype is not None and dtype.is_float():
       floats.append(name)

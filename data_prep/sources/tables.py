@@ -205,10 +205,12 @@ class _Reader:
           self.notes |= {f"{table}: {k}": v for k, v in told.items()}
       words = options.get("null_values")
       words = rows_lib.NULL_IDS if words is None else ("", *words)
-      people = [n for n in ("key",) if n in ids]
-      frame = rows_lib.ids(frame, people, words, where)
-      others = [n for n in ids if n not in people]
-      frame = rows_lib.ids(frame, others, options.get("null_values") or (""), where)
+      frame = rows_lib.ids(frame, ["key"], words, where)
+      structure = [n for n in _IDS[table] if n != "key"]
+      frame = rows_lib.ids(frame, structure, ("",), where)
+      # Null words of categories are gone already: the files' own.
+      categories = [n for n in ids if n not in _IDS[table]]
+      frame = rows_lib.ids(frame, categories, (), where)
       if parts:
         part = lambda f: _rename(f, declared, names, where)
         self.split, self.until = splits.users(
