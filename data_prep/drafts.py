@@ -1,9 +1,8 @@
 """The text of a drafted description and config."""
 
 import pathlib
-from collections.abc import Sequence
 
-from data_prep import describe as guesses
+from data_prep import guesses
 
 
 def _columns(table, time: bool) -> str:
