@@ -48,7 +48,7 @@ def test_draft_of_a_shop_prepares_and_configures(tmp_path, capsys):
   schema = prepared.schema
   assert [f.name for f in schema.profile] == ["region"]
   assert "amount" in [f.name for f in raw.schema.activity]
-  assert schema.last_day == 200 and schema.train_until == 149
+  assert schema.last_day == 200 and schema.train_until == 150
   c = config_lib.load(f"{tmp_path / 'shop_config.py'}:smoke")
   assert c.data.test_origin == 175 and c.data.validation_origin == 150
   assert command.main(args) == 1

@@ -178,7 +178,9 @@ def test_declared_formats_and_units(tmp_path):
     value = int(zoned.timestamp()) * scale
     found = _times(tmp_path, [value], {"from": "time", "unit": unit})
     assert found == [zoned], unit
-  assert _times(tmp_path, [3, 4]) == [3, 4]
+  FRAME.with_columns(time=pl.Series([3, 4])).write_csv(tmp_path / "a.csv")
+  out = rows(load(tmp_path, {"file": "a.csv"}, "TRAIN_UNTIL = 9"))
+  assert out["time"].to_list() == [3, 4]
 
 
 def test_text_that_reads_in_one_way_is_read(tmp_path):
@@ -199,7 +201,7 @@ def test_text_that_reads_in_one_way_is_read(tmp_path):
     ([1_700_000_000, 1_700_000_001], '"unit": "s" .likely'),
     (["2024-01-01", "soon", "later", "never", "2024-01-01", "2024-01-02"],
      "3 of 6 values; the first is 'soon' in row 1"),
-    (["2024-01-01"] * 20 + ["9999-01-01"], "2,912,813 days.*row 20.*TIME_RANGE"),
+    (["2024-01-01"] * 20 + ["9999-01-01"], "2,912,809 days.*row 20.*TIME_RANGE"),
   ],
 )  # fmt: skip
 def test_times_that_cannot_be_trusted_are_errors(tmp_path, values, words):
@@ -308,12 +310,18 @@ def test_holdout_last_needs_no_days(tmp_path):
   assert raw.held_out_events == 2 and raw.schema.train_until > 10**6
 
 
-def test_credentials_never_stand_in_a_message():
+def test_credentials_never_stand_in_a_message(monkeypatch):
   uri = "postgresql://me:se%40cret@host:1/db?sslpassword=hush"
+
+
+  def refuse(query, uri):
+    raise RuntimeError(f"user me, se@cret at {uri}")
+
+  monkeypatch.setattr(pl, "read_database_uri", refuse)
   with pytest.raises(data_prep.InputError) as e:
     database.query("select 1", uri, "table activity")
   assert "postgresql://host:1/db" in str(e.value)
-  for secret in ("me:", "se%40cret", "se@cret", "hush"):
+  for secret in ("me,", "me:", "se%40cret", "se@cret", "hush"):
     assert secret not in str(e.value)
 
 

@@ -241,7 +241,10 @@ def _iso_dates(frame, schema, text) -> pl.LazyFrame:
       naive, zoned = moments.iso(column)
       wrong, zones, clocks = (
         frame.select(
-          (column.is_not_null() & naive.is_null()).sum(),
+          (
+            column.is_not_null() & naive.is_null()
+            | column.str.contains(r"\.\d{7}")
+          ).sum(),
           zoned.is_not_null().sum().alias("zones"),
           column.str.contains(r"\d[T ]\d").sum().alias("clocks"),
         )

@@ -137,7 +137,7 @@ def iso(column: pl.Expr, unit: str = "us") -> tuple[pl.Expr, pl.Expr]:
   )
   whole, minute = "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"
   naive = pl.coalesce(
-    *(read(f, None) for f in (whole, minute, "%Y-%m-%d", "%Y-%m-%d %H"))
+    *(read(f, None) for f in (whole, minute, "%Y-%m-%d"))
   )
   zoned = pl.coalesce(*(read(f + "%z", "UTC") for f in (whole, minute)))
   return naive, zoned
@@ -162,7 +162,7 @@ def _text(frame, name, where, zone, unit):
     column.str.contains(r"\.\d{7}").any().alias("fine"),
   )
   if not count:
-    return frame, {}
+    return frame.with_columns(pl.lit(None).alias(name)), {}
   if fine:  # Nanoseconds end in the year 2262: only where they are written.
     naive, zoned = iso(column, "ns")
   if numbers == count:

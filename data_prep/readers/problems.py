@@ -108,7 +108,7 @@ def _diagnose(file: pathlib.Path, table: Mapping[str, Any]) -> str:
       scan(file).select(pl.all().count()).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as e:
       reason = str(e).partition("\n")[0]
-      return f"{file}: the file is cut or damaged: {reason}"
+      return f"{file} cannot be read, it is cut or damaged: {reason}"
     return ""
   encoding = table.get("encoding") or "utf-8"
   number = 0

@@ -274,7 +274,6 @@ def _exclusive_end(
   name = "end" if "end" in names else "start"
   named = frame.select(time=name)
   last = moments.local_day(named, given.time_zone, "table calendar")
-  last = last.meta.undo_aliases()
   if named.collect_schema()["time"].is_integer():
     return frame.with_columns(end=pl.col(name) + 1)
   column = frame.with_columns(time=name).with_columns(_last=last)
