@@ -18,6 +18,7 @@ from data_prep.inputs import InputError
 from data_prep.readers import files as files_lib
 from data_prep.readers import moments, problems, rows
 
+
 def main(argv: Sequence[str]) -> int:
   """The sub-command; returns the exit status."""
   parser = argparse.ArgumentParser(
@@ -52,7 +53,9 @@ def describe(
   config = description.with_name(f"{description.stem}_config.py")
   for path in (description, config):
     if path.exists() and not overwrite:
-      raise FileExistsError(f"{path} exists: give --overwrite, or another --out")
+      raise FileExistsError(
+        f"{path} exists: give --overwrite, or another --out"
+      )
   tables, skipped = _tables(paths)
   activity = _activity(tables)
   first, last = _span(activity)
@@ -62,12 +65,12 @@ def describe(
   )
   description.parent.mkdir(parents=True, exist_ok=True)
   description.write_text(text)
-  days = (last - first).days + 1 if not isinstance(first, int) else (
-    last - first + 1
+  days = (
+    (last - first).days + 1
+    if not isinstance(first, int)
+    else (last - first + 1)
   )
-  config.write_text(
-    drafts.config(description.resolve(), activity, tasks, days)
-  )
+  config.write_text(drafts.config(description.resolve(), activity, tasks, days))
   return [description, config]
 
 
@@ -81,9 +84,10 @@ def _tables(paths) -> tuple[list[guesses.Table], list[str]]:
     for file in inside:
       if not file.is_file():
         skipped.append(f"{file.name} (a folder: name it on its own)")
-      elif not files_lib.kind_of(file.name) or (
-        kind := files_lib.kind_of(file.name)
-      ) == "duckdb":
+      elif (
+        not files_lib.kind_of(file.name)
+        or (kind := files_lib.kind_of(file.name)) == "duckdb"
+      ):
         skipped.append(f"{file.name} (not a format that is sampled)")
       elif kind == "csv" and problems.separator(
         line := problems.head(file)
@@ -106,7 +110,8 @@ def _activity(tables: Sequence[guesses.Table]) -> guesses.Table:
     )
   chosen = max(fits, key=lambda t: t.rows)
   chosen.why.insert(
-    0, f"activity is {chosen.file.name}: {chosen.rows:,} rows of users and times"
+    0,
+    f"activity is {chosen.file.name}: {chosen.rows:,} rows of users and times",
   )
   return chosen
 
@@ -122,7 +127,9 @@ def _span(activity: guesses.Table) -> tuple:
   return rows.span(frame, moments.local_day(frame, "", where), (), where)
 
 
-def _profile(tables: Sequence[guesses.Table], activity: guesses.Table) -> guesses.Table | None:
+def _profile(
+  tables: Sequence[guesses.Table], activity: guesses.Table
+) -> guesses.Table | None:
   """The table with one row a user, under the same key."""
   for table in tables:
     if table is activity or table.key != activity.key:

@@ -23,7 +23,6 @@ _WORTH = ("sales", "amount", "revenue", "spend", "total", "price", "value")
 _FIELDS, _FEW = 8, 20
 
 
-
 @dataclasses.dataclass
 class Table:
   """One file and what is guessed of it.
@@ -72,15 +71,19 @@ def sampled(file: pathlib.Path) -> Table:
 
 
 def _word(name: str, words: Sequence[str]) -> bool:
-  return any(w in re.split(r"[^a-z]+|(?<=id)_", name.lower()) or (
-    name.lower().startswith(w) or name.lower().removeprefix("id_") == w
-  ) for w in words)
+  return any(
+    w in re.split(r"[^a-z]+|(?<=id)_", name.lower())
+    or (name.lower().startswith(w) or name.lower().removeprefix("id_") == w)
+    for w in words
+  )
 
 
 def _find_time(table: Table) -> None:
   """The column that reads as times, by type first, then by name."""
   columns = table.sample.columns
-  typed = [c for c in columns if table.sample[c].dtype in (pl.Date, pl.Datetime)]
+  typed = [
+    c for c in columns if table.sample[c].dtype in (pl.Date, pl.Datetime)
+  ]
   named = [c for w in _TIMES for c in columns if w in c.lower()]
   for column in [*typed, *named]:
     frame = table.sample.lazy().select(pl.col(column))

@@ -115,8 +115,10 @@ def _packed(path):
 def _duckdb(path):
   duckdb = pytest.importorskip("duckdb")
   with duckdb.connect(str(path / "a.duckdb")) as c:
-    c.execute("create table t as select 'a' as key, '2024-01-01 09:00' as time,"
-              " 'i' as item, 1.0::double as x")
+    c.execute(
+      "create table t as select 'a' as key, '2024-01-01 09:00' as time,"
+      " 'i' as item, 1.0::double as x"
+    )
     c.execute("insert into t values ('b', '2024-01-02', 'j', null)")
   return {"file": "a.duckdb", "query": "select * from t order by key"}
 
@@ -184,7 +186,9 @@ def test_declared_formats_and_units(tmp_path):
 
 
 def test_text_that_reads_in_one_way_is_read(tmp_path):
-  found = _times(tmp_path, ["02/13/2024", "02/01/2024", "3/31/2024", "04/30/2024"])
+  found = _times(
+    tmp_path, ["02/13/2024", "02/01/2024", "3/31/2024", "04/30/2024"]
+  )
   assert [t.month for t in found] == [2, 2, 3, 4]
   found = _times(
     tmp_path, ["2024-01-01T10:00:00+02:00", "2024-01-01 08:00:00Z"]
@@ -312,7 +316,6 @@ def test_holdout_last_needs_no_days(tmp_path):
 
 def test_credentials_never_stand_in_a_message(monkeypatch):
   uri = "postgresql://me:se%40cret@host:1/db?sslpassword=hush"
-
 
   def refuse(query, uri):
     raise RuntimeError(f"user me, se@cret at {uri}")

@@ -229,9 +229,7 @@ def _iso_dates(frame, schema, text) -> pl.LazyFrame:
   names = [n for n, d in schema.items() if d == pl.String and n not in text]
   if not names:
     return frame
-  begin = frame.head(100).select(
-    pl.col(n).drop_nulls().first() for n in names
-  )
+  begin = frame.head(100).select(pl.col(n).drop_nulls().first() for n in names)
   start = begin.collect().row(0)
   iso = r"^\d{4}-\d\d-\d\d(?:$|[T ]\d\d:\d\d)"
   value = pl.Series("value", start, dtype=pl.String).str.contains(iso)
@@ -306,16 +304,23 @@ def join(frames, names, options, where, text) -> pl.LazyFrame:
   ragged = options.get("missing_columns") == "null"
   # Columns by name: two files may have them in another order.
   casts = casts if ragged else [f.select(list(first)) for f in casts]
-  return pl.concat(casts, how="diagonal_relaxed" if ragged else "vertical_relaxed")
+  return pl.concat(
+    casts, how="diagonal_relaxed" if ragged else "vertical_relaxed"
+  )
 
 
 def _alike(a, b) -> bool:
   """Whether two files' types of a column make one, nothing being guessed."""
   null = pl.Null in (a, b)
-  return null or a == b or (a.is_numeric() and b.is_numeric()) or (
-    isinstance(a, pl.Datetime)
-    and isinstance(b, pl.Datetime)
-    and a.time_zone == b.time_zone
+  return (
+    null
+    or a == b
+    or (a.is_numeric() and b.is_numeric())
+    or (
+      isinstance(a, pl.Datetime)
+      and isinstance(b, pl.Datetime)
+      and a.time_zone == b.time_zone
+    )
   )
 
 

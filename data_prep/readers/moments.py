@@ -136,9 +136,7 @@ def iso(column: pl.Expr, unit: str = "us") -> tuple[pl.Expr, pl.Expr]:
     spelled, time_unit=unit, time_zone=zone, strict=False
   )
   whole, minute = "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M"
-  naive = pl.coalesce(
-    *(read(f, None) for f in (whole, minute, "%Y-%m-%d"))
-  )
+  naive = pl.coalesce(*(read(f, None) for f in (whole, minute, "%Y-%m-%d")))
   zoned = pl.coalesce(*(read(f + "%z", "UTC") for f in (whole, minute)))
   return naive, zoned
 
@@ -224,7 +222,7 @@ def _guess(frame, column, where):
   if not ways:
     bad = f"neither {both[0]!r} nor {both[1]!r} reads nearly all its rows"
     raise InputError(
-      f"{where}: {bad}; the first value is {value!r}: declare its \"format\""
+      f'{where}: {bad}; the first value is {value!r}: declare its "format"'
     )
   expr = pl.coalesce(
     *(

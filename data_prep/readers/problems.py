@@ -103,7 +103,9 @@ def named(
 def _diagnose(file: pathlib.Path, table: Mapping[str, Any]) -> str:
   """What is wrong with one file; "" where nothing is found."""
   if file.suffix in (".parquet", ".pq", ".arrow", ".feather", ".ipc"):
-    scan = pl.scan_parquet if file.suffix in (".parquet", ".pq") else pl.scan_ipc
+    scan = (
+      pl.scan_parquet if file.suffix in (".parquet", ".pq") else pl.scan_ipc
+    )
     try:
       scan(file).select(pl.all().count()).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as e:
@@ -114,7 +116,8 @@ def _diagnose(file: pathlib.Path, table: Mapping[str, Any]) -> str:
   number = 0
   try:
     with opened(file) as f:
-      for number, line in enumerate(f, 1):
+      for line in f:
+        number += 1
         if encoding == "utf-8":
           line.decode(encoding)
   except UnicodeDecodeError as e:

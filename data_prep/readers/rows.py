@@ -34,9 +34,7 @@ def ids(
     elif dtype is not None and dtype.is_float():
       floats.append(name)
   if floats:
-    bad = lambda c: c.is_not_nan() & ~(
-      (c == c.round()) & (c.abs() < _EXACT)
-    )
+    bad = lambda c: c.is_not_nan() & ~((c == c.round()) & (c.abs() < _EXACT))
     found = frame.select(
       e
       for n in floats
