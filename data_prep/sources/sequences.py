@@ -28,6 +28,7 @@ from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import schema as schema_lib
 
 ENVIRONMENT = "LUMOS_SEQUENCES_DIR"
+_LIMIT = 1 << 63
 _HELD_OUT = 2  # Validation and test event of each user.
 
 
@@ -133,6 +134,11 @@ def _read(
         f"{file.name}: line {n} is no user number and item numbers: "
         f"{line.strip()[:60]!r}"
       ) from e
+    if not all(-_LIMIT <= x < _LIMIT for x in (who, *what)):
+      raise InputError(
+        f"{file.name}: line {n} holds a number of 2^63 or beyond, which is no "
+        f"64-bit integer: renumber it: {line.strip()[:60]!r}"
+      )
     empty += not what
     more += len(what) > 1 and who in users
     users.add(who)
