@@ -73,7 +73,7 @@ REMOTE = ["etils[epath-gcs]>=1.14"]
 
 # Folders of the repository that a wheel keeps inside the package, so that it
 # adds no top-level package but lumos_jax: {folder: package}.
-INSIDE = {}
+INSIDE = {"data_prep": "lumos_jax.data_prep", "configs": "lumos_jax.configs"}
 
 
 def packages() -> tuple[list[str], dict[str, str]]:

@@ -43,7 +43,7 @@ OPTIONS = {
 
 def ours(rows: str) -> None:
   """Prepares the data twice and prints the times."""
-  import data_prep
+  from lumos_jax import data_prep
 
   seconds, cpu = [], []
   for _ in range(2):
@@ -59,8 +59,7 @@ def ours(rows: str) -> None:
 def write_table(path: pathlib.Path) -> None:
   """The joined events, for the peer."""
   import polars as pl
-
-  from data_prep import sources
+  from lumos_jax.data_prep import sources
 
   raw = sources.load("complete_journey", OPTIONS["event"])
   text = [c for c in CATEGORICAL if c != "store"]

@@ -41,8 +41,9 @@ import numpy as np
 # Run as a script, Python puts benchmarks/ on the path, not the root.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
+from lumos_jax.data_prep.sources import movielens  # noqa: E402
+
 from benchmarks import results  # noqa: E402
-from data_prep.sources import movielens  # noqa: E402
 from lumos_jax import config as config_lib  # noqa: E402
 from lumos_jax import main as main_lib  # noqa: E402
 from lumos_jax import recipes, train  # noqa: E402

@@ -31,11 +31,13 @@ from array_record.python import array_record_data_source, array_record_module
 # Run as a script, Python puts benchmarks/ on the path, not the root.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-import data_prep  # noqa: E402
 from benchmarks import results  # noqa: E402
 from lumos_jax import config as config_lib  # noqa: E402
+from lumos_jax import (
+  data_prep,  # noqa: E402
+  metric_writer,  # noqa: E402
+)
 from lumos_jax import main as main_lib  # noqa: E402
-from lumos_jax import metric_writer  # noqa: E402
 from lumos_jax.data import pipeline, sequences  # noqa: E402
 from lumos_jax.data import records as records_lib  # noqa: E402
 from lumos_jax.data import tasks as tasks_lib  # noqa: E402

@@ -23,10 +23,13 @@ import jax
 # Run as a script, Python puts benchmarks/ on the path, not the root.
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-import data_prep  # noqa: E402
 from benchmarks import results  # noqa: E402
 from lumos_jax import config as config_lib  # noqa: E402
-from lumos_jax import recipes, train  # noqa: E402
+from lumos_jax import (  # noqa: E402
+  data_prep,  # noqa: E402
+  recipes,
+  train,
+)
 from lumos_jax.data import records as records_lib  # noqa: E402
 from lumos_jax.data import tasks as tasks_lib  # noqa: E402
 from lumos_jax.preflight import flops  # noqa: E402

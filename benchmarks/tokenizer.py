@@ -78,7 +78,7 @@ def write_events(path: pathlib.Path, events: int, users: int) -> None:
 
 def prepare(folder: str) -> None:
   """In a process of its own: prepares and prints what it took."""
-  import data_prep
+  from lumos_jax import data_prep
 
   start = time.perf_counter()
   folder = pathlib.Path(folder)

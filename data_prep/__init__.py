@@ -1,6 +1,6 @@
 """Raw events in, ArrayRecord shards out: python -m data_prep --help."""
 
-from data_prep.inputs import InputError, Inputs
-from data_prep.run import prepare
+from .inputs import InputError, Inputs
+from .run import prepare
 
 __all__ = ["InputError", "Inputs", "prepare"]

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 
-from data_prep import describe, run, sources
+from . import describe, run, sources
 
 
 def _value(text: str):

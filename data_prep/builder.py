@@ -19,8 +19,9 @@ from array_record.python import array_record_module
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_prep import encode, engine
 from lumos_jax.data import records as records_lib
+
+from . import encode, engine
 
 INCOMPLETE = ".incomplete"
 # Level 1 is twice as fast as the default 3, at 2 % more bytes. A record is its

@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from data_prep import columns as columns_lib
-from data_prep import encode, order, people, side_tables, times
-from data_prep import inputs as inputs_lib
-from data_prep import rejects as rejects_lib
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import schema as schema_lib
+
+from . import columns as columns_lib
+from . import encode, order, people, side_tables, times
+from . import inputs as inputs_lib
+from . import rejects as rejects_lib
+from .inputs import InputError, Inputs
 
 _INT32 = np.iinfo(np.int32)
 

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import polars as pl
 
-from data_prep import encode, rejects
-from data_prep.inputs import InputError
 from lumos_jax.data import schema as schema_lib
+
+from . import encode, rejects
+from .inputs import InputError
 
 # Integers below this are coded by a table, others by searching.
 _MAX_DIRECT = 1 << 24

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from data_prep import encode
-from data_prep import fit as fit_lib
 from lumos_jax.data import schema as schema_lib
+
+from . import encode
+from . import fit as fit_lib
 
 _SECOND = 1_000_000  # Microseconds.
 _HOUR = 3600 * _SECOND

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from data_prep import drafts, guesses
-from data_prep.inputs import InputError
-from data_prep.readers import files as files_lib
-from data_prep.readers import moments, problems, rows
+from . import drafts, guesses
+from .inputs import InputError
+from .readers import files as files_lib
+from .readers import moments, problems, rows
 
 
 def main(argv: Sequence[str]) -> int:

@@ -7,10 +7,11 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from data_prep.inputs import InputError
-from data_prep.readers import moments
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.names import near
+
+from .inputs import InputError
+from .readers import moments
 
 TABLES = (
   "activity",

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from data_prep import guesses
+from . import guesses
 
 
 def _columns(table, time: bool) -> str:

@@ -11,14 +11,15 @@ import dataclasses
 
 import numpy as np
 
-from data_prep import clean as clean_lib
-from data_prep import days as days_lib
-from data_prep import derive, encode, fit, side_tables
-from data_prep import fitted as fitted_lib
-from data_prep import rejects as rejects_lib
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import schema as schema_lib
+
+from . import clean as clean_lib
+from . import days as days_lib
+from . import derive, encode, fit, side_tables
+from . import fitted as fitted_lib
+from . import rejects as rejects_lib
+from .inputs import InputError, Inputs
 
 
 @dataclasses.dataclass

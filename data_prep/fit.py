@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from data_prep import encode
 from lumos_jax.data import schema as schema_lib
+
+from . import encode
 
 
 def vocabulary(

@@ -8,10 +8,11 @@ import datetime
 
 from etils import epath
 
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
+
+from .inputs import InputError, Inputs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from data_prep.inputs import InputError
-from data_prep.readers import files as files_lib
-from data_prep.readers import moments, problems
+from .inputs import InputError
+from .readers import files as files_lib
+from .readers import moments, problems
 
 _SAMPLE = 200_000  # Rows of a file that guesses are made on.
 _PEOPLE = (

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from data_prep import encode, engine, times
-from data_prep.fitted import Fitted
-from data_prep.inputs import InputError, Inputs
+from . import encode, engine, times
+from .fitted import Fitted
+from .inputs import InputError, Inputs
 
 _TABLES = ("activity", "calendar", "membership", "profile", "labels", "span")
 

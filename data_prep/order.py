@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from data_prep import encode
+from . import encode
 
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0x9E3779B97F4A7C15)
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from data_prep import columns as columns_lib
-from data_prep import encode
-from data_prep.inputs import InputError, Inputs
+from . import columns as columns_lib
+from . import encode
+from .inputs import InputError, Inputs
 
 
 class People:

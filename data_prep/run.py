@@ -8,10 +8,11 @@ from typing import Any
 import polars as pl
 from etils import epath
 
-from data_prep import builder, engine, sources
-from data_prep import fitted as fitted_lib
-from data_prep.inputs import InputError
 from lumos_jax.data import records as records_lib
+
+from . import builder, engine, sources
+from . import fitted as fitted_lib
+from .inputs import InputError
 
 # Raise it when the same inputs would give other records.
 FORMAT = 3

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from data_prep import columns as columns_lib
-from data_prep import encode, people, times
-from data_prep import rejects as rejects_lib
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import schema as schema_lib
+
+from . import columns as columns_lib
+from . import encode, people, times
+from . import rejects as rejects_lib
+from .inputs import InputError, Inputs
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import datetime
 import numpy as np
 import polars as pl
 
-from data_prep.inputs import InputError
+from .inputs import InputError
 
 DAY_SECONDS = 86_400
 SECOND = 1_000_000  # Microseconds.

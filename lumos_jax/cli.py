@@ -8,7 +8,6 @@
 status. Nothing is imported before the command is known.
 """
 
-import importlib.util
 import runpy
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from lumos_jax.names import near
 
 # {command: (module, what it does)}, in the order of a project's life.
 COMMANDS = {
-  "data_prep": ("data_prep", "prepare raw tables as a data set"),
+  "data_prep": ("lumos_jax.data_prep", "prepare raw tables as a data set"),
   "train": ("lumos_jax.main", "prepare, train, evaluate and report"),
   "main": ("lumos_jax.main", "the same as train"),
   "evaluate": ("lumos_jax.evaluate", "evaluate a stored checkpoint"),
@@ -42,16 +41,6 @@ def usage() -> str:
     "`lumos COMMAND --help` lists a command's flags; `lumos --version` prints "
     "the version.\n"
   )
-
-
-def module(command: str) -> str:
-  """The module that runs a command."""
-  name = COMMANDS[command][0]
-  # A wheel keeps data_prep inside the package, a checkout beside it.
-  inside = f"lumos_jax.{name}"
-  if "." not in name and importlib.util.find_spec(inside):
-    return inside
-  return name
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(usage(), end="", file=sys.stderr)
     return 2
   sys.argv = [f"lumos {command}", *rest]
-  runpy.run_module(module(command), run_name="__main__", alter_sys=True)
+  runpy.run_module(COMMANDS[command][0], run_name="__main__", alter_sys=True)
   return 0
 
 

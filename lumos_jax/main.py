@@ -84,7 +84,7 @@ def open_data(config) -> records.Records:
   if not path.exists():
     if jax.process_index() == 0:
       logging.info("%s is absent: preparing it", path)
-      import data_prep
+      from lumos_jax import data_prep
 
       data_prep.prepare(config.data.source, root, **options)
   # All wait, also one that comes so late that it finds the data prepared.

@@ -161,7 +161,10 @@ class Run:
 
   def _from_tables(self, tables):
     """Raw rows encoded as the run's data were."""
-    from data_prep import fitted, memory  # Not needed to predict from shards.
+    from lumos_jax.data_prep import (  # Not needed to predict from shards.
+      fitted,
+      memory,
+    )
 
     known = self._opened.get("fitted")
     if known is None:

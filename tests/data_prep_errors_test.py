@@ -10,10 +10,10 @@ import time
 import numpy as np
 import polars as pl
 import pytest
+from lumos_jax.data_prep import __main__ as cli
+from lumos_jax.data_prep import builder
 
-import data_prep
-from data_prep import __main__ as cli
-from data_prep import builder
+from lumos_jax import data_prep
 from lumos_jax.data import records as records_lib
 from tests import tiny_data
 
@@ -144,7 +144,7 @@ def test_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
 def test_file_size_limit_is_a_full_disk(tmp_path):
   schema = tiny_data.write_tables(tmp_path / "raw")
   code = (
-    "import resource, signal, sys; from data_prep.__main__ import main;"
+    "import resource, signal, sys; from lumos_jax.data_prep.__main__ import main;"
     "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000));"
     f"sys.exit(main(['--source=tables', '--out={tmp_path / 'data'}',"
@@ -163,7 +163,7 @@ def test_killed_while_writing_leaves_no_data_set(tmp_path):
   schema = tiny_data.write_tables(tmp_path / "raw")
   out = tmp_path / "data"
   code = (
-    "import time; from data_prep import builder, run;"
+    "import time; from lumos_jax.data_prep import builder, run;"
     "write = builder._write_shard;"
     "builder._write_shard = lambda p, e: (write(p, e), time.sleep(60));"
     f"run.prepare('tables', '{out}', schema='{schema}')"

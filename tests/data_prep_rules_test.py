@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import polars as pl
 import pytest
+from lumos_jax.data_prep import days, encode, engine, fit
 
-import data_prep
-from data_prep import days, encode, engine, fit
+from lumos_jax import data_prep
 from lumos_jax.data import schema as schema_lib
 
 Categorical, Numeric = schema_lib.Categorical, schema_lib.Numeric

@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from lumos_jax.data_prep import encode
 
-from data_prep import encode
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data.calendar import ALWAYS_KNOWN

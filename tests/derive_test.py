@@ -7,9 +7,9 @@ import numpy as np
 import polars as pl
 import pytest
 import tiny_data
+from lumos_jax.data_prep import derive, engine
+from lumos_jax.data_prep.inputs import InputError, Inputs
 
-from data_prep import derive, engine
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data.schema import (
   ANY,

@@ -4,9 +4,9 @@ import datetime
 
 import polars as pl
 import pytest
+from lumos_jax.data_prep import __main__ as command
+from lumos_jax.data_prep import engine, sources
 
-from data_prep import __main__ as command
-from data_prep import engine, sources
 from lumos_jax import config as config_lib
 
 

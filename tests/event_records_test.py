@@ -5,8 +5,8 @@ import fake_events
 import numpy as np
 import pytest
 from array_record.python import array_record_module
+from lumos_jax.data_prep import builder
 
-from data_prep import builder
 from lumos_jax.data import records as records_lib
 
 

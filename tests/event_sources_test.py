@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 import tiny_data
+from lumos_jax.data_prep.inputs import InputError
 
-import data_prep
-from data_prep.inputs import InputError
+from lumos_jax import data_prep
 from lumos_jax.data import schema as schema_lib
 
 SEQUENCES = "1 10 20 30 40\n2 20 30\n3 30 10 20 50 10\n"
@@ -163,7 +163,7 @@ def test_movielens_says_what_is_absent_or_damaged(tmp_path):
 def test_movielens_without_files_or_network_says_what_to_do(
   tmp_path, monkeypatch
 ):
-  from data_prep.sources import movielens as source
+  from lumos_jax.data_prep.sources import movielens as source
 
   def refuse(*_, **__):
     raise OSError("no network")

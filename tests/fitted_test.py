@@ -6,11 +6,11 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from lumos_jax.data_prep import __main__ as cli
+from lumos_jax.data_prep import fitted as fitted_lib
+from lumos_jax.data_prep import memory, run
 
-import data_prep
-from data_prep import __main__ as cli
-from data_prep import fitted as fitted_lib
-from data_prep import memory, run
+from lumos_jax import data_prep
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 from tests import tiny_data

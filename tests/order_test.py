@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 from hypothesis import strategies as st
+from lumos_jax.data_prep import engine, order
+from lumos_jax.data_prep.inputs import InputError, Inputs
 
-from data_prep import engine, order
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.data.schema import (
   MISSING,
   Categorical,

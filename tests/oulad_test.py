@@ -3,10 +3,10 @@
 import os
 
 import pytest
+from lumos_jax.data_prep import engine, sources
+from lumos_jax.data_prep.sources import oulad
 
-import data_prep
-from data_prep import engine, sources
-from data_prep.sources import oulad
+from lumos_jax import data_prep
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import tasks as tasks_lib
 from tests import tiny_data

@@ -6,10 +6,10 @@ import sqlite3
 
 import polars as pl
 import pytest
+from lumos_jax.data_prep import engine, sources
+from lumos_jax.data_prep.readers import database
 
-import data_prep
-from data_prep import engine, sources
-from data_prep.readers import database
+from lumos_jax import data_prep
 
 TEXT = """
 from lumos_jax.data.schema import Categorical, Numeric, Schema

@@ -4,9 +4,9 @@ import datetime
 
 import numpy as np
 import pytest
+from lumos_jax.data_prep import engine, sources
 
-import data_prep
-from data_prep import engine, sources
+from lumos_jax import data_prep
 from tests import tiny_data
 
 YAML = """

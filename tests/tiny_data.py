@@ -8,9 +8,9 @@ import datetime
 
 import numpy as np
 import polars as pl
+from lumos_jax.data_prep import encode
 
-import data_prep
-from data_prep import encode
+from lumos_jax import data_prep
 from lumos_jax.data import records as records_lib
 
 DAYS = 140

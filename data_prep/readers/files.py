@@ -12,9 +12,10 @@ from typing import Any
 
 import polars as pl
 
-from data_prep.inputs import InputError
-from data_prep.readers import database, moments, problems
 from lumos_jax.names import near
+
+from ..inputs import InputError
+from ..readers import database, moments, problems
 
 FORMATS = {
   "parquet": (".parquet", ".pq"),

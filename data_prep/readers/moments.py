@@ -9,7 +9,7 @@ import dataclasses
 
 import polars as pl
 
-from data_prep.inputs import InputError
+from ..inputs import InputError
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # Beyond it, a whole number is no day number: 2,700 years.

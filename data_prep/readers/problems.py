@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from data_prep.inputs import InputError
+from ..inputs import InputError
 
 _BOMS = {
   codecs.BOM_UTF16_LE: "utf-16",

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 import polars as pl
 
-from data_prep.inputs import InputError
+from ..inputs import InputError
 
 NULL_IDS = ("", "NULL", "null", "NaN", "nan", "None", "<NA>")
 _EXACT = 2**53  # Floats from here on stand for more than one integer.

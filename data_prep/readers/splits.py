@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from data_prep.inputs import InputError
-from data_prep.readers import files as files_lib
-from data_prep.readers import moments, rows
+from ..inputs import InputError
+from ..readers import files as files_lib
+from ..readers import moments, rows
 
 
 def join(

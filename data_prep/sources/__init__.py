@@ -11,8 +11,9 @@ from typing import Any
 
 import polars as pl
 
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.names import near
+
+from ..inputs import InputError, Inputs
 
 _MODULES = (
   "complete_journey",

@@ -31,8 +31,9 @@ import pathlib
 import numpy as np
 import polars as pl
 
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import schema as schema_lib
+
+from ..inputs import InputError, Inputs
 
 _TABLES = (
   "campaign_descriptions",

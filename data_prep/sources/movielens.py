@@ -26,9 +26,10 @@ import urllib.request
 
 import polars as pl
 
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
+
+from ..inputs import InputError, Inputs
 
 ENVIRONMENT = "LUMOS_MOVIELENS_DIR"
 URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"

@@ -22,8 +22,9 @@ import pathlib
 
 import polars as pl
 
-from data_prep.inputs import InputError, Inputs, missing_column
 from lumos_jax.data import schema as schema_lib
+
+from ..inputs import InputError, Inputs, missing_column
 
 ENVIRONMENT = "LUMOS_OULAD_DIR"
 _RUN = ("code_module", "code_presentation")

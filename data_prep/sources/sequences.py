@@ -24,8 +24,9 @@ import zlib
 import numpy as np
 import polars as pl
 
-from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import schema as schema_lib
+
+from ..inputs import InputError, Inputs
 
 ENVIRONMENT = "LUMOS_SEQUENCES_DIR"
 _LIMIT = 1 << 63

@@ -15,8 +15,9 @@ import pathlib
 
 import polars as pl
 
-from data_prep.inputs import InputError, Inputs, missing_column
 from lumos_jax.data import schema as schema_lib
+
+from ..inputs import InputError, Inputs, missing_column
 
 _USERS = ("sd254_users.csv", "sd254_users.csv.gz")
 _COLUMNS = (

@@ -30,11 +30,12 @@ from typing import Any
 
 import polars as pl
 
-from data_prep import description
-from data_prep.inputs import InputError, Inputs, missing_column
-from data_prep.readers import files, moments, problems, splits
-from data_prep.readers import rows as rows_lib
 from lumos_jax.data import schema as schema_lib
+
+from .. import description
+from ..inputs import InputError, Inputs, missing_column
+from ..readers import files, moments, problems, splits
+from ..readers import rows as rows_lib
 
 _EVERYTHING = 2**31 - 1  # A train_until that no day reaches.
 _HELD_OUT = 2  # Validation and test event of each user.
