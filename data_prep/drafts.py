@@ -156,7 +156,8 @@ def get_config(arg=None):
   d.source = "tables"
   d.options = dict(schema={str(path)!r})
   # {days} days of data; label windows of {horizon} days do not overlap.
-  d.train_origin_first, d.train_origin_last = {start + max(1, last // 4)}, {start + last}
+  d.train_origin_first = {start + max(1, last // 4)}
+  d.train_origin_last = {start + last}
   d.validation_origin, d.test_origin = {start + validation}, {start + test}
   d.history_days, d.eval_history_days = {last}, {test}
   config_lib.set_size(c, "base")
