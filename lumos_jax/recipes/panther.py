@@ -13,6 +13,8 @@ from lumos_jax.models import layers
 from lumos_jax.models import panther as model_lib
 from lumos_jax.objectives import bag, contrastive, fused, next_event
 
+_AT_ONCE = 32  # Users whose scores of all values exist at a time.
+
 
 class _Trained(nnx.Module):
   """The model and the heads of auxiliary losses."""
@@ -306,15 +308,27 @@ class Panther:
 
     Returns:
       {"value": int32 [B, k] ids, most likely first; "probability": float32 [B,
-      k], among the values that compete; 0 where there are fewer than k}.
+      k], among the values that compete; -1 where there are fewer than k}.
     """
-    p = self.probabilities(module, batch)
-    if self.data_cfg.filter_seen:
-      rows = jnp.arange(p.shape[0])[:, None]
-      p = p.at[rows, batch["seen"]].set(0.0)
-      p = p / jnp.maximum(p.sum(-1, keepdims=True), 1e-30)
-    probability, value = jax.lax.top_k(p, min(k, p.shape[1]))
-    return {"value": value.astype(jnp.int32), "probability": probability}
+    states, table, copied = self._asked(module, batch)
+    users = {"state": states, "seen": batch["seen"]}
+    if copied is not None:
+      users["share"] = copied.shares(table.shape[0])
+      users["keep"], users["give"] = copied.keep[:, 0], copied.give[:, 0]
+
+    def best(user):
+      free = jnp.arange(table.shape[0]) >= schema_lib.FIRST_VALUE
+      if self.data_cfg.filter_seen:
+        free = free.at[user["seen"]].set(False)
+      p = jax.nn.softmax(jnp.where(free, table @ user["state"], -jnp.inf))
+      if copied is not None:
+        p = jnp.exp(user["keep"]) * p + jnp.exp(user["give"]) * user["share"]
+      # A candidate of probability 0 is one still; a seen item is none.
+      p, value = jax.lax.top_k(jnp.where(free, p, -1.0), min(k, len(free)))
+      return {"value": value.astype(jnp.int32), "probability": p}
+
+    # Some users at a time: scores of all values of a batch are [B, V].
+    return jax.lax.map(best, users, batch_size=min(_AT_ONCE, len(states)))
 
   def states(self, module, batch) -> dict[str, jax.Array]:
     """States of each event: {"state": [B, T, D], "seen": bool [B, T]}."""
