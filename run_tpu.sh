@@ -25,8 +25,8 @@ What (passed on to lumos_jax.main):
   -- FLAGS         any other flags
 
 How:
-  --detach         start and return; the run goes on without this terminal
-  --attach         follow a run that is going on
+  --detach         start and return; the run continues without this terminal
+  --attach         follow a running job
   --stop           stop it (SIGTERM: it saves a checkpoint first)
   --reinstall      install again even if nothing changed
   --logs=DIR       where logs are kept here (default logs/)
@@ -92,7 +92,7 @@ worker_launch() {
   local pid log
   pid="$(worker_pid)"
   if [[ -n "$pid" ]] && kill -0 "$pid" 2>/dev/null; then
-    die "a run goes on on $(hostname) (process $pid); use --attach or --stop"
+    die "a run is active on $(hostname) (process $pid); use --attach or --stop"
   fi
   cd "$HOME/$REMOTE/tree"
   mkdir -p ../logs
@@ -213,7 +213,9 @@ if [[ $action == run ]]; then
     config=configs/pretrain.py
     main_args=("--config=$config" ${main_args[@]+"${main_args[@]}"})
   fi
-  [[ "$config" == /* || -f "$ROOT/${config%%:*}" ]] ||
+  # A file, or the name of a shipped config.
+  [[ "$config" == /* || -f "$ROOT/${config%%:*}" ||
+    -f "$ROOT/configs/${config%%:*}.py" ]] ||
     die "there is no config file ${config%%:*} under $ROOT"
 fi
 

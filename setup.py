@@ -47,17 +47,48 @@ DEMO = [
   "pandas>=2.3",
   "pyarrow>=22.0",
 ]
+# libtpu compiles for TPUs on any x86-64 Linux machine; there is no other.
+PREFLIGHT = [
+  "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'"
+]
+# Releases for older versions of Python lack what objectives/fused.py needs.
+TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
+# Everything that a test skips without, as far as it can be had.
 TEST = [
   *DEMO,
+  *PREFLIGHT,
+  *TOKAMAX,
   "hypothesis>=6.150",
   "ipykernel>=7.1",
   "nbclient>=0.10.4",
   "nbformat>=5.10",
   "pytest>=9.0",
   "pytest-xdist>=3.8",
+  "pyyaml>=6.0",
   "ruff>=0.14.8",
+  "setuptools>=70.1",  # Builds wheels by itself.
 ]
+DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 REMOTE = ["etils[epath-gcs]>=1.14"]
+
+# Folders of the repository that a wheel keeps inside the package, so that it
+# adds no top-level package but lumos_jax: {folder: package}.
+INSIDE = {}
+
+
+def packages() -> tuple[list[str], dict[str, str]]:
+  """Names of all packages, and {package: folder} where they differ."""
+  names, folders = [], {}
+  for top in ("lumos_jax", "data_prep", "configs"):
+    for name in setuptools.find_packages(include=[top, f"{top}.*"]):
+      package = INSIDE.get(top, top) + name[len(top) :]
+      names.append(package)
+      if top in INSIDE:
+        folders[package] = name.replace(".", "/")
+  return names, folders
+
+
+PACKAGES, PACKAGE_DIR = packages()
 
 setuptools.setup(
   name="lumos-jax",
@@ -67,10 +98,13 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   license_files=["LICENSE"],
-  packages=setuptools.find_packages(
-    include=["lumos_jax*", "data_prep*", "configs*"]
-  ),
-  package_data={"lumos_jax.report": ["*.css", "*.js"]},
+  packages=PACKAGES,
+  package_dir=PACKAGE_DIR,
+  package_data={
+    "lumos_jax": ["py.typed"],
+    "lumos_jax.report": ["*.css", "*.js"],
+  },
+  entry_points={"console_scripts": ["lumos = lumos_jax.cli:main"]},
   python_requires=">=3.11",
   install_requires=CORE,
   extras_require={
@@ -78,14 +112,14 @@ setuptools.setup(
     "report": REPORT,
     "demo": DEMO,
     "test": TEST,
+    "docs": DOCS,
     "notebook": [*DEMO, "jupyterlab>=4.5"],
     "tensorboard": ["tensorboard>=2.20"],
     "gcs": REMOTE,
     "tpu": [*REMOTE, "jax[tpu]>=0.10.2"],
     "gpu": ["jax[cuda13]>=0.10.2"],
-    # Releases for older versions of Python lack what objectives/fused.py needs.
-    "tokamax": ["tokamax>=0.0.17; python_version >= '3.12'"],
-    "preflight": ["libtpu>=0.0.42"],
+    "tokamax": TOKAMAX,
+    "preflight": PREFLIGHT,
   },
   classifiers=[
     "Development Status :: 3 - Alpha",
@@ -94,6 +128,7 @@ setuptools.setup(
     "Programming Language :: Python :: 3.11",
     "Programming Language :: Python :: 3.12",
     "Programming Language :: Python :: 3.13",
+    "Typing :: Typed",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
   ],
 )

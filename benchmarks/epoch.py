@@ -42,8 +42,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 from benchmarks import results  # noqa: E402
-from configs import sasrec  # noqa: E402
 from data_prep.sources import movielens  # noqa: E402
+from lumos_jax import config as config_lib  # noqa: E402
 from lumos_jax import main as main_lib  # noqa: E402
 from lumos_jax import recipes, train  # noqa: E402
 from lumos_jax import state as state_lib  # noqa: E402
@@ -76,7 +76,7 @@ def write_data(folder: pathlib.Path, users: int) -> None:
 
 def make_config(folder: pathlib.Path, args, steps: int):
   """configs/sasrec.py with RecBole's widths, on the data of `folder`."""
-  c = sasrec.get_config(f"data=movielens,steps={steps},seed={args.seed}")
+  c = config_lib.load(f"sasrec:data=movielens,steps={steps},seed={args.seed}")
   with c.unlocked():
     d, m, o, t = c.data, c.model, c.optimizer, c.train
     d.source, d.root = "sequences", str(folder / "prepared")

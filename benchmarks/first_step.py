@@ -10,7 +10,6 @@ benchmarks/results/first_step.json.
 import argparse
 import os
 import pathlib
-import runpy
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 
 import results
 
+from lumos_jax import config as config_lib
 from lumos_jax import main as main_lib
 
 # Job: config file and argument.
@@ -66,8 +66,7 @@ def main():
   root, rows = pathlib.Path(args.root).absolute(), []
   for job, file in JOBS.items():
     name, _, arg = file.partition(":")
-    get = runpy.run_path(str(results.ROOT / "configs" / name))["get_config"]
-    config = get(arg or None)
+    config = config_lib.load(f"{results.ROOT / 'configs' / name}:{arg}")
     with config.unlocked():
       config.data.root = str(root)
     main_lib.open_data(config)

@@ -11,13 +11,13 @@ on; finished ones are read.
 import argparse
 import json
 import pathlib
-import runpy
 import shutil
 import time
 
 import results
 from absl import logging
 
+from lumos_jax import config as config_lib
 from lumos_jax import main as main_lib
 from lumos_jax import metric_writer, progress
 
@@ -73,10 +73,10 @@ def main():
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
   progress.quiet_libraries()
-  get_config = runpy.run_path(args.config)["get_config"]
   rows, first = [], None
   for seed in range(args.seeds):
-    config = get_config(",".join(filter(None, [args.arg, f"seed={seed}"])))
+    arguments = ",".join(filter(None, [args.arg, f"seed={seed}"]))
+    config = config_lib.load(f"{args.config}:{arguments}")
     with config.unlocked():
       config.data.root = args.data or config.data.root
     workdir = pathlib.Path(args.workdir) / f"{config.name}_seed{seed}"

@@ -33,7 +33,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import data_prep  # noqa: E402
 from benchmarks import results  # noqa: E402
-from configs import panther, pretrain  # noqa: E402
+from lumos_jax import config as config_lib  # noqa: E402
 from lumos_jax import main as main_lib  # noqa: E402
 from lumos_jax import metric_writer  # noqa: E402
 from lumos_jax.data import pipeline, sequences  # noqa: E402
@@ -175,11 +175,11 @@ def readers(events, days) -> dict[tuple[str, str], tuple]:
   packed = lambda cache: Batches(
     sequences,
     events,
-    panther.get_config("data=movielens"),
+    config_lib.load("panther:data=movielens"),
     packed_count,
     cache=cache,
   )
-  daily = Batches(pipeline, days, pretrain.get_config(), daily_count)
+  daily = Batches(pipeline, days, config_lib.load("pretrain"), daily_count)
   decode = days.source("train")
   return {
     ("payments", "bytes"): (bytes_alone(events), 10),
@@ -201,7 +201,7 @@ def readers(events, days) -> dict[tuple[str, str], tuple]:
 
 def wait_percent(root: pathlib.Path, folder: str) -> float:
   """Share of its steps' time that the default job waits for a batch."""
-  config = pretrain.get_config()
+  config = config_lib.load("pretrain")
   with config.unlocked():
     config.data.root, config.report, config.evals = str(root), False, {}
     config.train.steps = config.train.log_every = WAIT_STEPS

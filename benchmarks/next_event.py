@@ -13,12 +13,12 @@ run; with --add what is in it stays, and only what it lacks is run.
 import argparse
 import json
 import pathlib
-import runpy
 import time
 
 import results
 from absl import logging
 
+from lumos_jax import config as config_lib
 from lumos_jax import main as main_lib
 from lumos_jax import metric_writer, progress
 
@@ -131,11 +131,10 @@ def main():
       models = models[:1]
     for model in models:
       file, _, more = model.partition(":")
-      get_config = runpy.run_path(f"configs/{file}.py")["get_config"]
       settings = [f"data={args.data}", f"seed={seed}"]
       settings += [f"steps={args.steps}"] if args.steps else []
       settings += more.split(":") if more else []
-      config = get_config(",".join(settings))
+      config = config_lib.load(f"{file}:{','.join(settings)}")
       with config.unlocked():
         config.data.root = args.root or config.data.root
         config.report = False

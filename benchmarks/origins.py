@@ -25,21 +25,21 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 import data_prep  # noqa: E402
 from benchmarks import results  # noqa: E402
-from configs import paper, pretrain  # noqa: E402
+from lumos_jax import config as config_lib  # noqa: E402
 from lumos_jax import recipes, train  # noqa: E402
 from lumos_jax.data import records as records_lib  # noqa: E402
 from lumos_jax.data import tasks as tasks_lib  # noqa: E402
 from lumos_jax.preflight import flops  # noqa: E402
 
 HISTORY_DAYS, ORIGINS = 364, 28
-FORMS = {"token a week": pretrain, "token a day": paper}
+FORMS = {"token a week": "pretrain", "token a day": "paper"}
 
 
 class Steps:
   """Takes steps of one model on one batch and tells seconds."""
 
   def __init__(self, records, form, size: str, origins: int, users: int):
-    c = FORMS[form].get_config(f"size={size}").copy_and_resolve_references()
+    c = config_lib.load(f"{FORMS[form]}:size={size}")
     with c.unlocked():
       d = c.data
       d.history_days = d.eval_history_days = HISTORY_DAYS

@@ -30,11 +30,11 @@ from lumos_jax import metric_writer
 
 # Muon, dropout and a moving average, as the default job; nothing but training.
 CONFIG = """
-from configs import pretrain
+from lumos_jax import config
 
 
 def get_config():
-  c = pretrain.get_config("smoke")
+  c = config.load("pretrain:smoke")
   with c.unlocked():
     c.name, c.seed, c.data.root = "resume", {seed}, {data!r}
     c.evals, c.report = {{}}, False

@@ -46,8 +46,7 @@ MODELS = {
 def ours(model, loss):
   """(state, step function, batch) of our train step."""
   s = SHAPE | MODELS[model]
-  c = config_lib.default()
-  c.recipe = "panther"
+  c = config_lib.default("panther")
   c.data.target, c.data.sequence_length = "item", s["length"]
   c.data.start_token = False
   m = c.model

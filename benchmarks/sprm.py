@@ -31,7 +31,7 @@ FORMS = {
 
 def measure(form: dict, length: int, width: int, heads: int, repeats: int):
   """Bytes beside the arguments, and seconds of the median step."""
-  cfg = config_lib.default().model
+  cfg = config_lib.default("panther").model
   cfg.update(form)
   cfg.update(d_model=width, d_ff=4 * width, n_heads=heads, dropout=0.0)
   cfg.positions = "learned"

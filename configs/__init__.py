@@ -1,1 +1,1 @@
-"""Experiments: one small file each; see lumos_jax/config.py for every key."""
+"""Experiments: one small file each; lumos_jax/config has every key."""

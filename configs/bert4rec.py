@@ -8,12 +8,12 @@ leave-one-out). It learns from a fifth of the tokens a step, so it wants more st
 than the others, which is for steps= to say; none was tuned for it.
 """
 
-from configs import panther
+from lumos_jax.presets import panther
 
 
 def get_config(arg=None):
-  """Arguments: see `panther.experiment`."""
-  c, _ = panther.experiment("bert4rec", arg)
+  """Arguments: see `panther.start`."""
+  c, _ = panther.start("bert4rec", arg)
   c.model.masked = True
   c.data.start_token = True
   c.lock()

@@ -9,16 +9,17 @@ data have them; `target_time` also shows when the target happens, which answers
 RecTools' HSTU-large (.3642, .2164).
 """
 
-from configs import panther
+from lumos_jax.presets import datasets, panther
 
 
 def get_config(arg=None):
-  """Arguments: see `panther.experiment`, and target_time."""
-  c, args = panther.experiment("hstu", arg, target_time=False)
+  """Arguments: see `panther.start`, and target_time."""
+  c, args = panther.start("hstu", arg, target_time=False)
   m = c.model
   m.attention, m.d_ff = "pointwise", 0
-  m.n_encoder_layers = 4
-  m.time_bias = args.data in panther.TIMED
+  # A layer has no feed-forward part: two stand for one of the others.
+  m.n_encoder_layers *= 2
+  m.time_bias = args.data in datasets.TIMED
   m.target_time = args.target_time
   if args.target_time:
     c.name += "_target_time"

@@ -2,6 +2,7 @@
 
   python -m lumos_jax.main --config=configs/paper.py
   python -m lumos_jax.main --config=configs/paper.py:size=tiny,steps=300
+  python -m lumos_jax.main --config=configs/paper.py:data=oulad
 
 Bidirectional encoder over user-days, one origin a pass, learned positions,
 post-norm, MSE over non-zero targets, uncertainty weighting, AdamW as in the
@@ -9,34 +10,22 @@ public port. `size=paper` (14.7 M parameters) is meant for an accelerator,
 `size=large` (200 M) for a slice; see python -m lumos_jax.preflight.
 """
 
-from configs import pretrain
 from lumos_jax import config as config_lib
+from lumos_jax.presets import datasets, lumos
 
 
 def get_config(arg=None):
-  """Arguments: size=, steps=, seed=."""
-  args = config_lib.parse_arg(arg, size="paper", steps=5000, seed=0)
-  c = pretrain.get_config(
-    f"size={args.size},steps={args.steps},seed={args.seed}"
+  """Arguments: data= (complete_journey, oulad), smoke, size=, steps=, seed=."""
+  args = config_lib.parse_arg(
+    arg, data="complete_journey", smoke=False, size="", steps=0, seed=0
   )
-  with c.unlocked():
-    c.name = "paper"
-    d = c.data
-    d.history_days = d.eval_history_days = 252
-    d.origins_per_example, d.origin_stride_days = 1, 7
-    d.origin_jitter_days = 197
-    m = c.model
-    m.causal, m.patch_days, m.positions = False, 1, "learned"
-    m.norm, m.regression_loss = "post", "mse_nonzero"
-    m.habit_days, m.members, m.state_members, m.sparsity = (), 1, 0, 0.0
-    m.views = dict()
-    o = c.optimizer
-    o.name, o.learning_rate, o.weight_decay = "adamw", 1e-4, 1e-5
-    o.b2 = 0.999
-    c.train.batch_size = 256
-    c.train.ema_decay = 0.0
-    if args.size == "large":  # 200 M parameters, for a slice of 256 chips.
-      d.history_days = d.eval_history_days = 360
-      m.dtype, m.scan_layers, m.remat = "bfloat16", True, "full"
-      c.mesh.fsdp, c.train.batch_size = 8, 4096
+  c = config_lib.default("lumos")
+  c.name, c.seed = "paper", args.seed
+  if args.data != "complete_journey":
+    c.name += f"_{args.data}"
+  datasets.use(c, args.data)
+  lumos.paper(c, history_days=360 if args.size == "large" else 252)
+  c.train.steps = args.steps or 5000
+  lumos.evaluate(c, every_steps=200)
+  lumos.finish(c, args, size="paper")
   return c

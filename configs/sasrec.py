@@ -8,12 +8,12 @@ gSASRec), .1821 (softmax) and .1857 (3,000 negatives); HR@10 .2392, .3003, .3152
 .3159. loss= softmax, sampled or gbce; by default sampled, on movielens softmax.
 """
 
-from configs import panther
+from lumos_jax.presets import panther
 
 
 def get_config(arg=None):
-  """Arguments: see `panther.experiment`, and loss=."""
-  c, args = panther.experiment("sasrec", arg, loss="")
+  """Arguments: see `panther.start`, and loss=."""
+  c, args = panther.start("sasrec", arg, loss="")
   c.objective.loss = args.loss or c.objective.loss
   if args.loss == "gbce":
     c.name = c.name.replace("sasrec", "gsasrec")

@@ -5,13 +5,14 @@ python -m data_prep --source=complete_journey --out=data --rows=event
 python -m data_prep --source=tables --out=data --set schema=my_schema.py
 python -m data_prep --source=complete_journey --out=new --fitted=runs/pretrain
 python -m data_prep --list
+python -m data_prep describe FILES_OR_FOLDERS --out=my_schema.py
 """
 
 import argparse
 import json
 import sys
 
-from data_prep import run, sources
+from data_prep import describe, run, sources
 
 
 def _value(text: str):
@@ -66,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv=None) -> int:
   """Returns the exit status."""
+  argv = sys.argv[1:] if argv is None else list(argv)
+  if argv[:1] == ["describe"]:
+    return describe.main(argv[1:])
   parser = _parser()
   args = parser.parse_args(argv)
   if args.list:

@@ -1,6 +1,6 @@
 """Step 2: raw tables -> usable rows in their order, as numpy columns.
 
-The big activity table loses bad rows and goes on: each goes to the rejects with a
+The big activity table loses bad rows: each goes to the rejects with a
 reason. Profile, calendar, labels and splits are small and the user's own: what is
 wrong there is an error to correct, but for rows that speak of users or groups
 that are not there.

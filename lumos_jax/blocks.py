@@ -50,7 +50,7 @@ def of_next_events(index: int, parts, day: int) -> Block:
     mask = batch["user_mask"]
     p, value = found["probability"][mask], found["value"][mask]
     own = np.asarray(batch["key"])[mask]
-    user, place = np.nonzero(p >= 0)
+    user, place = np.nonzero(value > 0)  # 0 fills up where there are fewer.
     keys += own[user].tolist()
     out["rank"].append(place + 1)
     out["value"].append(value[user, place])

@@ -1,15 +1,21 @@
 """Checkpoints with Orbax: state, input position, schema and config together."""
 
-import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 
+from lumos_jax import identity, progress, retention
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.state import State
+
+T = TypeVar("T")
+DAMAGED = "damaged_checkpoints"  # Of a workdir: steps that could not be read.
 
 
 class CheckpointError(RuntimeError):
@@ -24,7 +30,8 @@ def _restore_args(abstract, **kw) -> ocp.args.PyTreeRestore:
 class Checkpoints:
   """The checkpoints of one workdir.
 
-  Writing happens in the background; a checkpoint is complete or absent.
+  Writing happens in the background; a checkpoint is complete or absent. As a
+  context: what was begun is written at its end, unless a write has failed.
   """
 
   def __init__(
@@ -42,14 +49,17 @@ class Checkpoints:
       keep_every: Also retain each step that divides by this; 0 for none.
       read_only: For evaluation: nothing is created or removed.
     """
+    progress.quiet_libraries()
     self.path = epath.Path(workdir) / "checkpoints"
+    self._held = retention.Held()
     if read_only and not self.path.exists():
       raise CheckpointError(f"{self.path}: no such directory; train first")
     self._manager = ocp.CheckpointManager(
       self.path.absolute() if "://" not in str(self.path) else self.path,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=None if read_only else keep,
-        keep_period=keep_every or None,
+        preservation_policy=None
+        if read_only
+        else retention.policy(keep, keep_every, self._held),
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
@@ -65,6 +75,10 @@ class Checkpoints:
   def latest(self) -> int | None:
     """Newest complete step."""
     return self._manager.latest_step()
+
+  def hold(self, step: int | None) -> None:
+    """Retains a step whatever its age, until another one is held."""
+    self._held.step = step
 
   @property
   def steps(self) -> list[int]:
@@ -106,7 +120,7 @@ class Checkpoints:
     return CheckpointError(
       f"{self.path}: a checkpoint could not be written: {error}. Make room or "
       f"choose another --workdir; the newest complete step is {kept[0]}, and "
-      "the same command goes on from there"
+      "the same command resumes from there"
     )
 
   def restore(
@@ -165,6 +179,90 @@ class Checkpoints:
       )
     return params
 
+  def raw_params(
+    self, step: int
+  ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Parameters of any model on the host, in the shapes they were saved in.
+
+    Args:
+      step: Which.
+
+    Returns:
+      {path: array}, the moving average where one was kept, and the `meta`.
+    """
+    meta = self.meta(step)
+    name = "ema" if meta["config"]["train"]["ema_decay"] > 0 else "params"
+    found = self._manager.item_metadata(step)["state"].tree[name]
+    abstract = {k: np.zeros(x.shape, x.dtype) for k, x in found.items()}
+    args = jax.tree.map(lambda _: ocp.RestoreArgs(np.ndarray), abstract)
+    state = ocp.args.PyTreeRestore(
+      item={name: abstract}, restore_args={name: args}, partial_restore=True
+    )
+    out = self._manager.restore(step, args=ocp.args.Composite(state=state))
+    return {k: np.asarray(x) for k, x in out["state"][name].items()}, meta
+
+  def newest(
+    self, read: Callable[[int], T], at_most: int | None = None
+  ) -> tuple[int, T]:
+    """Reads the newest step that can be read; tells of those that cannot.
+
+    Args:
+      read: What reads a step.
+      at_most: Later steps are known to be damaged.
+
+    Returns:
+      The step and what `read` gave, the same step on every process.
+
+    Raises:
+      CheckpointError: No step can be read; says why the newest cannot.
+    """
+    first = None
+    steps = [n for n in self.steps if at_most is None or n <= at_most]
+    for step in reversed(steps):
+      out, error = None, None
+      try:
+        out = read(step)
+      except (MemoryError, jax.errors.JaxRuntimeError):
+        raise  # The machine's fault, not the checkpoint's.
+      except Exception as e:  # Cut or changed bytes fail in many ways.
+        error = e
+      if jax.process_count() > 1:
+        fine = multihost_utils.process_allgather(np.asarray(error is None))
+        if error is None and not np.all(fine):
+          error = CheckpointError("another process cannot read it")
+      if error is None:
+        return step, out
+      first = first or (step, error)
+      logging.warning(
+        f"{self.path}/{step} cannot be read ({_short(error)}): trying the step "
+        "before it"
+      )
+    if first is None:
+      raise CheckpointError(f"{self.path} holds no complete checkpoint")
+    step, error = first
+    if isinstance(error, CheckpointError):
+      raise error
+    raise CheckpointError(
+      f"{self.path}/{step} cannot be read, nor can a step before it: "
+      f"{_short(error)}. Choose another --workdir to train anew"
+    ) from error
+
+  def set_aside(self, newer_than: int) -> None:
+    """Moves later steps to workdir/damaged_checkpoints: they will come again."""
+    bad = [n for n in self.steps if n > newer_than]
+    if not bad:
+      return
+    if jax.process_index() == 0:
+      aside = self.path.parent / DAMAGED
+      aside.mkdir(parents=True, exist_ok=True)
+      for n in bad:
+        if (aside / str(n)).exists():
+          (aside / str(n)).rmtree()
+        (self.path / str(n)).rename(aside / str(n))
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("damaged checkpoints set aside")
+    self._manager.reload()
+
   def meta(self, step: int | None = None) -> dict[str, Any]:
     """What `make_meta` gave when the step was written."""
     step = self._pick(step)
@@ -198,14 +296,38 @@ class Checkpoints:
     self.wait()
     self._manager.close()
 
+  def __enter__(self) -> "Checkpoints":
+    return self
 
-def make_meta(config, schema: schema_lib.Schema, calendar_columns) -> dict:
-  """What a checkpoint says of itself beside the numbers."""
+  def __exit__(self, kind, error, trace) -> None:
+    # Orbax waits minutes for the threads of a write that has failed.
+    if not isinstance(error, CheckpointError):
+      self.close()
+
+
+def _short(error: BaseException) -> str:
+  """The first sentence or line of an error, 200 characters at most."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[0][:200]
+
+
+def make_meta(
+  config, schema: schema_lib.Schema, calendar_columns, content: str = ""
+) -> dict:
+  """What a checkpoint says of itself beside the numbers.
+
+  Args:
+    config: The whole config.
+    schema: Of the data set.
+    calendar_columns: Of the data set.
+    content: Of the data set, see `identity.content`.
+  """
   return {
     "schema": schema.to_json(),
     "schema_hash": schema.hash,
     "calendar_columns": list(calendar_columns),
-    "config": json.loads(config.to_json_best_effort()),
+    "content": content,
+    "config": identity.plain(config),
     "workers": config.data.workers,
     "processes": jax.process_count(),
   }
@@ -217,6 +339,7 @@ def check_meta(
   schema: schema_lib.Schema,
   calendar_columns,
   resume: bool,
+  content: str = "",
 ) -> None:
   """Raises CheckpointError where data or input are not the checkpoint's.
 
@@ -225,7 +348,8 @@ def check_meta(
     config: Of this run.
     schema: Of the data at hand.
     calendar_columns: Of the data at hand.
-    resume: Also require what the input position depends on.
+    resume: Also require all that a resume must not change.
+    content: Of the data at hand, see `identity.content`; "" if not known.
   """
   theirs = schema_lib.Schema.from_json(meta["schema"])
   if theirs.model_hash != schema.model_hash:
@@ -249,6 +373,21 @@ def check_meta(
     if meta[key] != now:
       raise CheckpointError(
         f"the input position was saved with {key} = {meta[key]}, this run has "
-        f"{now}; going on would silently read other data. Use "
+        f"{now}; resuming would silently read other data. Use "
         + way.format(meta[key])
       )
+  differ = identity.differences(identity.plain(config), meta["config"])
+  if differ:
+    raise CheckpointError(
+      "the checkpoint is another run's; these keys differ (this against that): "
+      f"{'; '.join(differ)}. Set them as they were, choose another --workdir, or "
+      "start from its parameters with --init_from"
+    )
+  theirs = meta.get("content", "")
+  if content and theirs and content != theirs:
+    raise CheckpointError(
+      "the data set's records are not those that the checkpoint was trained on, "
+      "though their schema is the same: the input position would point at other "
+      "users. Use the same data set, or start from the checkpoint's parameters "
+      "in a new --workdir with --init_from"
+    )

@@ -1,6 +1,6 @@
 r"""Evaluates a stored checkpoint, on any number of devices.
 
-  python -m lumos_jax.evaluate --workdir=runs/pretrain [--step=400] \
+  python -m lumos_jax.evaluate --workdir=runs/pretrain [--step=400|best] \
     [--only=forecast,what_if] [--data_dir=DIR]
 
 Writes eval.json and predictions/ of the workdir, and its report anew if there
@@ -27,15 +27,15 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lumos_jax import best, progress, startup
 from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import config as config_lib
 from lumos_jax import evaluators as evaluators_lib
-from lumos_jax import progress, startup
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.evaluators import base, bootstrap, forecast, predict, what_if
+from lumos_jax.evaluators import bootstrap, predict, what_if
 
 EVAL_FILE = "eval.json"
 STEPS = "steps"  # Beside the evaluators in eval.json: {evaluator: step}.
@@ -82,8 +82,8 @@ class Session:
     evals = {k: v for k, v in config.evals.items() if not only or k in only}
     graph, _ = state_lib.structure(recipe)
 
-    def predict_fn(params, batch):
-      return recipe.predict(state_lib.merge(graph, params), batch)
+    def predict_fn(params, batch, **kw):
+      return recipe.predict(state_lib.merge(graph, params), batch, **kw)
 
     self.predictor = predict.Predictor(
       predict_fn, config.eval_batch_size, devices
@@ -98,6 +98,8 @@ class Session:
     self.evaluators = evaluators_lib.build(
       evals, self.predictor, records, tasks, config.data, workdir
     )
+    splits = records.stats.get("splits", {})
+    self._users = {k: v["users"] for k, v in splits.items()}
     self._evals = evals
     self._keep = bool(only)
 
@@ -131,9 +133,11 @@ class Session:
       logging.info("step %d: evaluator %s", step, name)
       results[name], steps[name] = {}, step
       fresh.append(name)
+      users = self._users.get(evaluator.split)
       try:
-        for metric, value in evaluator.run(params):
-          results[name][metric] = float(value)
+        with progress.stage(f"evaluating {name}", users):
+          for metric, value in evaluator.run(params):
+            results[name][metric] = float(value)
       finally:
         # What is known is kept, also where this evaluator ends in an error.
         if last:
@@ -150,25 +154,15 @@ class Session:
     return {f"{n}/{m}": v for n in fresh for m, v in results[n].items()}
 
   def _comparisons(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Paired bootstrap of each forecast against each baseline beside it."""
+    """Paired bootstrap of each model's results against each baseline's."""
     out = {}
     ran = [self.evaluators[n] for n in names]
-    models = [e for e in ran if isinstance(e, forecast.Forecast)]
-    for a in models:
-      for b in (e for e in ran if not e.needs_params):
-        if (a.split, a.origin) == (b.split, b.origin):
-          out[f"{a.name}_vs_{b.name}"] = _compare(a, b)
+    for a in ran:
+      for b in ran:
+        found = a.compare(b)
+        if found:
+          out[f"{a.name}_vs_{b.name}"] = bootstrap.flat(found)
     return out
-
-
-def _compare(a: base.Evaluator, b: base.Evaluator) -> dict[str, float]:
-  x, y = a.predictions, b.predictions
-  if not np.array_equal(x.key, y.key) or not np.array_equal(x.mask, y.mask):
-    raise ValueError(f"{a.name} and {b.name} have not scored the same users")
-  intervals = bootstrap.compare_tasks(
-    a.tasks, x.y, x.mask, x.p, y.p, a.mean_tasks
-  )
-  return bootstrap.flat(intervals)
 
 
 def read(workdir: epath.PathLike) -> dict[str, dict[str, float]]:
@@ -203,21 +197,7 @@ def load_config(workdir: epath.PathLike) -> ml_collections.ConfigDict:
   path = epath.Path(workdir) / "config.json"
   if not path.exists():
     raise FileNotFoundError(f"{workdir} holds no run: there is no config.json")
-  stored = json.loads(path.read_text())
-  # Keys that came after the run was made have their default.
-  return ml_collections.ConfigDict(
-    _merged(config_lib.default().to_dict(), stored)
-  ).lock()
-
-
-def _merged(default: Any, stored: Any) -> Any:
-  if isinstance(default, dict) and isinstance(stored, dict):
-    keys = [*default, *(k for k in stored if k not in default)]
-    return {
-      k: _merged(default.get(k), stored[k]) if k in stored else default[k]
-      for k in keys
-    }
-  return tuple(stored) if isinstance(default, tuple) else stored
+  return config_lib.stored(json.loads(path.read_text()))
 
 
 def restore(
@@ -237,7 +217,10 @@ def restore(
 def _checked(workdir, config, records, step) -> checkpoint_lib.Checkpoints:
   """The checkpoints, once the data set is known to be the checkpoint's."""
   store = checkpoint_lib.Checkpoints(workdir, read_only=True)
-  meta, columns = store.meta(step), records.calendar.columns
+  columns = records.calendar.columns
+  _, meta = (
+    store.newest(store.meta) if step is None else (step, store.meta(step))
+  )
   checkpoint_lib.check_meta(meta, config, records.schema, columns, False)
   return store
 
@@ -254,8 +237,8 @@ def restored(
     k: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole)
     for k, s in shapes.items()
   }
-  params = store.restore_params(abstract, step)
-  return store.latest if step is None else step, params
+  read = lambda n: store.restore_params(abstract, n)
+  return store.newest(read) if step is None else (step, read(step))
 
 
 def open_data(
@@ -271,7 +254,7 @@ def open_data(
 
 def run(
   workdir: epath.PathLike,
-  step: int | None = None,
+  step: int | str | None = None,
   only: Sequence[str] = (),
   data_dir: epath.PathLike | None = None,
 ) -> dict[str, float]:
@@ -279,7 +262,8 @@ def run(
 
   Args:
     workdir: Of the run.
-    step: Which checkpoint; default the newest.
+    step: Which checkpoint, or "best": by train.best.metric; default the
+      newest that can be read.
     only: Names in config.evals; the other entries of eval.json stay.
     data_dir: The data set, if not where the config says.
 
@@ -288,6 +272,8 @@ def run(
   """
   workdir = epath.Path(workdir)
   config = load_config(workdir)
+  if step == "best":
+    step = best.read(workdir)["step"]
   records = open_data(config, data_dir)
   # Before a recipe or a task can miss a field that another data set lacks.
   store = _checked(workdir, config, records, step)
@@ -305,6 +291,10 @@ def run(
   return values
 
 
+def _step(text: str) -> int | str:
+  return text if text == "best" else int(text)
+
+
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse_flags.ArgumentParser(
     prog="python -m lumos_jax.evaluate",
@@ -314,7 +304,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   )
   add = parser.add_argument
   add("--workdir", required=True, help="of the run's outputs")
-  add("--step", type=int, help="checkpoint; default the newest")
+  add("--step", type=_step, help="checkpoint, or best; default the newest")
   add("--only", default="", help="names in config.evals; default all")
   add("--data_dir", help="the data set, if not where the config says")
   add("--multihost", action="store_true", help="one process of several")

@@ -1,11 +1,11 @@
 r"""Prepares the data if need be, trains, evaluates, writes the report.
 
   python -m lumos_jax.main --config=configs/pretrain.py [--workdir=DIR]
-  python -m lumos_jax.main --config=configs/pretrain.py:smoke \
-    --config.train.steps=50
+  python -m lumos_jax.main --config=pretrain:smoke --config.train.steps=50
 
---config.KEY=VALUE sets any key of the config (lumos_jax/config.py has all).
-The same command goes on where an interrupted run stopped.
+--config.KEY=VALUE sets any key of the config (lumos_jax/config has all).
+The same command resumes an interrupted run; with a larger
+--config.train.steps, a finished one (docs/training.md).
 
 Exit status: 0 when done, 1 for what cannot run, 2 for a wrong flag or argument,
 143 when a signal stopped the run and its state was saved, 130 when it was not.
@@ -22,8 +22,16 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
+from lumos_jax import (
+  checkpoint,
+  evaluate,
+  identity,
+  lock,
+  progress,
+  startup,
+  train,
+)
 from lumos_jax import config as config_lib
-from lumos_jax import evaluate, progress, startup, train
 from lumos_jax import recipes as recipes_lib
 from lumos_jax.data import records
 from lumos_jax.data import schema as schema_lib
@@ -33,26 +41,35 @@ from lumos_jax.evaluators import predict
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
-  "Experiment, FILE.py or FILE.py:ARGUMENTS; --config.KEY=VALUE sets a key.",
+  "Experiment: FILE.py or a shipped config's NAME, with :ARGUMENTS behind it; "
+  "--config.KEY=VALUE sets a key.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Of the run's outputs; default runs/<config.name>."
+)
+_INIT_FROM = flags.DEFINE_string(
+  "init_from",
+  None,
+  "Workdir of another run, whose parameters a new run begins at; "
+  "sets config.init_from.",
 )
 _MULTIHOST = flags.DEFINE_bool(
   "multihost", False, "One process of several: a TPU slice's workers."
 )
 _COORDINATOR = flags.DEFINE_string(
-  "coordinator", None, "HOST:PORT of process 0, where nothing else tells it."
+  "coordinator", None, "HOST:PORT of process 0, if it is not detected."
 )
 _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator.")
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: from 0.")
 
 _HELP = re.compile(r"--?(help(short|full|xml)?|\?)")
-# May change when a run goes on; anything else makes it another run.
-_MAY_CHANGE = ("evals", "report", "eval_batch_size", "name")
-_MAY_CHANGE_TRAIN = ("log_every", "checkpoint_every", "keep", "keep_every")
 # What a user can mend: printed as one line, without a traceback.
-ERRORS = (*evaluate.ERRORS, schema_lib.SchemaError, train.NotFinite)
+ERRORS = (
+  *evaluate.ERRORS,
+  schema_lib.SchemaError,
+  train.NotFinite,
+  lock.WorkdirBusy,
+)
 
 
 def open_data(config) -> records.Records:
@@ -79,7 +96,7 @@ def open_data(config) -> records.Records:
 
 
 def warn_of_later_rows(config, schema: schema_lib.Schema) -> None:
-  """Warns where the schema was fitted on rows that are to be foretold."""
+  """Warns if the schema was fitted on rows that are to be predicted."""
   d = config.data
   if config.recipe == "panther" and d.holdout == "last":
     return  # Not days but each user's last events are held out.
@@ -88,7 +105,7 @@ def warn_of_later_rows(config, schema: schema_lib.Schema) -> None:
     if d[f"{split}_split"] == d.train_split and origin < schema.train_until:
       logging.warning(
         "data.%s_origin = %d, and vocabularies, bins and scales were fitted on "
-        "rows until day %d: they know of what is foretold. Prepare the data with "
+        "rows before day %d: they have seen the target days. Prepare the data with "
         "an earlier train_until",
         split,
         origin,
@@ -103,10 +120,16 @@ def claim_workdir(workdir: epath.Path, config) -> None:
     ValueError: The workdir holds another run; names the keys that differ.
   """
   path = workdir / "config.json"
-  mine = json.loads(config.to_json_best_effort())
+  mine = identity.plain(config)
   if path.exists():
-    theirs = json.loads(path.read_text())
-    differ = _differences(_identity(mine), _identity(theirs))
+    try:
+      theirs = json.loads(path.read_text())
+    except ValueError as e:
+      raise ValueError(
+        f"{path} cannot be read ({e}): remove it, and the checkpoints say whose "
+        "run this is"
+      ) from e
+    differ = identity.differences(mine, theirs)
     if differ:
       raise ValueError(
         f"{workdir} holds another run; these keys differ (this against that): "
@@ -115,25 +138,6 @@ def claim_workdir(workdir: epath.Path, config) -> None:
   if jax.process_index() == 0:
     text = json.dumps(mine, indent=1, sort_keys=True)
     predict.write_atomic(path, text.encode())
-
-
-def _identity(doc):
-  doc = {k: v for k, v in doc.items() if k not in _MAY_CHANGE}
-  doc["train"] = {
-    k: v for k, v in doc["train"].items() if k not in _MAY_CHANGE_TRAIN
-  }
-  return doc
-
-
-def _differences(a, b, prefix=""):
-  out = []
-  for k in sorted(a.keys() | b.keys()):
-    x, y = a.get(k), b.get(k)
-    if isinstance(x, dict) and isinstance(y, dict):
-      out += _differences(x, y, f"{prefix}{k}.")
-    elif x != y:
-      out.append(f"{prefix}{k}: {x!r} against {y!r}")
-  return out
 
 
 def run(config, workdir: epath.PathLike) -> None:
@@ -145,42 +149,53 @@ def run(config, workdir: epath.PathLike) -> None:
   warn_of_later_rows(config, data.schema)
   recipe = recipes_lib.build(config, data, tasks)
   session = evaluate.Session(config, workdir, data, recipe, tasks)
-  # Last: a config that was refused above must not claim the workdir.
-  claim_workdir(workdir, config)
-  train.train(config, workdir, data, recipe, tasks, session.evaluate)
-  if config.report and jax.process_index() == 0:
-    from lumos_jax import report
+  with lock.locked(workdir):
+    # Last: a config that was refused above must not claim the workdir.
+    claim_workdir(workdir, config)
+    train.train(config, workdir, data, recipe, tasks, session.evaluate)
+    if config.report and jax.process_index() == 0:
+      from lumos_jax import report
 
-    logging.info("report: %s", report.build(workdir))
+      logging.info("report: %s", report.build(workdir))
 
 
-def _check_config_flags(argv: Sequence[str]) -> None:
-  """Finds mistakes in --config and --config.KEY that absl tells by traceback."""
-  path, keys = None, []
+def _resolve_config_flags(argv: Sequence[str]) -> list[str]:
+  """Replaces a shipped config's name in --config by its file.
+
+  Also finds mistakes in --config and --config.KEY that absl would answer with a
+  traceback.
+  """
+  argv, path, keys = list(argv), None, []
   for i, flag in enumerate(argv):
-    found = re.fullmatch(r"--?(?:no)?config(?:\.([^=]+))?(?:=(.*))?", flag)
+    found = re.fullmatch(r"(--?(?:no)?config)(?:\.([^=]+))?(?:=(.*))?", flag)
     if not found:
       continue
-    key, value = found.groups()
+    name, key, value = found.groups()
     if key:
       keys.append(key)
-    else:
-      path = value if value is not None else "".join(argv[i + 1 : i + 2])
+    elif value is not None:
+      path = config_lib.resolve(value)
+      argv[i] = f"{name}={path}"
+    elif i + 1 < len(argv):
+      path = argv[i + 1] = config_lib.resolve(argv[i + 1])
   if path is not None:
     config = config_lib.load(path)
     for key in keys:
       config_lib.check_key(config, key)
+  return argv
 
 
 def parse_flags(argv: Sequence[str]) -> None:
   """Parses flags; a mistake ends in one line and exit status 2."""
   try:
-    _check_config_flags(argv)
-    rest = flags.FLAGS(argv)[1:]
+    rest = flags.FLAGS(_resolve_config_flags(argv))[1:]
     if rest:
       raise flags.Error(f"unknown arguments {rest}; write --FLAG=VALUE")
     if _CONFIG.value is None:
-      raise flags.Error("--config=FILE is needed, see --help")
+      raise flags.Error(
+        "--config=FILE or NAME is needed, see --help; shipped configs are "
+        f"{', '.join(config_lib.shipped())}"
+      )
   except SystemExit as e:
     # absl ends with 1 where it was asked for help and has shown it.
     sys.exit(0 if any(map(_HELP.fullmatch, argv[1:])) else e.code)
@@ -196,6 +211,8 @@ def main(_):
   startup.keep_compilations()
   progress.quiet_libraries()
   config = _CONFIG.value
+  if _INIT_FROM.value is not None:
+    config.init_from = _INIT_FROM.value
   workdir = _WORKDIR.value or f"runs/{config.name}"
   try:
     run(config, workdir)
@@ -204,7 +221,7 @@ def main(_):
     sys.exit(143)
   except KeyboardInterrupt:
     print(
-      "interrupted: the same command goes on from the newest checkpoint, if there "
+      "interrupted: the same command resumes from the newest checkpoint, if there "
       "is one",
       file=sys.stderr,
     )
@@ -212,6 +229,9 @@ def main(_):
   except ERRORS as e:
     logging.debug("", exc_info=True)
     print(f"error: {e}", file=sys.stderr)
+    if isinstance(e, checkpoint.CheckpointError):
+      # Threads of a write that has failed hold up an orderly end for minutes.
+      _exit_now(1)
     sys.exit(1)
   except jax.errors.JaxRuntimeError as e:
     if jax.process_count() == 1:
@@ -219,12 +239,19 @@ def main(_):
     print(
       f"error: process {jax.process_index()} of {jax.process_count()} lost the "
       f"others: {str(e).splitlines()[0]}. Once all are up again, the same "
-      "command goes on from the newest checkpoint",
+      "command resumes from the newest checkpoint",
       file=sys.stderr,
-      flush=True,
     )
     # An orderly end would wait for the others.
-    os._exit(1)
+    _exit_now(1)
+
+
+def _exit_now(status: int) -> None:
+  """Ends the process without waiting for its threads."""
+  logging.flush()
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
 
 
 if __name__ == "__main__":

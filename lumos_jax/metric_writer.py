@@ -8,11 +8,13 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import tensorboardX
 from etils import epath
+
+from lumos_jax import files
 
 METRICS, STARTS = "metrics.jsonl", "starts.jsonl"
 _FLUSH_SECONDS = 10.0
@@ -99,8 +101,23 @@ class MetricWriter:
       self._file = (self._workdir / METRICS).open("a")
     self._flushed = time.time()
 
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes one line, and one TensorBoard point a metric."""
+  def write(
+    self,
+    step: int,
+    metrics: Mapping[str, float],
+    shown: Callable[[str], bool] = lambda name: True,
+  ) -> None:
+    """Writes one line, and TensorBoard points.
+
+    Args:
+      step: Steps done.
+      metrics: {name: value}.
+      shown: Whether a metric is a TensorBoard series: one of a single point is
+        none to look at.
+
+    Raises:
+      OSError: A file cannot be written; names it.
+    """
     if not self._active or not metrics:
       return
     now = time.time()
@@ -110,14 +127,15 @@ class MetricWriter:
       value = float(value)
       finite = math.isfinite(value)
       line[name] = value if finite else None
-      if finite:
-        shown = _NOT_SHOWN.sub("_", name)
-        self._board.add_scalar(shown, value, int(step), walltime=now)
+      if finite and shown(name):
+        series = _NOT_SHOWN.sub("_", name)
+        self._board.add_scalar(series, value, int(step), walltime=now)
     text = json.dumps(line)
     if self._file:
       # Line by line: what was logged before a kill is there after it.
-      self._file.write(text + "\n")
-      self._file.flush()
+      with files.naming(self._workdir / METRICS):
+        self._file.write(text + "\n")
+        self._file.flush()
     else:
       self._lines.append(text)
     if now - self._flushed > _FLUSH_SECONDS:
@@ -127,7 +145,8 @@ class MetricWriter:
     """Brings everything written so far to the workdir."""
     if not self._active:
       return
-    self._board.flush()
+    with files.naming(self._events):
+      self._board.flush()
     self._copy()
     self._flushed = time.time()
 
@@ -166,8 +185,9 @@ class MetricWriter:
       path.write_text(text)
       return
     aside = self._workdir / f".{METRICS}.new"
-    aside.write_text(text)
-    aside.replace(path)
+    with files.naming(path):
+      aside.write_text(text)
+      aside.replace(path)
 
   def _note_start(self, start: int) -> None:
     path = self._workdir / STARTS

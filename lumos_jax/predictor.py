@@ -23,9 +23,9 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from lumos_jax import best, evaluate, population
 from lumos_jax import blocks as blocks_lib
 from lumos_jax import checkpoint as checkpoint_lib
-from lumos_jax import evaluate, population
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
 from lumos_jax.data import calendar as calendar_lib
@@ -77,7 +77,8 @@ class Predictor:
     self.workdir = epath.Path(workdir)
     self.config = evaluate.load_config(self.workdir)
     store = checkpoint_lib.Checkpoints(self.workdir, read_only=True)
-    step = _step(store, step)
+    if step == "best":
+      step = best.read(self.workdir)["step"]
     meta = store.meta(step)
     self.schema = schema_lib.Schema.from_json(meta["schema"])
     self.calendar_columns = tuple(meta["calendar_columns"])
@@ -333,18 +334,6 @@ class Predictor:
     return base.of(
       fn
     ), blocks_lib.of_windows if windows else blocks_lib.of_users
-
-
-def _step(store: checkpoint_lib.Checkpoints, step: int | str | None):
-  """The number of a step that may be given as "best"."""
-  if step != "best":
-    return step
-  best = getattr(store, "best", None)
-  if best is None:
-    raise checkpoint_lib.CheckpointError(
-      f"{store.path} marks no step as the best; it has {store.steps}"
-    )
-  return best
 
 
 def day_text(schema: schema_lib.Schema, day: int) -> str:

@@ -1,11 +1,12 @@
-"""Progress of training: a bar on a terminal, a line now and then elsewhere."""
+"""Progress: a bar on a terminal, a line now and then elsewhere."""
 
 import collections
 import contextlib
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import rich.console
@@ -36,9 +37,9 @@ def _clock(seconds: float) -> str:
 class Progress:
   """Shows step, loss, tokens a second, input wait share and time left.
 
-  Only process 0 shows anything. Use as a context: on a terminal (or in a
-  notebook) a bar stays in the last line and log messages scroll above it;
-  elsewhere a line is printed to stderr every `line_seconds`.
+  Only process 0 shows anything. Use as a context: on a terminal a bar stays in
+  the last line and log messages scroll above it; elsewhere (a notebook, a log
+  file) a line is printed to stderr every `line_seconds`.
   """
 
   def __init__(
@@ -58,9 +59,12 @@ class Progress:
     # a clock that stands still while something else than training is done.
     self._stood = 0.0
     self._window = collections.deque(maxlen=_WINDOW + 1)
-    self._console = console or rich.console.Console(stderr=True)
-    self._bar = None
-    if self._shown and (self._console.is_terminal or self._console.is_jupyter):
+    # Rich's form for notebooks needs ipywidgets, and warns where they are not.
+    self._console = console or rich.console.Console(
+      stderr=True, force_jupyter=False
+    )
+    self._text, self._bar = "", None
+    if self._shown and self._console.is_terminal:
       self._bar = rich.progress.Progress(
         rich.progress.TextColumn("{task.completed:,}/{task.total:,}"),
         rich.progress.BarColumn(bar_width=None),
@@ -70,14 +74,20 @@ class Progress:
       )
 
   def __enter__(self) -> "Progress":
+    begins = self._step < self._total
+    self._text = "compiling the train step ..." if begins else ""
     if self._bar:
       self._task = self._bar.add_task(
-        "", total=self._total, completed=self._step, text="compiling"
+        "", total=self._total, completed=self._step, text=self._text
       )
       self._bar.start()
+    elif self._text:
+      say(self._text)
+    self._outer, _Stage.bar = _Stage.bar, self
     return self
 
   def __exit__(self, *exc) -> None:
+    _Stage.bar = self._outer
     if self._bar:
       self._bar.stop()
     elif self._shown and self._window:
@@ -91,6 +101,16 @@ class Progress:
       yield
     finally:
       self._stood += time.monotonic() - begin
+
+  def show(self, text: str = "") -> bool:
+    """Shows what runs aside of training; "" shows training's state again.
+
+    Returns:
+      Whether there is a bar to show it in.
+    """
+    if self._bar:
+      self._bar.update(self._task, text=text or self._text)
+    return self._bar is not None
 
   def update(
     self, step: int, loss: float, tokens: int, wait: float
@@ -132,18 +152,84 @@ class Progress:
   def _describe(self, loss: float, speed: dict[str, float]) -> str:
     parts = [f"loss {loss:.4f}"]
     if speed:
-      left = (self._total - self._step) / speed["steps_per_second"]
       parts += [
         f"{_count(speed['tokens_per_second'])} tokens/s",
         f"input wait {speed['input_wait_share']:.0%}",
-        f"{_clock(left)} left",
       ]
+      steps = self._total - self._step
+      if steps:  # Of training: what follows the last step has its own text.
+        parts.append(f"{_clock(steps / speed['steps_per_second'])} left")
     return "  ".join(parts)
 
   def _line(self) -> None:
     self._line_at = time.monotonic()
     text = f"step {self._step:,}/{self._total:,}  {self._text}"
     print(text, file=sys.stderr, flush=True)
+
+
+class _Stage:
+  """What runs aside of training: its name, users in all, the bar to show it."""
+
+  text: str = ""
+  total: int | None = None
+  bar: Progress | None = None
+
+
+def say(text: str) -> None:
+  """Prints a line to stderr, from process 0."""
+  if jax.process_index() == 0:
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def stage(text: str, total: int | None = None) -> Iterator[None]:
+  """Says what runs in this context.
+
+  Args:
+    text: "evaluating forecast", say.
+    total: Users that `track` goes through in it; None where it is not known.
+  """
+  before = _Stage.text, _Stage.total
+  _Stage.text, _Stage.total = text, total
+  if _Stage.bar:
+    _Stage.bar.show(f"{text} ...")
+  try:
+    yield
+  finally:
+    _Stage.text, _Stage.total = before
+    if _Stage.bar:
+      _Stage.bar.show()
+
+
+def track(
+  items: Iterable[Any],
+  count: Callable[[Any], int] = lambda item: 1,
+  *,
+  line_seconds: float = 10.0,
+) -> Iterator[Any]:
+  """The items; shows how far they are: in the bar, or by a line now and then.
+
+  Args:
+    items: Batches of a stage.
+    count: Users of one.
+    line_seconds: Between lines.
+  """
+  done, line_at, shown_at = 0, time.monotonic(), 0.0
+  many = jax.process_count()  # All go through equally many.
+  for item in items:
+    yield item
+    done += many * count(item)
+    now = time.monotonic()
+    if now - shown_at < 0.25:
+      continue
+    shown_at = now
+    of = f" of {_Stage.total:,}" if _Stage.total else ""
+    text = f"{_Stage.text or 'predicting'}: {done:,}{of} users"
+    if _Stage.bar and _Stage.bar.show(text):
+      continue
+    if now - line_at >= line_seconds:
+      line_at = now
+      say(text)
 
 
 class _FromLibraries(logging.Filter):

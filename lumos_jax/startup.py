@@ -19,7 +19,7 @@ def connect(
   processes: int | None = None,
   process: int | None = None,
 ) -> None:
-  """Makes this process one of several; TPU slices tell all three themselves.
+  """Makes this process one of several; on TPU slices all three are detected.
 
   Args:
     coordinator: HOST:PORT of process 0.
@@ -52,7 +52,7 @@ def keep_compilations() -> None:
 
 
 def _processor() -> str:
-  """What tells kinds of processors apart: what each one can do."""
+  """What distinguishes kinds of processors: what each one can do."""
   try:
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
   except OSError:

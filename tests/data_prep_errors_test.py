@@ -49,7 +49,10 @@ def duplicate(frames):
       ["activity.parquet", "'sales'", "row 0", "'12,50'"],
     ),
     (break_("activity", channel=pl.col("time")), ["'channel'", "Datetime"]),
-    (break_("activity", time=pl.lit("noon")), ["no row has a readable time"]),
+    (
+      break_("activity", time=pl.lit("noon")),
+      ["'time'", "1,180 of 1,180", "'noon' in row 0"],
+    ),
     (duplicate, ["profile.csv", "2 user ids", "u0", "row 0"]),
     (
       break_("profile", age=pl.lit(float("inf"))),

@@ -84,9 +84,7 @@ def test_ablations_take_away_what_they_say(tmp_path):
   assert value["no_future/churn/auc"] == 0.5 == value["no_context/churn/auc"]
   assert value["no_past/churn/auc/difference"] == 0.0
   change = value["no_future/churn/auc/difference"]
-  low, high = (
-    value[f"no_future/churn/auc/difference/{x}"] for x in ("low", "high")
-  )
+  low, high = (value[f"no_future/churn/auc/{x}"] for x in ("low", "high"))
   assert low <= change <= high
   value = seen[past_only]
   assert value["no_future/spend/wape/difference"] == 0.0

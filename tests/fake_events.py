@@ -95,12 +95,13 @@ class Users(list):
 
 def config(**overrides):
   """A config that trains in seconds; overrides by dotted name."""
-  c = config_lib.default()
-  c.name, c.recipe = "test", "panther"
+  c = config_lib.default("panther")
+  c.name = "test"
   d = c.data
   d.target, d.sequence_length, d.overlap, d.segments = "item", 12, 3, 4
   d.train_origin_last, d.validation_origin, d.test_origin = 70, 70, 85
-  config_lib.set_size(c, "tiny")
+  c.model.update(d_model=32, d_ff=64, n_heads=2, n_encoder_layers=1)
+  c.model.update(activity_width=16, profile_width=8)
   c.model.positions, c.model.dropout = "learned", 0.0
   c.objective.chunk = 16
   c.train.steps, c.train.batch_size = 6, 4

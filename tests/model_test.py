@@ -280,7 +280,7 @@ def _paper_records():
 def test_golden_parameter_counts(size, parameters):
   """The paper's form: 360 days, 7 days ahead, 5 targets."""
   c = fake.config(**PAPER)
-  c.model.update(config_lib.SIZES[size])
+  config_lib.set_size(c, size)
   c.data.update(history_days=360, eval_history_days=360)
   tasks = [
     tasks_lib.Task(f"t{i}", "regression", 7, field=f"x{i}") for i in range(5)

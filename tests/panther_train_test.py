@@ -216,7 +216,7 @@ def test_training_learns_what_comes_next(tmp_path, form):
 
 def test_metrics_of_ranks_equal_their_formulas():
   rank = np.asarray([1, 2, 10, 11, 60.0])
-  found = dict(next_event.of_ranks(rank))
+  found = dict(next_event.of_ranks(rank, (1, 10, 50)))
   assert found["hit_rate@1"] == 0.2 and found["hit_rate@10"] == 0.6
   assert found["hit_rate@50"] == 0.8
   gain = (1 + 1 / np.log2(3) + 1 / np.log2(11)) / 5

@@ -1,5 +1,7 @@
 """What the predictor promises beyond what the Python interface shows."""
 
+import json
+
 import fake
 import fake_events
 import jax
@@ -8,7 +10,7 @@ import polars as pl
 import pytest
 from load_test import saved
 
-from lumos_jax import blocks, checkpoint, population, predictor, run
+from lumos_jax import blocks, population, predictor, run
 from lumos_jax.recipes import lumos
 
 
@@ -58,7 +60,10 @@ def test_an_empty_block_has_the_columns_of_a_full_one():
   assert found["item"].dtype == pl.String
 
 
-def test_best_is_asked_of_a_run_that_marks_none(tmp_path):
+def test_best_is_the_step_that_the_run_marks(tmp_path):
   saved(tmp_path, fake.config(), fake.Records())
-  with pytest.raises(checkpoint.CheckpointError, match="no step as the best"):
+  with pytest.raises(ValueError, match="best"):
     predictor.Predictor(tmp_path, "best")
+  doc = dict(metric="a/b", mode="max", step=3, value=1.0, evaluations=[])
+  (tmp_path / "best.json").write_text(json.dumps(doc))
+  assert predictor.Predictor(tmp_path, "best").step == 3

@@ -10,7 +10,7 @@ import pytest
 
 from lumos_jax import metric_writer, report
 from lumos_jax.report import __main__ as cli
-from lumos_jax.report import charts, load, page
+from lumos_jax.report import bins, load, page
 
 EVIL = '<img src=x onerror="alert(1)"></script><script>alert(2)</script>'
 TASKS = {
@@ -58,7 +58,6 @@ def fake_run(workdir, data_dir):
     ends = {"difference": d, "low": d - 0.1, "high": d + 0.1}
     for end, v in ends.items():
       evals["test_vs_lightgbm"][f"{metric}/{end}"] = v
-      evals["ablation"][f"no_future/{metric}/{end}"] = v / 10
     evals["ablation"][f"no_future/{metric}"] = value + d / 10
   for question in ("edited", "moved_+7_days", "moved_+14_days"):
     evals["what_if"][f"{question}/users_changed"] = 12.0
@@ -156,7 +155,7 @@ def built(tmp_path_factory):
 
 def test_tables_hold_the_numbers_of_eval_json(built):
   evals, _, reader = built
-  head, *rows = reader.tables[0]
+  head, *rows = reader.tables[1]
   assert [h[0] for h in head] == [
     "metric", "base rate", "LUMOS", "LightGBM", "difference to LightGBM",
   ]  # fmt: skip
@@ -170,10 +169,10 @@ def test_tables_hold_the_numbers_of_eval_json(built):
     assert float(row[4][1]) == d[f"{metric}/difference"]
     ends = f"[{d[f'{metric}/low']:+.4f}, {d[f'{metric}/high']:+.4f}]"
     assert ends in row[4][0].replace("\N{MINUS SIGN}", "-")
-  ablation = reader.tables[2]
+  ablation = reader.tables[3]
   assert [h[0] for h in ablation[0]] == ["metric", "full", "no future"]
   assert float(ablation[3][2][1]) == evals["ablation"]["no_future/churn/auc"]
-  what_if = reader.tables[3]
+  what_if = reader.tables[5]
   assert float(what_if[1][1][1]) == evals["what_if"]["edited/churn"]
   shown = " ".join(reader.texts)
   for part in ("1,234", "17", "2020-01-31", "30 steps", "changes no forecast"):
@@ -183,12 +182,12 @@ def test_tables_hold_the_numbers_of_eval_json(built):
 def test_all_sections_and_figures_are_there(built):
   _, _, reader = built
   assert reader.sections == [
-    "comparison", "ablation", "calibration", "lift", "what-if", "training",
-    "data", "config",
+    "tasks", "comparison", "ablation", "curves", "calibration", "lift",
+    "what-if", "training", "data", "config",
   ]  # fmt: skip
-  # Differences of AUC and WAPE; calibration, lift and sweep of three tasks;
-  # loss, parts of the loss, validation AUC.
-  assert len(reader.figures) == 2 + 3 + 3 + 3 + 3
+  # Differences of AUC and WAPE; two curves of two tasks; calibration, lift and
+  # sweep of three; loss, parts of the loss, validation AUC.
+  assert len(reader.figures) == 2 + 2 * 2 + 3 + 3 + 3 + 3
   assert "not available" not in " ".join(reader.texts)
 
 
@@ -275,7 +274,7 @@ def test_the_model_is_the_test_split_and_differences_turn(tmp_path):
 def test_equal_mass_bins():
   p = np.repeat([0.1, 0.5, 0.9], [50, 20, 30])
   y = np.concatenate([np.zeros(50), np.ones(50)])
-  b = charts.equal_mass(y, p)
+  b = bins.equal_mass(y, p)
   # Ties share a bin, and no user is lost.
   assert b["users"].tolist() == [50, 20, 30]
   assert b["forecast"] == pytest.approx([0.1, 0.5, 0.9])
@@ -289,7 +288,7 @@ def test_equal_mass_bins():
     (0.12345, "0.1235"),
     (1234.5, "1,234"),
     (12345, "12,345"),
-    (0.00001, "1.0e-05"),
+    (0.00001, "0.000010"),
     (0.0, "0.0000"),
     (None, "–"),
     (float("nan"), "–"),

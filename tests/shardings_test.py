@@ -4,7 +4,6 @@ A change of tests/golden/shardings.txt is a change of memory and of traffic:
 `python tests/shardings_test.py` writes the file anew, for review.
 """
 
-import importlib
 import math
 import pathlib
 
@@ -15,6 +14,7 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh
 
+from lumos_jax import config as config_lib
 from lumos_jax import partition, recipes, train
 from lumos_jax import state as state_lib
 from lumos_jax.data import tasks as tasks_lib
@@ -45,7 +45,7 @@ _LARGE = 1 << 20
 def parameters(preset):
   """{path: (logical axes, shape)} over a small schema, 60,000 items."""
   name, arg = PRESETS[preset]
-  c = importlib.import_module(f"configs.{name}").get_config(arg)
+  c = config_lib.load(f"{name}:{arg or ''}")
   with c.unlocked():
     c.model.views = {}
     if c.recipe == "panther":

@@ -14,7 +14,7 @@ calls the data simulated after real shopping patterns.
   in 20 bins; a rare one falls back to category x brand.
 - Profile: demographics, which only 801 households have.
 
-Time stamps carry no zone and are taken as they stand: day 0 is 2017-01-01. They
+Time stamps carry no zone and are read unchanged: day 0 is 2017-01-01. They
 look like UTC of shops on New York time: most purchases at 22 h, a change of the
 column `week` in the middle of a day, and 534 rows on 2018-01-01, after the last
 day, which go to the rejects. `time_zone="America/New_York"` reads them so; then
@@ -66,6 +66,7 @@ def load(
   holidays: bool = True,
   time_zone: str = "",
   fields: str = "",
+  train_until: int = _TRAIN_UNTIL,
   path: str = "",
 ) -> Inputs:
   """Reads the tables.
@@ -75,12 +76,14 @@ def load(
     departments: Most frequent departments that get a column of sales.
     promotions: Weekly promotions in the calendar (reads 20.9 M rows).
     holidays: US holidays in the calendar.
-    time_zone: Zone to read the time stamps in; "" takes them as they stand.
+    time_zone: Zone to read the time stamps in; "" reads them unchanged.
     fields: Activity fields to keep, separated by commas; "" for all.
+    train_until: Day before which rows fit vocabularies, bins and scales.
     path: Directory of the Parquet files instead of the package's.
   """
   root = pathlib.Path(path) if path else _package_data()
   schema = _schema(rows, departments, promotions)
+  schema = dataclasses.replace(schema, train_until=train_until)
   if fields:
     schema = _keep(schema, fields)
   wanted = schema.columns("activity")
@@ -184,7 +187,6 @@ def _schema(rows, departments, promotions) -> schema_lib.Schema:
     epoch="2017-01-01",
     first_day=0,
     last_day=_YEAR_DAYS,
-    train_until=_TRAIN_UNTIL,
   )
 
 

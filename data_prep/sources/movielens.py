@@ -178,7 +178,7 @@ def _table(folder, name, columns, key) -> pl.DataFrame:
 
 
 def _events(folder, min_events: int) -> tuple[pl.DataFrame, dict[str, int]]:
-  """key, time, item, rating in each user's order; and counts to tell."""
+  """key, time, item, rating in each user's order; and counts to report."""
   notes = {}
   if _sequences(folder):
     frame = pl.read_parquet(folder / _SEQUENCES).sort("sas_user", "pos")

@@ -3,7 +3,7 @@
 Reads the text files that SASRec, S3-Rec and their followers use, plain or .gz:
 `user item item ...`, one line a user, or `user item`, one line an event. There
 are no times: the position in the sequence stands for the second since 1970. A user
-on several lines goes on where the line before ended; lines of several items that do
+on several lines continues where the previous line ended; lines of several items that do
 so are counted.
 
 With `attributes`, a JSON file {item: [number, ...]}, each item carries what is
@@ -28,6 +28,7 @@ from data_prep.inputs import InputError, Inputs
 from lumos_jax.data import schema as schema_lib
 
 ENVIRONMENT = "LUMOS_SEQUENCES_DIR"
+_LIMIT = 1 << 63
 _HELD_OUT = 2  # Validation and test event of each user.
 
 
@@ -121,7 +122,7 @@ def _text(file: pathlib.Path) -> list[str]:
 def _read(
   file: pathlib.Path,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-  """Users and items [R], int64, in the file's order; and counts to tell."""
+  """Users and items [R], int64, in the file's order; and counts to report."""
   user, item, users, empty, more = [], [], set(), 0, 0
   for n, line in enumerate(_text(file), 1):
     if not line.strip():
@@ -133,6 +134,11 @@ def _read(
         f"{file.name}: line {n} is no user number and item numbers: "
         f"{line.strip()[:60]!r}"
       ) from e
+    if not all(-_LIMIT <= x < _LIMIT for x in (who, *what)):
+      raise InputError(
+        f"{file.name}: line {n} holds a number of 2^63 or beyond, which is no "
+        f"64-bit integer: renumber it: {line.strip()[:60]!r}"
+      )
     empty += not what
     more += len(what) > 1 and who in users
     users.add(who)
@@ -148,7 +154,7 @@ def _read(
 
 
 def _attributes(file: pathlib.Path, items: list[int]):
-  """Each item's attributes, numbered from 0; and counts to tell."""
+  """Each item's attributes, numbered from 0; and counts to report."""
   try:
     table = json.loads("".join(_text(file)))
   except ValueError as e:

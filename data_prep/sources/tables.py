@@ -1,13 +1,16 @@
-"""Your own Parquet or CSV tables, described by a Python or YAML file.
+"""Your own tables, described by a Python or YAML file; docs/data.md has it all.
 
 The description says what the tables are called, which of their columns are
 which, and which fields there are. In Python it is a module with
 
   SCHEMA       a lumos_jax.data.schema.Schema
-  TABLES       {table: {"file": name, "columns": {name: column of the file}}}
+  TABLES       {table: {"file": name, "columns": {name: column of the file}}};
+               data_prep.description.OPTIONS has the other options of a table
   TRAIN_UNTIL  date (or day) from which on rows fit nothing
   TIME_ZONE    zone where days begin, for times with and without zone; optional
   TRAIN_SPLITS splits whose users are fitted on; optional, ("train",)
+  HOLDOUT      "last": the last two events of each user fit nothing; optional
+  TIME_RANGE   first date and the one after the last, others are rejected; optional
 
 and functions called as a table (activity, calendar, profile, ...), which get the
 table as a polars LazyFrame and return it with whatever columns it lacks. YAML has
@@ -23,38 +26,33 @@ import dataclasses
 import datetime
 import pathlib
 import re
-import runpy
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import polars as pl
 
-from data_prep import times
+from data_prep import description
 from data_prep.inputs import InputError, Inputs, missing_column
+from data_prep.readers import files, moments, problems, splits
+from data_prep.readers import rows as rows_lib
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.names import near
 
-_TABLES = (
-  "activity",
-  "calendar",
-  "membership",
-  "profile",
-  "labels",
-  "span",
-  "split",
-)
-_ENTRIES = ("schema", "tables", "train_until", "time_zone", "train_splits")
-_FIELDS = tuple(schema_lib.FIELD_TYPES)
-
-
-@dataclasses.dataclass
-class _Description:
-  schema: schema_lib.Schema
-  tables: Mapping[str, Mapping[str, Any]]
-  train_until: Any = None
-  time_zone: str = ""
-  train_splits: tuple[str, ...] = ("train",)
-  functions: Mapping[str, Callable] = dataclasses.field(default_factory=dict)
+_EVERYTHING = 2**31 - 1  # A train_until that no day reaches.
+_HELD_OUT = 2  # Validation and test event of each user.
+_IDS = {
+  "activity": ("key",),
+  "calendar": ("group",),
+  "membership": ("key", "group"),
+  "profile": ("key",),
+  "labels": ("key", "name"),
+  "span": ("key",),
+  "split": ("key", "split"),
+}
+_TIMES = {
+  "activity": ("time",),
+  "calendar": ("start", "end", "announced"),
+  "labels": ("time",),
+  "span": ("enter", "exit", "observed_until"),
+}
 
 
 def load(
@@ -75,7 +73,8 @@ def load(
   if not schema:
     raise InputError(
       "source 'tables' needs a description of the tables: --set schema=FILE.py "
-      "or FILE.yaml; data_prep/examples/online_retail.py is one"
+      "or FILE.yaml; python -m data_prep describe drafts one, "
+      "data_prep/examples/online_retail.py is one"
     )
   file = pathlib.Path(schema)
   if not file.is_file() and not file.is_absolute():
@@ -83,181 +82,209 @@ def load(
     file = pathlib.Path(__file__).parents[2] / file
   if not file.is_file():
     raise InputError(f"schema={schema}: there is no such file")
-  given = _python(file) if file.suffix == ".py" else _yaml(file)
+  given = description.read(file)
   if rows:
     given.schema = dataclasses.replace(given.schema, rows=rows)
   root = pathlib.Path(path) if path else file.parent
-  frames, pieces = {}, {file.name: file.stat().st_size}
-  for name, table in given.tables.items():
-    frames[name] = _read(root, name, table, given.functions.get(name), pieces)
-  if "activity" not in frames:
+  if "activity" not in given.tables:
     raise InputError(f"{file.name}: tables lacks 'activity'")
+  reader = _Reader(given, root)
+  frames = {name: reader.read(name) for name in given.tables}
   if "calendar" in frames:
     frames["calendar"] = _exclusive_end(frames["calendar"], given)
-  final = _with_days(given, frames["activity"], train_until, file.name)
   activity = frames.pop("activity")
+  with reader.named("activity"):
+    final = _with_days(given, reader, activity, train_until)
+    same = rows_lib.duplicates(reader.raw)
+  notes = reader.notes
+  if same:
+    notes["exact duplicate rows (kept)"] = same
+  small = {}
+  for name, frame in frames.items():
+    with reader.named(name):
+      small[name] = frame.collect()
+  if reader.split is not None:
+    if "split" in small:
+      raise InputError(
+        f"{file.name}: activity has 'files' of splits, and there is a table "
+        "'split': give one of the two"
+      )
+    small["split"] = reader.split
   return Inputs(
     schema=final,
     activity=activity,
-    **{n: f.collect() for n, f in frames.items()},
+    **small,
     train_splits=tuple(given.train_splits),
+    # Held-out users are held out whole; their last events are their own test.
+    held_out_events=_HELD_OUT
+    if given.holdout == "last" and "split" not in small
+    else 0,
     time_zone=given.time_zone,
-    files={n: str(t["file"]) for n, t in given.tables.items()},
-    pieces=pieces,
+    files={n: reader.shown[n] for n in given.tables},
+    notes=notes,
+    pieces=reader.pieces,
   )
 
 
-def _python(file: pathlib.Path) -> _Description:
-  found = runpy.run_path(str(file))
-  for name in ("SCHEMA", "TABLES"):
-    if name not in found:
-      raise InputError(f"{file.name}: {name} is not defined")
-  known = {n.upper(): n for n in _ENTRIES}
-  entries = {known[n]: found[n] for n in known if n in found}
-  functions = {n: found[n] for n in _TABLES if callable(found.get(n))}
-  return _describe(file.name, entries, functions)
+class _Reader:
+  """Reads the tables of a description.
 
+  Attributes:
+    pieces: {file: bytes} of all tables.
+    notes: Counts to tell.
+    shown: {table: its file}, for messages.
+    raw: The activity table as it stands in its files.
+    split: Users by the file that they stand in; None where files say none.
+    until: First day of a later file of the same users; None without.
+  """
 
-def _yaml(file: pathlib.Path) -> _Description:
-  try:
-    import yaml
-  except ImportError as e:
-    raise InputError(
-      f"{file.name}: reading YAML needs pyyaml: pip install pyyaml, or write "
-      "the description in Python"
-    ) from e
-  try:
-    entries = yaml.safe_load(file.read_text())
-  except yaml.YAMLError as e:
-    raise InputError(f"{file.name}: {e}") from e
-  if not isinstance(entries, dict) or "schema" not in entries:
-    raise InputError(f"{file.name}: entries 'schema' and 'tables' are needed")
-  entries["schema"] = _schema(file.name, entries["schema"])
-  return _describe(file.name, entries, {})
+  def __init__(self, given: description.Description, root: pathlib.Path):
+    self._given, self._root = given, root
+    self.pieces = {given.file.name: given.file.stat().st_size}
+    self.notes, self.shown, self._files = {}, {}, {}
+    self.raw = self.split = self.until = None
 
+  def named(self, table: str):
+    """Context that names a table's files in a reader's errors."""
+    options = self._given.tables[table]
+    return problems.named(table, self._files[table], options)
 
-def _schema(where: str, doc: Mapping[str, Any]) -> schema_lib.Schema:
-  doc = dict(doc)
-  try:
-    for table in schema_lib.TABLES:
-      doc[table] = tuple(_field(where, f) for f in doc.get(table) or ())
-    doc["labels"] = tuple(
-      schema_lib.Label(**_tuples(d)) for d in doc.get("labels") or ()
-    )
-    if "epoch" in doc:
-      doc["epoch"] = str(doc["epoch"])
-    return schema_lib.Schema(**doc)
-  except TypeError as e:
-    raise InputError(f"{where}: schema: {e}") from e
-
-
-def _field(where: str, doc: Mapping[str, Any]) -> schema_lib.Field:
-  doc = dict(doc)
-  kind = doc.pop("type", "")
-  if kind not in _FIELDS:
-    raise InputError(
-      f"{where}: field {doc.get('name')!r} has type {kind!r}; use one of "
-      f"{list(_FIELDS)}"
-    )
-  try:
-    return getattr(schema_lib, kind)(**_tuples(doc))
-  except TypeError as e:
-    raise InputError(f"{where}: field {doc.get('name')!r}: {e}") from e
-
-
-def _tuples(doc):
-  return {k: tuple(v) if isinstance(v, list) else v for k, v in doc.items()}
-
-
-def _describe(where, entries, functions) -> _Description:
-  for name in entries:
-    if name not in _ENTRIES:
-      raise InputError(
-        f"{where}: unknown entry {name!r}{near(name, _ENTRIES)} There are "
-        f"{list(_ENTRIES)}"
-      )
-  for name, table in entries.get("tables", {}).items():
-    if name not in _TABLES:
-      raise InputError(
-        f"{where}: unknown table {name!r}{near(name, _TABLES)} There are "
-        f"{list(_TABLES)}"
-      )
-    found = table.keys() if isinstance(table, Mapping) else {table}
-    if not {"file"} <= found <= {"file", "columns"}:
-      raise InputError(
-        f"{where}: table {name!r} needs 'file', may have 'columns'; it has "
-        f"{sorted(map(str, found))}"
-      )
-  return _Description(**{"tables": {}, **entries}, functions=functions)
-
-
-def _read(root, name, table, function, pieces) -> pl.LazyFrame:
-  pattern = str(table["file"])
-  files = sorted(root.glob(pattern))
-  if not files:
-    there = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
-    raise InputError(
-      f"table {name!r}: no file {pattern!r} in {root}{near(pattern, there)} It "
-      f"has {there[:20]}; correct 'file', or give --set path=DIR"
-    )
-  pieces |= {f.name: f.stat().st_size for f in files}
-  if ".csv" in files[0].name:
-    # All rows decide on a column's type, so that no row is lost to a guess.
-    frame = pl.scan_csv(files, infer_schema_length=None, try_parse_dates=True)
-  elif files[0].suffix == ".parquet":
-    frame = pl.scan_parquet(files)
-  else:
-    raise InputError(f"{files[0]}: only .parquet, .csv and .csv.gz can be read")
-  where = f"{pattern} (table {name})"
-  try:
-    names = list(frame.collect_schema())
-  except pl.exceptions.NoDataError as e:
-    raise InputError(f"{where}: a file is empty") from e
-  columns = table.get("columns") or {}
-  for column in columns.values():
-    if column not in names:
-      raise missing_column(where, column, names, "'columns'")
-  frame = frame.with_columns(
-    pl.col(column).alias(new) for new, column in columns.items()
-  )
-  if not function:
+  def read(self, table: str) -> pl.LazyFrame:
+    """One table, with its columns named and typed, after its function."""
+    given, options = self._given, dict(self._given.tables[table])
+    declared = description.columns(options)
+    fields = getattr(given.schema, table, ())
+    if table not in schema_lib.TABLES:
+      fields = ()
+    of_type = lambda kind: [f.name for f in fields if isinstance(f, kind)]
+    named = lambda names: {
+      declared[n].column if n in declared else n for n in names
+    }
+    ids = [*_IDS[table], *of_type(schema_lib.Categorical)]
+    times = [*_TIMES.get(table, ()), *of_type(schema_lib.Timestamp)]
+    spelled = {
+      n: d for n, d in declared.items() if n in times and (d.format or d.unit)
+    }
+    # A field that is the time itself, under its name in the file.
+    by_column = {d.column: d for d in spelled.values()}
+    spelled |= {n: by_column[n] for n in times if n in by_column}
+    text = named(ids) | {d.column for n, d in spelled.items() if d.format}
+    numbers = named(of_type(schema_lib.Numeric)) - text
+    if "files" in options:
+      parts = {
+        split: files.read(
+          self._root, table, {**options, "file": f}, text, numbers
+        )
+        for split, f in options["files"].items()
+      }
+      found = splits.join(parts, options, table)
+    else:
+      parts = {}
+      found = files.read(self._root, table, options, text, numbers)
+    self.pieces |= found.pieces
+    self.notes |= found.notes
+    self.shown[table] = found.name.removesuffix(f" (table {table})")
+    self._files[table] = found.files
+    if table == "activity":
+      self.raw = found.frame
+    where = found.name
+    with self.named(table):
+      names = list(found.frame.collect_schema())
+      frame = _rename(found.frame, declared, names, where)
+      for name, declaration in spelled.items():
+        frame, _ = moments.resolve(
+          frame, name, where, given.time_zone, declaration
+        )
+      function = given.functions.get(table)
+      if function:
+        frame = _apply(function, table, frame, names, where, given.file)
+      there = frame.collect_schema()
+      for name in times:
+        if name in there:
+          frame, told = moments.resolve(frame, name, where, given.time_zone)
+          self.notes |= {f"{table}: {k}": v for k, v in told.items()}
+      words = options.get("null_values")
+      words = rows_lib.NULL_IDS if words is None else ("", *words)
+      frame = rows_lib.ids(frame, ["key"], words, where)
+      structure = [n for n in _IDS[table] if n != "key"]
+      frame = rows_lib.ids(frame, structure, ("",), where)
+      # Null words of categories are gone already: the files' own.
+      categories = [n for n in ids if n not in _IDS[table]]
+      frame = rows_lib.ids(frame, categories, (), where)
+      if parts:
+        part = lambda f: _rename(f, declared, names, where)
+        self.split, self.until = splits.users(
+          {s: part(p.frame) for s, p in parts.items()},
+          spelled.get("time"),
+          words,
+          given.time_zone,
+          where,
+        )
     return frame
+
+
+def _rename(frame, declared, names, where) -> pl.LazyFrame:
+  for declaration in declared.values():
+    if declaration.column not in names:
+      raise missing_column(where, declaration.column, names, "'columns'")
+  return frame.with_columns(
+    pl.col(declaration.column).alias(new)
+    for new, declaration in declared.items()
+  )
+
+
+def _apply(function, table, frame, names, where, file) -> pl.LazyFrame:
+  """The table after its function."""
   try:
     frame = function(frame)
     if isinstance(frame, pl.DataFrame):
       frame = frame.lazy()
     if not isinstance(frame, pl.LazyFrame):
       raise InputError(
-        f"function {name}() returned {type(frame).__name__}, not a polars frame"
+        f"function {table}() returned {type(frame).__name__}, not a polars frame"
       )
     # A lazy frame meets a column that is not there only when it is resolved.
     frame.collect_schema()
+  except InputError:
+    raise
   except pl.exceptions.ColumnNotFoundError as e:
     found = re.search('"(.+?)"', str(e))
     if not found:
       raise
-    raise missing_column(where, found[1], names, f"function {name}()") from e
-  except pl.exceptions.PolarsError as e:
+    reader = f"function {table}()"
+    raise missing_column(where, found[1], names, reader) from e
+  except Exception as e:  # Anything that the description's code raises.
     reason = str(e).partition("\n")[0]
-    raise InputError(f"{where}: function {name}() fails: {reason}") from e
+    if not isinstance(e, pl.exceptions.PolarsError):
+      reason = f"{type(e).__name__}: {reason}"
+    line = description.line(file, e)
+    raise InputError(
+      f"{where}: function {table}() fails: {reason} ({line})"
+    ) from e
   return frame
 
 
-def _exclusive_end(frame: pl.LazyFrame, given: _Description) -> pl.LazyFrame:
+def _exclusive_end(
+  frame: pl.LazyFrame, given: description.Description
+) -> pl.LazyFrame:
   """End days as the day after the last."""
   names = frame.collect_schema()
   if "start" not in names:
     raise missing_column("table calendar", "start", list(names))
   name = "end" if "end" in names else "start"
-  last = times.local(frame, name, given.time_zone, "table calendar")
-  if frame.select(last).collect_schema()[name].is_integer():
-    return frame.with_columns(end=last + 1)
-  return frame.with_columns(end=last.cast(pl.Date) + pl.duration(days=1))
+  named = frame.select(time=name)
+  last = moments.local_day(named, given.time_zone, "table calendar")
+  if named.collect_schema()["time"].is_integer():
+    return frame.with_columns(end=pl.col(name) + 1)
+  column = frame.with_columns(time=name).with_columns(_last=last)
+  column = column.with_columns(end=pl.col("_last") + pl.duration(days=1))
+  keep = [*names, *([] if "end" in names else ["end"])]
+  return column.select(keep)
 
 
-def _with_days(given, activity, until, where) -> schema_lib.Schema:
+def _with_days(given, reader, activity, until) -> schema_lib.Schema:
   """The schema with its epoch and `train_until` as a day."""
-  schema = given.schema
+  schema, where = given.schema, given.file.name
   names = activity.collect_schema()
   for name in ("key", "time"):
     if name not in names:
@@ -267,16 +294,22 @@ def _with_days(given, activity, until, where) -> schema_lib.Schema:
         name,
         list(names),
       )
-  time = times.local(activity, "time", given.time_zone, "table activity")
-  dtype = activity.select(time).collect_schema()["time"]
-  if not schema.epoch and not dtype.is_integer():
-    first = activity.select(time.cast(pl.Date).min()).collect().item()
-    if first is None:
-      raise InputError(f"{where}: no activity row has a readable time")
+  place = f"{reader.shown['activity']} (table activity)"
+  day = moments.local_day(activity, given.time_zone, place)
+  first, last = rows_lib.span(activity, day, given.time_range, place)
+  dates = isinstance(first, datetime.date)
+  if not schema.epoch and dates:
     schema = dataclasses.replace(schema, epoch=first.isoformat())
-  until = until or given.train_until or schema.train_until
-  if not until and "split" in given.tables:
-    until = 2**31 - 1  # Held-out users, so all days may be learned from.
+  if given.time_range and schema.last_day <= schema.first_day:
+    schema = dataclasses.replace(
+      schema,
+      first_day=_day(first, schema, where),
+      last_day=_day(last, schema, where) + 1,
+    )
+  until = until or given.train_until or schema.train_until or reader.until
+  users_split = "split" in given.tables or reader.split is not None
+  if not until and (users_split or given.holdout == "last"):
+    until = _EVERYTHING  # Other users, or other events, are held out.
   if not until:
     raise InputError(
       f"{where}: set train_until, the date (or day) before which rows fit "

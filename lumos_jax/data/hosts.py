@@ -6,7 +6,9 @@ from typing import Any
 
 import grain
 import jax
+from absl import flags
 from grain import experimental as grain_experimental
+from grain._src.python.ipc import shared_memory_array
 
 _EPOCHS = 2**20
 
@@ -26,7 +28,7 @@ class Block:
   """Some users; Grain sees one element, and does not look into it.
 
   Attributes:
-    users: Records.
+    users: Records, or what was made of them.
   """
 
   __slots__ = ("users",)
@@ -105,10 +107,51 @@ def share(
   return dataset, batch_size // hosts
 
 
-def iterator(dataset: grain.IterDataset, workers: int) -> grain.DatasetIterator:
-  """Iterates here, or in worker processes if `workers` is not 0."""
-  if workers:
-    dataset = dataset.mp_prefetch(
-      grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
-    )
-  return iter(dataset)
+def in_order(dataset: grain.MapDataset) -> grain.MapDataset:
+  """The same elements, to be dealt to worker processes whole and in turn.
+
+  Grain cuts a dataset over its workers at the source, which is left alone by
+  this: cut there, each worker would go through users of its own, in epochs of
+  different lengths.
+
+  Args:
+    dataset: What a worker makes: batches, or blocks.
+  """
+  return grain.MapDataset.source(dataset)
+
+
+def workers(dataset: grain.IterDataset, count: int) -> grain.IterDataset:
+  """Made by `count` worker processes, in this one's threads if it is 0.
+
+  Elements come in the order of one process: element i from worker i modulo
+  `count`. So every user is seen once an epoch whatever `count` is.
+
+  Args:
+    dataset: Of a map dataset that is `in_order`.
+    count: config.data.workers.
+  """
+  if not count:
+    return dataset
+  # In a notebook nobody has parsed flags, and Grain asks for its own.
+  if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()
+  return dataset.mp_prefetch(
+    grain.multiprocessing.MultiprocessingOptions(num_workers=count)
+  )
+
+
+def close(iterator: grain.DatasetIterator) -> None:
+  """Ends the worker processes and frees the memory shared with them.
+
+  Grain frees arrays in a thread, which the interpreter's end would cut off: the
+  system is then told of leaked objects.
+  """
+  iterator.close()
+  array = shared_memory_array.SharedMemoryArray
+  pool = getattr(array, "_del_thread_pool", None)
+  if pool is None:
+    return
+  # What lives on is freed at once when it goes.
+  array._del_thread_pool = array._outstanding_del_requests = None
+  pool.close()
+  pool.join()

@@ -239,14 +239,14 @@ def train_iterator(
   )
   examples = users.random_map(_SampleOrigins(example, cfg))
   examples, rows = hosts_lib.share(examples, batch_size)
-  dataset = examples.batch(rows).to_iter_dataset(
+  dataset = hosts_lib.in_order(examples.batch(rows)).to_iter_dataset(
     # Batches, not users, are read ahead.
     grain.ReadOptions(
       num_threads=cfg.read_threads,
       prefetch_buffer_size=2 * max(1, cfg.read_threads),
     )
   )
-  return hosts_lib.iterator(dataset, cfg.workers)
+  return iter(hosts_lib.workers(dataset, cfg.workers))
 
 
 def eval_batches(
@@ -361,3 +361,14 @@ class DevicePrefetch:
   def state(self) -> Any:
     """Position to resume from."""
     return self._state
+
+  def set_state(self, state: Any) -> None:
+    """Goes to a position that `state` gave; what was read ahead is dropped."""
+    self._queue.clear()
+    self._iterator.set_state(state)
+    self._state = state
+
+  def close(self) -> None:
+    """Ends worker processes, and frees what they have read ahead."""
+    self._queue.clear()
+    hosts_lib.close(self._iterator)

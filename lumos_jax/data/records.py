@@ -105,6 +105,7 @@ class _Shards:
       return reader
 
     self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
+    self._paths = list(paths)
     self._readers = list(self._pool.map(open_one, paths))
     counts = [reader.num_records() for reader in self._readers]
     self._first = np.cumsum([0, *counts])
@@ -115,7 +116,7 @@ class _Shards:
   def read(self, positions: Sequence[int]) -> list[bytes]:
     """Records at positions over all files, in their order."""
     if len(self._readers) == 1:
-      return self._readers[0].read(list(positions))
+      return self._read(0, list(positions))
     at = np.asarray(positions, np.int64)
     shard = np.searchsorted(self._first, at, side="right") - 1
     order = np.argsort(shard, kind="stable")
@@ -125,15 +126,28 @@ class _Shards:
       for i, found in enumerate(np.split(order, ends[:-1]))
       if len(found)
     }
-    read_one = lambda i: self._readers[i].read(
-      (at[parts[i]] - self._first[i]).tolist()
-    )
+    read_one = lambda i: self._read(i, (at[parts[i]] - self._first[i]).tolist())
     out = [b""] * len(at)
     spread = self._pool.map if len(parts) > 1 else map
     for i, found in zip(parts, spread(read_one, parts), strict=True):
       for place, data in zip(parts[i].tolist(), found, strict=True):
         out[place] = data
     return out
+
+  def _read(self, shard: int, places: list[int]) -> list[bytes]:
+    try:
+      return self._readers[shard].read(places)
+    except Exception as e:  # The reader's own, or the system's.
+      reason = str(e).partition(";")[0]
+      raise DataError(
+        f"shard {self._paths[shard]} is damaged ({reason}): prepare the data "
+        "again"
+      ) from e
+
+  def path(self, position: int) -> str:
+    """The file that holds a record."""
+    shard = np.searchsorted(self._first, position, side="right") - 1
+    return self._paths[shard]
 
 
 class Source:
@@ -224,7 +238,7 @@ class Source:
     try:
       features = tf_example_pb2.Example.FromString(data).features.feature
       out = {"key": features["key"].bytes_list.value[0].decode()}
-      rows = None
+      rows = len(features["day"].bytes_list.value[0]) // 4
       for name, (dtype, shape) in self._layout.items():
         if name in features:
           raw = features[name].bytes_list.value[0]
@@ -238,12 +252,11 @@ class Source:
         elif len(shape) == 2:
           shape = (rows, shape[1])
         out[name] = values.reshape(shape)
-        rows = len(out["day"])
       return out
     except Exception as e:  # Foreign bytes fail in many ways.
       raise DataError(
-        f"record {i} of {self._paths[0]} and its fellows is not one of this "
-        f"data set ({type(e).__name__}: {e}): prepare the data again"
+        f"record {i}, in shard {self._shards.path(i)}, is not one of this data "
+        f"set ({type(e).__name__}: {e}): prepare the data again"
       ) from e
 
 

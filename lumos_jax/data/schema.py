@@ -62,7 +62,7 @@ __all__ = [
   "width",
 ]
 
-VERSION = 1
+VERSION = 2  # 2: local days and instants of rows.
 TABLES = ("activity", "calendar", "profile")
 # What describes the data at hand: no model depends on it.
 _OF_DATA = ("name", "first_day", "last_day", "train_until")

@@ -113,10 +113,9 @@ class Sequences:
       "ids": record["categorical"][max(start, 0) : stop],
       "numeric": record["numeric"][max(start, 0) : stop],
     }
-    out["start"] = np.zeros(stop - max(start, 0), bool)
     if start < 0:
       out = {k: _padded(x, before=1) for k, x in out.items()}
-      out["start"][0] = True
+    out["start"] = np.arange(start, stop) < 0
     time = instants.between(record["time"], start, stop + 1)
     out["time"], out["next_time"] = time[:-1], time[1:]
     return out
@@ -134,6 +133,8 @@ class Sequences:
 
   def windows(self, record: Batch) -> list[Batch]:
     """Windows of a user's training events, each with its targets.
+
+    Their instants are not yet split, see `instants.split_batch`.
 
     Every event but the first (with the start token: every event) is a target
     once: rows that a window repeats from the one before it have target 0. So
@@ -219,7 +220,7 @@ class Sequences:
 
   def _row(self, record: Batch, start: int, stop: int) -> Batch:
     """Events [start, stop) as an unpacked row, left-aligned."""
-    out = self.rows(record, start, stop)
+    out = instants.split_batch(self.rows(record, start, stop))
     length = stop - start
     pad = self.cfg.sequence_length - length
     out = {k: _padded(x, after=pad) for k, x in out.items()}
@@ -272,21 +273,26 @@ def train_iterator(
   )
   sequences = Sequences(records.schema, cfg)
   _check_some_train(sequences, source)
-  dataset = blocks.to_iter_dataset(
+  windows = lambda block: hosts_lib.Block(
+    [w for r in block.users for w in sequences.windows(r)]
+  )
+  dataset = hosts_lib.in_order(blocks.map(windows)).to_iter_dataset(
     grain.ReadOptions(
       # Records that are in memory need no thread.
       num_threads=0 if cfg.cache else cfg.read_threads,
       prefetch_buffer_size=2,
     )
   )
-  dataset = packing.Packed(
-    dataset,
-    lambda block: [w for r in block.users for w in sequences.windows(r)],
+  # Packed here, not by the workers: each would pack at a pace of its own, and
+  # users of one would be seen more often than another's.
+  packed = packing.Packed(
+    hosts_lib.workers(dataset, cfg.workers),
+    lambda block: block.users,
     rows,
     cfg.sequence_length,
     cfg.segments,
   )
-  return hosts_lib.iterator(dataset, cfg.workers)
+  return iter(packed.map(instants.split_batch))
 
 
 def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
@@ -363,7 +369,7 @@ def _nobody(schema: schema_lib.Schema, cfg) -> Batch:
 def embed_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
   """All events of each user of a split once, in one or more rows a user.
 
-  For one process. `key` tells whose row it is; labels are empty.
+  For one process. `key` says whose row it is; labels are empty.
 
   Args:
     records: An open `Records`.

@@ -17,8 +17,8 @@ class Ablation(base.Evaluator):
   """The forecast's metrics without future, past or context.
 
   Metrics are "no_future/task/auc" and so on; AUC and WAPE also as paired
-  difference to the whole model's (ablated minus whole), as
-  "no_future/task/auc/difference" with "/low" and "/high" of a bootstrap.
+  difference to the whole model's (ablated minus whole): "difference", "low" and
+  "high" of a bootstrap under "no_future/task/auc/".
   """
 
   def __init__(
@@ -92,8 +92,5 @@ class Ablation(base.Evaluator):
           self._n,
           self._seed,
         )
-        for name, x in changes.items():
-          change = f"{name}/difference"
-          values[change] = x.value
-          values[f"{change}/low"], values[f"{change}/high"] = x.low, x.high
+        values |= bootstrap.flat(changes)
       yield from ((f"{a}/{name}", v) for name, v in values.items())

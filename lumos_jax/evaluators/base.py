@@ -2,7 +2,7 @@
 
 import abc
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -11,7 +11,7 @@ from etils import epath
 
 from lumos_jax.data import pipeline
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.evaluators import predict
+from lumos_jax.evaluators import bootstrap, predict
 
 Metrics = Iterator[tuple[str, float]]
 _SPLITS = ("validation", "test")
@@ -81,6 +81,19 @@ class Evaluator(abc.ABC):
   @abc.abstractmethod
   def run(self, params: predict.Params) -> Metrics:
     """Yields (metric, value); files are written by process 0."""
+
+  def compare(self, other: "Evaluator") -> Mapping[str, bootstrap.Interval]:
+    """Paired differences to a baseline that ran beside it; {} where none fits."""
+    del other
+    return {}
+
+  def check_same_users(self, other: "Evaluator") -> None:
+    """Raises ValueError unless both have scored the same users and labels."""
+    a, b = self.predictions, other.predictions
+    if not np.array_equal(a.key, b.key) or not np.array_equal(a.mask, b.mask):
+      raise ValueError(
+        f"{self.name} and {other.name} have not scored the same users"
+      )
 
   def batches(self, predictor: predict.Predictor, calendar=None):
     """Batches of this evaluator's users at its origin."""

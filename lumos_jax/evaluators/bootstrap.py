@@ -53,6 +53,23 @@ def mean(x: np.ndarray, n: int = 1000, seed: int = 0) -> Interval:
   return interval(x.mean(), np.concatenate(drawn))
 
 
+def means(
+  x: np.ndarray, names: Sequence[str], n: int = 1000, seed: int = 0
+) -> dict[str, Interval]:
+  """Intervals of the means of M values a user, float [U, M], on the same draws.
+
+  Args:
+    x: [U, M].
+    names: M names.
+    n: Resamples.
+    seed: Of the draws.
+  """
+  x = np.asarray(x, np.float64)
+  drawn = np.concatenate([w @ x / len(x) for w in draws(len(x), n, seed)])
+  found = zip(names, x.mean(0), drawn.T, strict=True)
+  return {name: interval(value, d) for name, value, d in found}
+
+
 def compare(
   y: np.ndarray,
   mask: np.ndarray,

@@ -17,6 +17,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lumos_jax import files, progress
+
 Params = Any
 PredictFn = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
 
@@ -36,12 +38,13 @@ def hash_keys(keys: Iterable[str]) -> np.ndarray:
 
 
 def write_atomic(path: epath.PathLike, content: bytes) -> None:
-  """Writes a file that is complete or absent."""
+  """Writes a file that is complete or absent; an OSError names it."""
   path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.parent / f".{path.name}.new"
-  aside.write_bytes(content)
-  aside.replace(path)
+  with files.naming(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.parent / f".{path.name}.new"
+    aside.write_bytes(content)
+    aside.replace(path)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +171,8 @@ class Predictor:
     params = self.place(params)
     waiting: collections.deque = collections.deque()
     rows = []
-    for batch in batches:
+    users = lambda batch: int(np.sum(batch["user_mask"]))
+    for batch in progress.track(batches, users):
       host = {k: batch[k] for k in HOST if k in batch}
       host["key"] = hash_keys(host["key"])
       inputs = {k: v for k, v in batch.items() if k not in HOST}

@@ -72,7 +72,7 @@ def check_config(cfg, data_cfg) -> None:
     raise ValueError("model.target_time = True needs model.time_bias = True")
   if cfg.tell_later and data_cfg.holdout != "time":
     raise ValueError(
-      "model.tell_later = True tells something of the target's time, which is "
+      "model.tell_later = True reveals something about the target's time, which is "
       "known where data.holdout = 'time' alone; see model.target_time"
     )
   if cfg.copy and data_cfg.filter_seen:

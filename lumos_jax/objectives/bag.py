@@ -1,4 +1,4 @@
-"""A user as a bag of events: half of them foretell the other half.
+"""A user as a bag of events: one half predicts the other.
 
 A linear denoising autoencoder with multinomial likelihood and one table for both
 sides (Liang et al. 2018, arXiv 1802.05814, without its nonlinearity). What comes
@@ -21,7 +21,7 @@ _DEVIATION = 0.02
 
 
 class Bag(nnx.Module):
-  """Vectors of values, whose sum over a user's events tells its others."""
+  """Vectors of values, whose sum over a user's events predicts its others."""
 
   def __init__(self, values: int, width: int, *, rngs: nnx.Rngs):
     """`values` is V, `width` W."""

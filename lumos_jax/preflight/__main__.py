@@ -6,7 +6,7 @@ r"""Does a config fit a TPU slice, and how fast could it be? Needs no TPU.
 --config.KEY=VALUE sets any key of the config, as in lumos_jax.main.
 
 Exit status: 0 where it fits with a tenth of the memory to spare, 1 where it does
-not, 2 where that cannot be told: a wrong flag, config or mesh, no data, no libtpu.
+not, 2 if that cannot be determined: a wrong flag, config or mesh, no data, no libtpu.
 """
 
 import json
@@ -33,12 +33,12 @@ _VOCABULARY = flags.DEFINE_integer(
   "vocabulary", 0, "Values of data.target, instead of the data set's."
 )
 _TOKENS = flags.DEFINE_float(
-  "tokens", 0, "Tokens to tell the cost of; default those of train.steps."
+  "tokens", 0, "Tokens to estimate the cost of; default those of train.steps."
 )
 
 
 def _report():
-  """What is told of the flags' config and topology."""
+  """The report on the flags' config and topology."""
   config = flags.FLAGS.config
   topology = chips.parse(_TOPOLOGY.value, _SLICES.value)
   config_lib.check(config)

@@ -118,7 +118,7 @@ class Program:
     return dict(out)
 
   def unknown_loops(self) -> int:
-    """Loops whose length the text does not tell; their bodies count once."""
+    """Loops whose length the text does not give; their bodies count once."""
     return sum(
       i.opcode == "while" and self._trips(name, i) is None
       for name in self.runs()
@@ -126,7 +126,7 @@ class Program:
     )
 
   def _trips(self, name: str, loop: _Instruction) -> int | None:
-    """How often a loop of a computation runs; None where it is not told.
+    """How often a loop of a computation runs; None if unknown.
 
     XLA says it, or (for TPU) its condition compares a counter with a constant.
     """

@@ -187,7 +187,7 @@ class Plan:
     """All figures, as they are written to JSON.
 
     Args:
-      tokens: To tell the cost of; 0 for those of the config's steps.
+      tokens: To estimate the cost of; 0 for those of the config's steps.
     """
     state, chip = self.trainer.abstract, self.topology.chip
     n, mesh = self.topology.chips, self.trainer.mesh

@@ -14,7 +14,7 @@ def number(x: float) -> str:
 
 
 def size(x: float) -> str:
-  """Bytes -> "1.25 GiB", "243 KiB": small ones are not told as zero."""
+  """Bytes -> "1.25 GiB", "243 KiB": small ones are not shown as zero."""
   for power, unit in ((30, "GiB"), (20, "MiB"), (10, "KiB")):
     if abs(x) >= 2**power:
       return f"{x / 2**power:.2f} {unit}"

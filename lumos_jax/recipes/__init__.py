@@ -2,7 +2,8 @@
 
 from lumos_jax.recipes import lumos, panther
 
-_RECIPES = {"lumos": lumos.Lumos, "panther": panther.Panther}
+# The keys of each stand in lumos_jax/config, under the same name.
+RECIPES = {"lumos": lumos.Lumos, "panther": panther.Panther}
 
 
 def build(config, records, tasks):
@@ -11,6 +12,6 @@ def build(config, records, tasks):
   Raises:
     ValueError: Unknown name, or settings that exclude each other.
   """
-  if config.recipe not in _RECIPES:
-    raise ValueError(f"recipe = {config.recipe!r}; there are {list(_RECIPES)}")
-  return _RECIPES[config.recipe](config, records, tasks)
+  if config.recipe not in RECIPES:
+    raise ValueError(f"recipe = {config.recipe!r}; there are {list(RECIPES)}")
+  return RECIPES[config.recipe](config, records, tasks)

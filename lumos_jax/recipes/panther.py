@@ -11,9 +11,7 @@ from lumos_jax.data import instants, sequences
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.models import layers
 from lumos_jax.models import panther as model_lib
-from lumos_jax.objectives import bag, contrastive, fused, next_event
-
-_AT_ONCE = 32  # Users whose scores of all values exist at a time.
+from lumos_jax.objectives import bag, contrastive, fused, next_event, top
 
 
 class _Trained(nnx.Module):
@@ -308,35 +306,33 @@ class Panther:
 
     Returns:
       {"value": int32 [B, k] ids, most likely first; "probability": float32 [B,
-      k], among the values that compete; -1 where there are fewer than k}.
+      k], among the values that compete; 0 where there are fewer than k}.
     """
-    states, table, copied = self._asked(module, batch)
-    users = {"state": states, "seen": batch["seen"]}
+    return self._listed(*self._asked(module, batch), batch["seen"], k)
+
+  def _listed(self, states, table, copied, seen, k: int):
+    mixed = None
     if copied is not None:
-      users["share"] = copied.shares(table.shape[0])
-      users["keep"], users["give"] = copied.keep[:, 0], copied.give[:, 0]
-
-    def best(user):
-      free = jnp.arange(table.shape[0]) >= schema_lib.FIRST_VALUE
-      if self.data_cfg.filter_seen:
-        free = free.at[user["seen"]].set(False)
-      p = jax.nn.softmax(jnp.where(free, table @ user["state"], -jnp.inf))
-      if copied is not None:
-        p = jnp.exp(user["keep"]) * p + jnp.exp(user["give"]) * user["share"]
-      # A candidate of probability 0 is one still; a seen item is none.
-      p, value = jax.lax.top_k(jnp.where(free, p, -1.0), min(k, len(free)))
-      return {"value": value.astype(jnp.int32), "probability": p}
-
-    # Some users at a time: scores of all values of a batch are [B, V].
-    return jax.lax.map(best, users, batch_size=min(_AT_ONCE, len(states)))
+      given = copied.among(seen, table.shape[0])
+      # No value is asked for: the target's share is not read.
+      mixed = next_event.Mixed(copied.keep[:, 0], given, given[:, 0])
+    elif not self.data_cfg.filter_seen:
+      seen = jnp.zeros_like(seen)
+    value, p = top.most_likely(states, table, seen, k, mixed=mixed)
+    return {"value": value, "probability": p}
 
   def states(self, module, batch) -> dict[str, jax.Array]:
     """States of each event: {"state": [B, T, D], "seen": bool [B, T]}."""
     own = (batch["segment"] > 0) & ~batch["start"]
     return {"state": module.model(batch).astype(jnp.float32), "seen": own}
 
-  def predict(self, module, batch) -> dict[str, jax.Array]:
-    """Rank of each user's next event: {"rank": float32 [B, 1]}."""
+  def predict(self, module, batch, k: int = 10) -> dict[str, jax.Array]:
+    """Rank of each user's next event, and its `next_events`.
+
+    Returns:
+      {"rank": float32 [B, 1]; "value": int32 [B, k]; "probability": float32
+      [B, k]}.
+    """
     states, table, copied = self._asked(module, batch)
     seen, mixed = batch["seen"], None
     if copied is not None:
@@ -346,7 +342,8 @@ class Panther:
     elif not self.data_cfg.filter_seen:
       seen = jnp.zeros_like(seen)
     found = next_event.ranks(states, table, batch["next"], seen, mixed=mixed)
-    return {"rank": found[:, None]}
+    listed = self._listed(states, table, copied, batch["seen"], k)
+    return {"rank": found[:, None]} | listed
 
   def embed(self, module, batch) -> dict[str, jax.Array]:
     """Sums over a window, to be added up over a user's windows.

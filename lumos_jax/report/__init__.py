@@ -8,22 +8,31 @@ from etils import epath
 
 from lumos_jax.report import (
   background,
+  examples,
   forecasts,
   load,
   next_event,
   page,
+  questions,
   results,
 )
 
 FILE = "report.html"
 _FORECASTS = (
+  ("tasks", "What is forecast", questions.forecasts),
   ("comparison", "Model against baselines", results.comparison),
   ("ablation", "Ablation", results.ablation),
+  ("curves", "ROC and precision-recall", forecasts.discrimination),
   ("calibration", "Calibration", forecasts.calibration),
   ("lift", "Lift by decile", forecasts.lift),
   ("what-if", "What if", forecasts.what_if),
 )
-_NEXT_EVENT = (("next-event", "Next event", next_event.section),)
+_NEXT_EVENT = (
+  ("next-event", "Next event", next_event.section),
+  ("hit-rate", "Hit rate by k and history", next_event.rates),
+  ("first-value", "The first value", next_event.parts),
+  ("examples", "Example users", examples.section),
+)
 _SECTIONS = (
   ("training", "Training", background.training),
   ("data", "Data", background.data),

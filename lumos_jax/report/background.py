@@ -1,6 +1,5 @@
 """The report's background: training, data, configuration."""
 
-import datetime
 import json
 from typing import Any
 
@@ -38,6 +37,7 @@ def training(run: load.Run) -> page.Html:
         n
         for n in series
         if n.startswith(f"{e}/")
+        and not n.startswith(f"{e}/segments/")
         and (n.endswith(f"/{last}") or n == f"{e}/mean_{last}")
         and len(series[n]) > 1
       ]
@@ -49,6 +49,19 @@ def training(run: load.Run) -> page.Html:
         label = cells.LABELS[last]
         spec = charts.curves(chosen, label)
         figures.append(page.figure(f"{label}, {e}", spec))
+  for e in (n for n in evals if run.kind(n) == "next_event"):
+    names = [
+      n
+      for n in series
+      if n.startswith((f"{e}/hit_rate@", f"{e}/ndcg@")) and len(series[n]) > 1
+    ]
+    if names:
+      chosen = {
+        cells.metric_label(n.removeprefix(f"{e}/")): v
+        for n, v in pick(names).items()
+      }
+      spec = charts.curves(chosen, "share of users")
+      figures.append(page.figure(f"Ranking, {e}", spec))
   for name, title in (
     ("tokens_per_second", "Tokens per second"),
     ("input_wait_share", "Share of time waiting for input"),
@@ -89,7 +102,7 @@ def data(run: load.Run) -> page.Html:
     rows = [["user-days" if r[0] == "rows kept" else r[0], r[1]] for r in rows]
   if {"first_day", "last_day"} <= stats.keys():
     first, last = (
-      _day(schema, d) for d in (stats["first_day"], stats["last_day"] - 1)
+      cells.day(schema, d) for d in (stats["first_day"], stats["last_day"] - 1)
     )
     rows.append(["days", page.Num(f"{first} to {last}")])
   for what, count in (stats.get("notes") or {}).items():
@@ -140,14 +153,6 @@ def _rejected(stats: dict[str, Any]) -> page.Html:
   if not rows:
     return page.paragraph("No row was rejected.")
   return page.table(["rejected because", "table", "rows"], rows)
-
-
-def _day(schema: dict[str, Any], day: int) -> str:
-  """A day as a date, or as it is where days are relative."""
-  if not schema.get("epoch"):
-    return str(day)
-  start = datetime.date.fromisoformat(schema["epoch"])
-  return str(start + datetime.timedelta(days=day))
 
 
 def config(run: load.Run) -> page.Html:

@@ -1,5 +1,9 @@
 """Cells of the report's tables and the names in them."""
 
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
 from lumos_jax.report import load, page
 
 LABELS = {
@@ -13,24 +17,27 @@ LABELS = {
   "wape": "WAPE",
   "mean_auc": "mean AUC",
   "mean_wape": "mean WAPE",
-  "hit_rate@1": "HitRate@1",
-  "hit_rate@5": "HitRate@5",
-  "hit_rate@10": "HitRate@10",
-  "hit_rate@50": "HitRate@50",
-  "ndcg@10": "NDCG@10",
+  "hit_rate": "HitRate",
+  "ndcg": "NDCG",
   "mrr": "MRR",
 }
 
 
 def metric_label(metric: str) -> str:
-  """ "churn/auc" -> "churn: AUC"."""
+  """ "churn/auc" -> "churn: AUC", "hit_rate@5" -> "HitRate@5"."""
   task, _, last = metric.rpartition("/")
-  shown = LABELS.get(last, last.replace("_", " "))
+  name, at, k = last.partition("@")
+  shown = LABELS.get(name, name.replace("_", " ")) + at + k
   return f"{task}: {shown}" if task else shown
 
 
-def interval(d: load.Difference | None, metric: str) -> page.Num:
-  """A difference with its interval; colour and word say what it means."""
+def interval(
+  d: load.Difference | None, metric: str, stacked: bool = False
+) -> page.Num:
+  """A difference with its interval (below it with `stacked`).
+
+  Colour and sign say what it means.
+  """
   if d is None:
     return page.Num("–")
   better = d.better(metric)
@@ -40,4 +47,13 @@ def interval(d: load.Difference | None, metric: str) -> page.Num:
   shown = page.join(
     [f"{page.signed(d.value)} {word} ", page.tag("span", ends, class_="ends")]
   )
+  class_ = f"{class_} stacked".strip() if stacked else class_
   return page.Num(shown, d.value, class_)
+
+
+def day(schema: Mapping[str, Any], number: int) -> str:
+  """A day as a date, or as "day 12" where days are relative."""
+  if not schema.get("epoch"):
+    return f"day {number}"
+  start = datetime.date.fromisoformat(schema["epoch"])
+  return str(start + datetime.timedelta(days=number))

@@ -7,11 +7,11 @@ import numpy as np
 
 Spec = dict[str, Any]
 # Different marks too, so that colour is never the only difference.
-_DASHES = ("solid", "dash", "dot", "dashdot")
-_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+DASHES = ("solid", "dash", "dot", "dashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
 
-def _floats(values) -> list[float | None]:
+def floats(values) -> list[float | None]:
   """JSON's numbers: what is not finite becomes null."""
   return [
     float(f"{v:.6g}") if np.isfinite(v) else None
@@ -19,108 +19,14 @@ def _floats(values) -> list[float | None]:
   ]
 
 
-def _colour(i: int) -> str:
+def colour(i: int) -> str:
+  """The colour of the i-th series."""
   return f"$c{i % 7}"
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
   """A name as Plotly shows it literally: it reads some HTML in texts."""
   return name.replace("&", "&amp;").replace("<", "&lt;")
-
-
-def equal_mass(
-  y: np.ndarray, p: np.ndarray, bins: int = 10
-) -> dict[str, np.ndarray]:
-  """Means of outcomes and forecasts in bins of equally many users.
-
-  Args:
-    y, p: float [U].
-    bins: At most this many; each has at least five users.
-
-  Returns:
-    forecast, outcome, low, high (95 % interval of the outcome's mean) and
-    users, each [bins], from the lowest forecasts to the highest. Equal
-    forecasts share a bin.
-  """
-  order = np.argsort(p, kind="stable")
-  y, p = y[order], p[order]
-  count = max(1, min(bins, len(y) // 5))
-  edges = np.round(np.linspace(0, len(y), count + 1)).astype(int)
-  # A tie must not be cut in two: the cut moves to its beginning.
-  edges = np.unique(
-    [np.searchsorted(p, p[e]) if 0 < e < len(p) else e for e in edges]
-  )
-  parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
-  n = np.array([s.stop - s.start for s in parts], float)
-  mean = np.array([y[s].mean() for s in parts])
-  z = 1.96
-  if np.isin(y, (0.0, 1.0)).all():  # Wilson's interval of a proportion.
-    centre = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
-    half = z * half / (1 + z**2 / n)
-  else:
-    centre = mean
-    half = z * np.array([y[s].std() for s in parts]) / np.sqrt(n)
-  return {
-    "forecast": np.array([p[s].mean() for s in parts]),
-    "outcome": mean,
-    "low": centre - half,
-    "high": centre + half,
-    "users": n,
-  }
-
-
-def reliability(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Spec:
-  """Forecast against outcome, {name: (y, p)}; the first one has intervals."""
-  data: list[Spec] = []
-  top, bottom = 0.0, 0.0
-  for i, (name, (y, p)) in enumerate(series.items()):
-    b = equal_mass(y, p)
-    top = max(top, *b["forecast"], *b["outcome"])
-    bottom = min(bottom, *b["forecast"])
-    trace = {
-      "type": "scatter",
-      "mode": "lines+markers",
-      "name": _shown(name),
-      "x": _floats(b["forecast"]),
-      "y": _floats(b["outcome"]),
-      "customdata": [int(n) for n in b["users"]],
-      "hovertemplate": "forecast %{x:.4g}<br>outcome %{y:.4g}"
-      "<br>%{customdata:,} users<extra>%{fullData.name}</extra>",
-      "line": {"color": _colour(i), "width": 2 if i == 0 else 1.25},
-      "marker": {"symbol": _SYMBOLS[i % 6], "size": 7 if i == 0 else 5},
-    }
-    if i == 0:
-      trace["error_y"] = {
-        "type": "data",
-        "symmetric": False,
-        "array": _floats(b["high"] - b["outcome"]),
-        "arrayminus": _floats(b["outcome"] - b["low"]),
-        "color": "$c0/50",
-        "thickness": 1.25,
-        "width": 0,
-      }
-    data.append(trace)
-  data.append(
-    {
-      "type": "scatter",
-      "mode": "lines",
-      "name": "perfect",
-      "showlegend": False,
-      "x": [bottom, top],
-      "y": [bottom, top],
-      "line": {"color": "$quiet", "width": 1, "dash": "dot"},
-      "hoverinfo": "skip",
-    }
-  )
-  return {
-    "data": data,
-    "layout": {
-      "height": 300,
-      "xaxis": {"title": {"text": "mean forecast"}, "rangemode": "tozero"},
-      "yaxis": {"title": {"text": "mean outcome"}, "rangemode": "tozero"},
-    },
-  }
 
 
 def lift(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Spec:
@@ -133,10 +39,10 @@ def lift(series: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Spec:
     data.append(
       {
         "type": "bar",
-        "name": _shown(name),
+        "name": shown(name),
         "x": [str(d) for d in range(1, 11)],
-        "y": _floats([x.mean() / mean if len(x) else np.nan for x in parts]),
-        "marker": {"color": _colour(i)},
+        "y": floats([x.mean() / mean if len(x) else np.nan for x in parts]),
+        "marker": {"color": colour(i)},
         "hovertemplate": "decile %{x}: %{y:.2f} x mean"
         "<extra>%{fullData.name}</extra>",
       }
@@ -179,28 +85,28 @@ def curves(
     line = {
       "type": "scatter",
       "mode": "lines" if len(values) > 1 else "markers",
-      "name": _shown(name),
+      "name": shown(name),
       "x": [int(s) for s in steps],
-      "y": _floats(values),
-      "line": {"color": _colour(i), "width": 1.75, "dash": _DASHES[i // 7 % 4]},
+      "y": floats(values),
+      "line": {"color": colour(i), "width": 1.75, "dash": DASHES[i // 7 % 4]},
       "hovertemplate": "step %{x:,}: %{y:.4g}<extra>%{fullData.name}</extra>",
     }
     if smooth and len(values) > 20:
-      thin = {"color": f"{_colour(i)}/30", "width": 1}
+      thin = {"color": f"{colour(i)}/30", "width": 1}
       data.append({**line, "line": thin, "showlegend": False} | _SILENT)
-      line["y"] = _floats(_average(values, len(values) / 20))
+      line["y"] = floats(_average(values, len(values) / 20))
     data.append(line)
   for name, value in (levels or {}).items():
     data.append(
       {
         "type": "scatter",
         "mode": "lines",
-        "name": _shown(name),
+        "name": shown(name),
         "x": [
           min(min(s) for s, _ in series.values()),
           max(max(s) for s, _ in series.values()),
         ],
-        "y": _floats([value, value]),
+        "y": floats([value, value]),
         "line": {"color": "$quiet", "width": 1.25, "dash": "dash"},
       }
     )
@@ -245,24 +151,24 @@ def intervals(
       {
         "type": "scatter",
         "mode": "markers",
-        "name": _shown(name),
-        "x": _floats(values[:, 0]),
-        "y": _floats(place),
-        "text": [_shown(r[0]) for r in rows],
-        "customdata": [_floats(v[1:]) for v in values],
+        "name": shown(name),
+        "x": floats(values[:, 0]),
+        "y": floats(place),
+        "text": [shown(r[0]) for r in rows],
+        "customdata": [floats(v[1:]) for v in values],
         "error_x": {
           "type": "data",
           "symmetric": False,
-          "array": _floats(values[:, 2] - values[:, 0]),
-          "arrayminus": _floats(values[:, 0] - values[:, 1]),
-          "color": _colour(i),
+          "array": floats(values[:, 2] - values[:, 0]),
+          "arrayminus": floats(values[:, 0] - values[:, 1]),
+          "color": colour(i),
           "thickness": 2,
           "width": 4,
         },
         "marker": {
-          "color": _colour(i),
+          "color": colour(i),
           "size": 9,
-          "symbol": _SYMBOLS[i % 6],
+          "symbol": SYMBOLS[i % 6],
         },
         "hovertemplate": "%{text}: %{x:.4g} [%{customdata[0]:.4g}, "
         "%{customdata[1]:.4g}]<extra>%{fullData.name}</extra>",
@@ -277,7 +183,7 @@ def intervals(
       "xaxis": {"title": {"text": x_title}, "zeroline": False},
       "yaxis": {
         "tickvals": list(range(len(labels)))[::-1],
-        "ticktext": [_shown(x) for x in labels],
+        "ticktext": [shown(x) for x in labels],
         "range": [-0.6, len(labels) - 0.4],
       },
       "shapes": [
@@ -298,11 +204,11 @@ def intervals(
 
 def sweep(points: Sequence[tuple[float, Any]]) -> Spec:
   """Effect over days moved, [(days, load.Difference)], with its band."""
-  x = _floats([p[0] for p in points])
+  x = floats([p[0] for p in points])
   effects = [p[1] for p in points]
   low, high = (
-    _floats([e.low for e in effects]),
-    _floats([e.high for e in effects]),
+    floats([e.low for e in effects]),
+    floats([e.high for e in effects]),
   )
   return {
     "data": [
@@ -321,7 +227,7 @@ def sweep(points: Sequence[tuple[float, Any]]) -> Spec:
         "type": "scatter",
         "mode": "lines+markers",
         "x": x,
-        "y": _floats([e.value for e in effects]),
+        "y": floats([e.value for e in effects]),
         "line": {"color": "$c0", "width": 2},
         "customdata": [list(v) for v in zip(low, high, strict=True)],
         "hovertemplate": "%{x:+} days: %{y:.4g} [%{customdata[0]:.4g}, "

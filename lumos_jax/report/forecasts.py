@@ -1,9 +1,9 @@
-"""The report's look at single forecasts: calibration, lift, what-if."""
+"""The report's look at single forecasts: curves, calibration, lift, what-if."""
 
 import math
 from typing import Any
 
-from lumos_jax.report import charts, load, page
+from lumos_jax.report import bins, charts, load, page, rank_charts
 
 
 def _series(run: load.Run, task: str, baselines: int, mean: bool = False):
@@ -18,26 +18,76 @@ def _series(run: load.Run, task: str, baselines: int, mean: bool = False):
   return out
 
 
-def calibration(run: load.Run) -> page.Html:
-  """Forecast against outcome in bins of equally many users."""
+def discrimination(run: load.Run) -> page.Html:
+  """ROC and precision-recall curves of the binary tasks."""
   figures = []
-  for task in run.tasks:
-    # A weak baseline's far-off forecasts would squeeze the others.
-    series = _series(run, task, baselines=1, mean=True)
+  for task, kind in run.tasks.items():
+    series = _series(run, task, baselines=2) if kind == "binary" else {}
+    # Without both classes there is no curve.
+    series = {n: x for n, x in series.items() if 0 < (x[0] > 0).mean() < 1}
     if series:
-      figures.append(page.figure(task, charts.reliability(series)))
+      figures.append(page.figure(f"{task}: ROC", rank_charts.roc(series)))
+      spec = rank_charts.precision_recall(series)
+      figures.append(page.figure(f"{task}: precision and recall", spec))
   if not figures:
-    return page.missing("Calibration", run.absent.get("predictions", ""))
+    why = run.absent.get("predictions", "no binary task has both outcomes.")
+    return page.missing("ROC and precision-recall curves", why)
   return page.join(
     [
       page.paragraph(
-        "Users are sorted by forecast into up to ten bins of equal size. On "
-        "the dotted line a forecast comes true as often (or as much) as it "
-        "says; bars are 95 % intervals of the model's bins."
+        "For each threshold of the forecast, the users above it. ROC: the share "
+        "of all positives and of all negatives among them; chance is the "
+        "diagonal. Precision is the share of positives among them, recall the "
+        "share of all positives found; chance is the base rate, dotted."
       ),
-      page.grid(figures),
+      page.grid(figures, pairs=True),
     ]
   )
+
+
+def calibration(run: load.Run) -> page.Html:
+  """Forecast against outcome in bins of users."""
+  figures, rows = [], []
+  for task in run.tasks:
+    # A weak baseline's far-off forecasts would squeeze the others.
+    series = _series(run, task, baselines=1, mean=True)
+    if not series:
+      continue
+    rare = any(bins.is_rare(y) for y, _ in series.values())
+    title = f"{task} (rare: logarithmic axes)" if rare else task
+    figures.append(page.figure(title, bins.reliability(series)))
+    y, p = next(iter(series.values()))
+    rows += _bin_rows(task, (bins.halving if rare else bins.equal_mass)(y, p))
+  if not figures:
+    return page.missing("Calibration", run.absent.get("predictions", ""))
+  head = ["task", "users", "mean forecast", "mean outcome", "95 % interval"]
+  return page.join(
+    [
+      page.paragraph(
+        "Users are sorted by forecast into up to ten bins of equal size; for a "
+        "rare outcome each bin is half as large as the one below it, and an "
+        "open mark at the foot is a bin without a positive. On the dotted line "
+        "a forecast comes true as often (or as much) as it says; bars are 95 % "
+        "intervals of the model's bins."
+      ),
+      page.grid(figures),
+      page.details("Bins of the model", page.table(head, rows)),
+    ]
+  )
+
+
+def _bin_rows(task: str, b) -> list[list[Any]]:
+  rows = zip(*(b[k] for k in ("users", "forecast", "outcome", "low", "high")))
+  return [
+    [
+      task,
+      page.num(int(users)),
+      page.num(forecast),
+      page.num(outcome),
+      page.Num(f"{page.number(low)} to {page.number(high)}"),
+    ]
+    for users, forecast, outcome, low, high in rows
+  ]
 
 
 def lift(run: load.Run) -> page.Html:
@@ -88,7 +138,7 @@ def what_if(run: load.Run) -> page.Html:
 
 
 def _what_if(run, evaluator, questions) -> list[page.Html]:
-  doc = run.what_if.get(evaluator, {})
+  doc = run.documents.get(evaluator, {})
   days = {
     name: q["days"]
     for name, q in doc.get("questions", {}).items()

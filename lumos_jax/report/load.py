@@ -13,7 +13,12 @@ from lumos_jax import metric_writer
 
 # Higher is better for these; lower for all other metrics.
 _HIGHER = ("auc", "average_precision", "r2", "mrr", "accuracy")
-_HIGHER_AT = ("hit_rate@", "ndcg@")  # Followed by a number.
+_HIGHER_AT = (
+  "hit_rate@",
+  "ndcg@",
+  "coverage@",
+  "novelty@",
+)  # Followed by a number.
 # A task's metric that a reader looks at first.
 PRIMARY = ("auc", "wape")
 
@@ -66,7 +71,9 @@ class Run:
     starts: Lines of starts.jsonl, one for each start.
     evals: eval.json: {evaluator: {metric: value}}.
     predictions: {evaluator: Predictions}.
-    what_if: {evaluator: edits and sweep of predictions/<evaluator>.json}.
+    ranks: {evaluator: arrays of U users}: "history", and "rank" of a model or
+      "rank_<floor>" of floors.
+    documents: {evaluator: predictions/<evaluator>.json}.
     stats, schema: Of the data set, where it can be found.
     absent: {part: why it is absent}.
   """
@@ -77,7 +84,10 @@ class Run:
   starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   evals: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
   predictions: dict[str, Predictions] = dataclasses.field(default_factory=dict)
-  what_if: dict[str, Any] = dataclasses.field(default_factory=dict)
+  ranks: dict[str, dict[str, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
+  documents: dict[str, Any] = dataclasses.field(default_factory=dict)
   stats: dict[str, Any] = dataclasses.field(default_factory=dict)
   schema: dict[str, Any] = dataclasses.field(default_factory=dict)
   absent: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -85,7 +95,8 @@ class Run:
   @property
   def empty(self) -> bool:
     """Whether the run has left nothing yet but its config."""
-    return not (self.metrics or self.evals or self.predictions or self.what_if)
+    left = self.metrics, self.evals, self.predictions, self.ranks
+    return not (any(left) or self.documents)
 
   def kind(self, evaluator: str) -> str:
     """The evaluator's type in the config; its own name where it has none."""
@@ -103,10 +114,9 @@ class Run:
   def model(self) -> str | None:
     """The evaluator that holds the model's own forecast of the test origin."""
     names = self.of_kind("forecast") or self.of_kind("next_event")
-    evals = self.config.get("evals") or {}
     for n in names:
       # The evaluators' own default is the test split.
-      if (evals.get(n) or {}).get("split", "test") == "test":
+      if self.setting(n, "split", "test") == "test":
         return n
     return names[-1] if names else None
 
@@ -122,6 +132,19 @@ class Run:
     """A metric of eval.json; None where it is absent or undefined."""
     value = self.evals.get(evaluator or "", {}).get(metric)
     return None if value is None else float(value)
+
+  def setting(self, evaluator: str | None, name: str, default: Any) -> Any:
+    """A setting of an evaluator in the config."""
+    evals = self.config.get("evals") or {}
+    return (evals.get(evaluator or "") or {}).get(name, default)
+
+  @property
+  def origin(self) -> int | None:
+    """Day of the model's test forecast."""
+    data = self.config.get("data") or {}
+    split = self.setting(self.model, "split", "test")
+    own = self.setting(self.model, "origin", None)
+    return data.get(f"{split}_origin") if own is None else own
 
   @property
   def dataset(self) -> str:
@@ -183,11 +206,15 @@ def _json(path: epath.Path) -> Any:
   return json.loads(path.read_text())
 
 
-def _predictions(path: epath.Path) -> Predictions:
+def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
   with path.open("rb") as f, np.load(f, allow_pickle=False) as z:
-    names = [str(t) for t in z["tasks"]]
-    y, p, mask = z["y"], z["p"], z["mask"]
-    mean = z["mean"] if "mean" in z.files else p
+    return {name: z[name] for name in z.files}
+
+
+def _predictions(z: Mapping[str, np.ndarray]) -> Predictions:
+  names = [str(t) for t in z["tasks"]]
+  y, p, mask = z["y"], z["p"], z["mask"]
+  mean = z.get("mean", p)
   if not y.shape == p.shape == mask.shape == (len(y), len(names)):
     raise ValueError(
       f"y {y.shape}, p {p.shape} and mask {mask.shape} for {len(names)} tasks"
@@ -248,12 +275,16 @@ def load(
   for path in sorted(folder.iterdir()) if folder.exists() else ():
     try:
       if path.suffix == ".npz":
-        run.predictions[path.stem] = _predictions(path)
+        found = _arrays(path)
+        if "history" in found:
+          run.ranks[path.stem] = found
+        else:
+          run.predictions[path.stem] = _predictions(found)
       elif path.suffix == ".json":
-        run.what_if[path.stem] = _json(path)
+        run.documents[path.stem] = _json(path)
     except (ValueError, KeyError, OSError) as e:
       run.absent["predictions"] = f"{path.name} cannot be read: {e}."
-  if not run.predictions:
+  if not run.predictions and not run.ranks:
     run.absent.setdefault(
       "predictions", "no evaluator left a file in predictions/."
     )

@@ -42,7 +42,9 @@ def number(value: Any, digits: int = 4) -> str:
   if value and abs(value) >= 1000:
     return f"{value:,.0f}"
   if value and abs(value) < 0.5 * 10.0**-digits:
-    return f"{value:.1e}"
+    # Two digits, written out as far as that can be read.
+    places = 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{places}f}" if places <= 9 else f"{value:.1e}"
   return f"{value:.{digits}f}"
 
 
@@ -163,9 +165,9 @@ def figure(title: str, spec: dict, caption: str = "", wide=False) -> Html:
   )
 
 
-def grid(figures: Iterable[Html]) -> Html:
-  """Figures side by side as far as the screen allows."""
-  return tag("div", *figures, class_="grid")
+def grid(figures: Iterable[Html], pairs: bool = False) -> Html:
+  """Figures side by side as far as the screen allows; with `pairs` at most two."""
+  return tag("div", *figures, class_="grid pairs" if pairs else "grid")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,8 @@
   const axis = () => ({
     gridcolor: css("--grid"), zerolinecolor: css("--line"),
     linecolor: css("--line"), tickcolor: css("--line"), automargin: true,
-    title: { standoff: 8 }, exponentformat: "e",
+    title: { standoff: 8 }, exponentformat: "none",
+    separatethousands: true,
   });
   const merge = (a, b) => {
     const out = { ...a };

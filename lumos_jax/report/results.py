@@ -12,7 +12,19 @@ _READING = (
 )
 
 
-_HEADLINE = ("mean_auc", "mean_wape", "hit_rate@1", "hit_rate@10", "ndcg@10")
+_HEADLINE = ("mean_auc", "mean_wape")
+
+
+def _ranked(run: load.Run) -> list[str]:
+  """The first and the last HitRate@k and the last NDCG@k, where there are."""
+  found = run.evals.get(run.model or "", {})
+  hits, gains = (
+    sorted(
+      (m for m in found if m.startswith(s)), key=lambda m: int(m[len(s) :])
+    )
+    for s in ("hit_rate@", "ndcg@")
+  )
+  return list(dict.fromkeys([*hits[:1], *hits[-1:], *gains[-1:]]))
 
 
 def header(run: load.Run) -> page.Html:
@@ -36,7 +48,9 @@ def header(run: load.Run) -> page.Html:
     parts.append(f"{when:%Y-%m-%d %H:%M} UTC")
   if len(run.starts) > 1:
     parts.append(f"resumed {len(run.starts) - 1} times")
-  cards = [_card(run, m) for m in _HEADLINE]
+  if run.tasks and run.origin is not None:
+    parts.append(f"forecast of {cells.day(run.schema, run.origin)}")
+  cards = [_card(run, m) for m in (*_HEADLINE, *_ranked(run))]
   cards += [_card(run, run.primary(t)) for t in run.tasks]
   cards = [c for c in cards if c]
   return page.join(
@@ -55,18 +69,18 @@ def _card(run: load.Run, metric: str) -> page.Html | None:
   if value is None:
     return None
   notes: list[Any] = []
-  for b in run.of_kind("baseline")[:1]:
-    other = run.value(b, metric)
-    if other is None:
-      continue
+  found = _rival(run, metric)
+  if found:
+    baseline, shown, their = found
+    other = run.value(baseline, their)
     gain = value - other
     good = gain > 0 if load.higher_is_better(metric) else gain < 0
-    d = run.difference(run.model, b, metric)
+    d = run.difference(run.model, baseline, their)
     unsure = gain == 0 or (d is not None and d.better(metric) is None)
     class_ = "" if unsure else "better" if good else "worse"
     notes = [
       page.tag("span", page.signed(gain), class_=class_ or None),
-      f" to {run.title(b)}",
+      f" to {shown}",
       " (within noise)" if unsure else "",
     ]
   return page.tag(
@@ -76,6 +90,22 @@ def _card(run: load.Run, metric: str) -> page.Html | None:
     page.tag("div", *notes, class_="note"),
     class_="card",
   )
+
+
+def _rival(run: load.Run, metric: str) -> tuple[str, str, str] | None:
+  """Baseline, its title and its metric: the first one, or the best floor."""
+  for b in run.of_kind("baseline"):
+    if run.value(b, metric) is not None:
+      return b, run.title(b), metric
+    floors = {
+      k.rpartition("/")[0]: v
+      for k, v in run.evals[b].items()
+      if k.endswith(f"/{metric}") and k.count("/") == 1 and v is not None
+    }
+    if floors:
+      best = max(floors, key=floors.get)
+      return b, best, f"{best}/{metric}"
+  return None
 
 
 def comparison(run: load.Run) -> page.Html:
@@ -99,7 +129,12 @@ def comparison(run: load.Run) -> page.Html:
     parts.append(_difference_chart(run, model, baselines[0], rows))
   else:
     parts.append(page.missing("Baselines", "no evaluator of their type ran."))
-  everything = [m for m in run.evals[model] if m not in rows]
+  parts += segments(run)
+  everything = [
+    m
+    for m in run.evals[model]
+    if m not in rows and not m.startswith("segments/")
+  ]
   parts.append(
     page.details(
       "All metrics",
@@ -110,6 +145,55 @@ def comparison(run: load.Run) -> page.Html:
     )
   )
   return page.join(parts)
+
+
+def segments(run: load.Run) -> list[page.Html]:
+  """Tables of the model's metric by segment of users, where it has some."""
+  found: dict[str, dict[str, dict[str, Any]]] = {}
+  for key, value in run.evals[run.model].items():
+    where, _, last = key.removeprefix("segments/").rpartition("/")
+    task = next((t for t in run.tasks if where.endswith(f"/{t}")), None)
+    if key.startswith("segments/") and task:
+      name, _, segment = where.removesuffix(f"/{task}").partition("=")
+      row = found.setdefault(name, {}).setdefault(segment, {})
+      row[f"{task}/{last}"] = value
+  parts = []
+  for name, rows in found.items():
+    head = [name, "users", *(cells.metric_label(m) for m in _of(run))]
+    body = [
+      [segment, _most(run, values), *(_segment(values, m) for m in _of(run))]
+      for segment, values in rows.items()
+    ]
+    parts += [
+      page.tag("h3", f"By {name}"),
+      page.table(head, body),
+    ]
+  if parts:
+    least = run.setting(run.model, "min_positives", 20)
+    parts.append(
+      page.paragraph(
+        "In brackets: users with a label whose outcome is not 0. A segment with "
+        f"fewer than {least} of them (or, for AUC, of the others) has no value."
+      )
+    )
+  return parts
+
+
+def _of(run: load.Run) -> list[str]:
+  return [run.primary(t) for t in run.tasks]
+
+
+def _most(run: load.Run, values) -> page.Num:
+  users = [values.get(f"{t}/users") or 0 for t in run.tasks]
+  return page.num(int(max(users)))
+
+
+def _segment(values, metric: str) -> page.Num:
+  """A segment's metric with its positives."""
+  value = values.get(metric)
+  positives = values.get(f"{metric.rpartition('/')[0]}/positives") or 0
+  count = page.tag("span", f" ({int(positives):,})", class_="ends")
+  return page.Num(page.join([page.number(value, 3), count]), value)
 
 
 def _comparison_head(run, baselines) -> list[str]:

@@ -1,0 +1,170 @@
+"""Data sets: where rows come from, what is asked, what is held out, lengths.
+
+Each function sets the keys of config.data that the config's recipe has: those
+of days with a calendar (data/pipeline.py), of sequences of events
+(data/sequences.py), or both; and evaluators of questions that are its own.
+"""
+
+import pathlib
+
+from lumos_jax.config import ConfigError
+
+
+def _forecasts(c) -> bool:
+  """Whether the recipe reads days and forecasts tasks."""
+  return "history_days" in c.data
+
+
+def _sequences(c) -> bool:
+  """Whether the recipe reads sequences of events."""
+  return "sequence_length" in c.data
+
+
+def complete_journey(c, path: str = "") -> None:
+  """Purchases of 2,469 households in a year; needs no file."""
+  del path
+  d = c.data
+  d.source = "complete_journey"
+  # Label windows of 28 days must not overlap: 281 + 28 = 309, 309 + 28 = 337.
+  d.validation_origin, d.test_origin = 309, 337
+  if _forecasts(c):
+    c.tasks = dict(
+      churn=dict(kind="binary", field="baskets", reduce="none"),
+      redeem=dict(kind="binary", field="redemptions", reduce="any"),
+      active7=dict(
+        kind="binary", field="baskets", reduce="any", horizon_days=7
+      ),
+      seafood=dict(kind="binary", field="department=SEAFOOD", reduce="any"),
+      spend=dict(kind="regression", field="sales"),
+      trips=dict(kind="regression", field="baskets"),
+    )
+    # Earlier origins than day 84 have too little history to be like the test's.
+    d.train_origin_first, d.train_origin_last = 84, 281
+    d.history_days, d.eval_history_days = 280, 336
+    d.origins_per_example, d.origin_stride_days = 14, 14
+    d.origin_jitter_days = 13
+    # What if the campaigns of type B that open after the origin came earlier
+    # or later? One of them opens two days after it.
+    move = dict(op="move", match=dict(type="Type B", start=339), days=7)
+    c.evals.what_if = dict(
+      type="what_if", edits=[move], sweep_days=(-2, 7, 14, 21), over="changed"
+    )
+  if _sequences(c):
+    d.options = dict(rows="event")
+    d.target, d.holdout, d.filter_seen = "token", "time", False
+    d.train_origin_last = 309
+    d.sequence_length, d.overlap, d.segments = 512, 64, 4
+
+
+def oulad(c, path: str = "") -> None:
+  """Online students' clicks, submissions and withdrawal (OULAD)."""
+  del path  # LUMOS_OULAD_DIR tells it.
+  c.tasks = dict(
+    clicks=dict(kind="regression", field="clicks", horizon_days=14),
+    submits=dict(
+      kind="binary", field="submissions", reduce="any", horizon_days=14
+    ),
+    withdrawn=dict(
+      kind="binary", label="withdrawn", reduce="any", horizon_days=28
+    ),
+  )
+  d = c.data
+  d.source = "oulad"
+  d.validation_split, d.test_split = "validation", "test"
+  # Other students, so that label windows of the splits may overlap in days.
+  d.train_origin_first, d.train_origin_last = 14, 224
+  d.validation_origin = d.test_origin = 98
+  d.history_days = d.eval_history_days = 252
+  d.origins_per_example, d.origin_stride_days = 16, 14
+  d.origin_jitter_days = 13
+
+
+def movielens(c, path: str = "") -> None:
+  """MovieLens-1M: a million ratings by 6,040 users, whose gender is known."""
+  d = c.data
+  d.source = "movielens"
+  d.options = dict(path=path) if path else {}
+  d.target, d.holdout = "item", "last"
+  d.sequence_length, d.overlap, d.segments = 200, 40, 8
+  c.evals.gender = dict(type="probe", label="gender")
+
+
+def tabformer(c, path: str = "") -> None:
+  """Credit-card payments; `path` is card_transaction.v1.csv."""
+  d = c.data
+  d.source = "tabformer"
+  d.options = dict(path=path)
+  d.target, d.holdout, d.filter_seen = "token", "time", False
+  # Days from 1990 on: 2018-01-01, until which the source fits, and 2019-01-01.
+  d.train_origin_last = d.validation_origin = 10227
+  d.test_origin = 10592
+  d.sequence_length, d.overlap, d.segments = 256, 32, 4
+
+
+def _published(c, path: str, name: str, file: str) -> None:
+  """Item sequences with attributes, without times, in `path`."""
+  d = c.data
+  d.source = "sequences"
+  d.options = dict(
+    path=str(pathlib.Path(path) / f"{file}.txt.gz"),
+    attributes=f"{file}_item2attributes.json.gz",
+    name=name,
+  )
+  d.target, d.holdout = "item", "last"
+  d.sequence_length, d.overlap, d.segments = 64, 8, 32
+
+
+def beauty(c, path: str = "") -> None:
+  """Amazon Beauty: 22,363 users, 12,101 items."""
+  _published(c, path, "beauty", "Beauty")
+
+
+def sports(c, path: str = "") -> None:
+  """Amazon Sports and Outdoors."""
+  _published(c, path, "sports", "Sports_and_Outdoors")
+
+
+def toys(c, path: str = "") -> None:
+  """Amazon Toys and Games."""
+  _published(c, path, "toys", "Toys_and_Games")
+
+
+def yelp(c, path: str = "") -> None:
+  """Yelp's reviews."""
+  _published(c, path, "yelp", "Yelp")
+  c.data.filter_seen = False  # Users come back to a place.
+
+
+# By what a recipe reads; a data set may serve both.
+DAYS = dict(complete_journey=complete_journey, oulad=oulad)
+SEQUENCES = dict(
+  complete_journey=complete_journey,
+  movielens=movielens,
+  tabformer=tabformer,
+  beauty=beauty,
+  sports=sports,
+  toys=toys,
+  yelp=yelp,
+)
+# Sequences whose events have times, and their users profiles.
+TIMED = ("complete_journey", "movielens", "tabformer")
+
+
+def use(c, name: str, path: str = "") -> None:
+  """Sets config.data, the tasks of a recipe that forecasts, own evaluators.
+
+  Args:
+    c: A default config of any recipe, not locked.
+    name: Of the data set.
+    path: Of its files, where it takes one.
+
+  Raises:
+    ConfigError: There is no such data set for what the recipe reads.
+  """
+  known = (DAYS if _forecasts(c) else {}) | (SEQUENCES if _sequences(c) else {})
+  if name not in known:
+    raise ConfigError(
+      f"config argument data={name!r} is unknown; for recipe {c.recipe!r} there "
+      f"are {list(known)}"
+    )
+  known[name](c, path)

@@ -1,0 +1,80 @@
+"""Forms of LUMOS, for any data set of days; sizes are in config/lumos.py."""
+
+from lumos_jax import config as config_lib
+
+
+def weekly(c) -> None:
+  """Weeks of days as tokens, habits, an ensemble of heads, Muon; two cores.
+
+  A causal encoder serves all origins of a user in one pass.
+  """
+  m = c.model
+  m.patch_days = 7
+  m.members, m.state_members = 8, 4
+  m.sparsity = 0.004
+  m.habit_days = (7, 14, 28, 56, 112, 0)
+  o = c.optimizer
+  o.name = "muon"
+  o.learning_rate, o.adam_learning_rate = 5e-3, 2e-3
+  o.warmup_steps = 50
+  c.train.batch_size, c.train.ema_decay = 32, 0.99
+
+
+def paper(c, history_days: int) -> None:
+  """The paper's form: bidirectional over days, one origin a pass, AdamW."""
+  d = c.data
+  # Learned positions: as many days to evaluate as in training.
+  d.history_days = d.eval_history_days = history_days
+  d.origins_per_example, d.origin_stride_days = 1, 7
+  # Any day between the first and the last origin.
+  d.origin_jitter_days = d.train_origin_last - d.train_origin_first
+  m = c.model
+  m.causal, m.positions, m.norm = False, "learned", "post"
+  m.regression_loss = "mse_nonzero"
+  o = c.optimizer
+  o.learning_rate, o.weight_decay, o.b2 = 1e-4, 1e-5, 0.999
+  o.warmup_steps = 50
+  c.train.batch_size = 256
+
+
+def evaluate(c, every_steps: int, ablation: bool = True) -> None:
+  """Forecasts beside LightGBM's and naive ones, and the data set's questions."""
+  own = c.evals
+  c.evals = dict(
+    validation=dict(
+      type="forecast", split="validation", every_steps=every_steps
+    ),
+    forecast=dict(type="forecast"),
+    baseline_lightgbm=dict(type="baseline_lightgbm"),
+    baseline_naive=dict(type="baseline_naive"),
+  )
+  if ablation:
+    c.evals.ablation = dict(type="ablation")
+  c.evals.update(own)
+
+
+def finish(c, args, size: str) -> None:
+  """Sets size and smoke, which stand above data set and form, and locks.
+
+  Args:
+    c: The config.
+    args: Of its file: size, steps, smoke.
+    size: Where none is asked for.
+
+  Raises:
+    ConfigError: No such size, or one beside smoke, which has its own.
+  """
+  if args.smoke and args.size:
+    raise config_lib.ConfigError(
+      "config arguments smoke and size= exclude each other"
+    )
+  config_lib.set_size(c, "tiny" if args.smoke else args.size or size)
+  if args.smoke:  # Does it run? Some steps of the smallest model.
+    c.name = "smoke" if c.name == "pretrain" else f"{c.name}_smoke"
+    t = c.train
+    t.steps, t.batch_size, t.checkpoint_every = args.steps or 20, 16, 10
+    c.optimizer.warmup_steps = 5
+    c.evals.baseline_lightgbm.update(n_origins=2, rounds=20)
+    if "what_if" in c.evals:
+      c.evals.what_if.sweep_days = (7,)
+  c.lock()
