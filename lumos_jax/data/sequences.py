@@ -314,7 +314,7 @@ def eval_batches(records, cfg, split: str, batch_size: int) -> Iterator[Batch]:
   mine = range(host, len(source), hosts)
   steps = math.ceil(math.ceil(len(source) / hosts) / batch_size)
   # Hosts compile one program together: their batches need one width.
-  width = _longest(records, cfg[f"{split}_split"]) if hosts > 1 else 0
+  width = longest(records, cfg[f"{split}_split"]) if hosts > 1 else 0
   spare = None
   for step in range(steps):
     block = mine[step * batch_size : (step + 1) * batch_size]
@@ -333,6 +333,7 @@ def batches_at(
   day: int,
   batch_size: int,
   spare: Batch,
+  width: int = 0,
 ) -> Iterator[Batch]:
   """A batch of each group of records: what predicts the first event of a day.
 
@@ -345,6 +346,7 @@ def batches_at(
     day: Events before it are known.
     batch_size: B.
     spare: A record to pad an empty group with.
+    width: Least length of `seen`: hosts that compile together need one.
   """
   sequences = Sequences(records.schema, cfg)
   # Without a start token, the padding wants an event.
@@ -352,7 +354,7 @@ def batches_at(
   for found in groups:
     parts = [(r["key"], sequences.upcoming(r, day)) for r in found]
     parts = [(k, e) for k, e in parts if e is not None]
-    yield _batch(parts, padding, batch_size)
+    yield _batch(parts, padding, batch_size, width)
 
 
 def _nobody(schema: schema_lib.Schema, cfg) -> Batch:
@@ -438,7 +440,7 @@ def _check_some_train(cut: "Sequences", source) -> None:
   )
 
 
-def _longest(records, split: str) -> int:
+def longest(records, split: str) -> int:
   """Rows of the longest user of a split."""
   found = records.stats["splits"][split].get("longest")
   if found is None:
