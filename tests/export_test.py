@@ -10,13 +10,13 @@ import polars as pl
 import pytest
 from load_test import saved
 
-from lumos_jax import checkpoint, export, predictor
+from lumos_jax import checkpoint, export, parts, predictor
 from lumos_jax.data import records as records_lib
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-  monkeypatch.setattr(export, "_USERS_A_PART", 8)
+  monkeypatch.setattr(parts, "USERS_A_PART", 8)
 
 
 def made(tmp_path, monkeypatch, module):
@@ -68,7 +68,7 @@ def test_a_killed_export_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
   run, _, workdir = made(tmp_path, monkeypatch, fake)
   whole, broken = tmp_path / "whole", tmp_path / "broken"
   export.export(workdir, whole)
-  write = export._Export._write_part
+  write = parts.Export._write_part
   for allowed in (0, 2, 3):
 
     def some(self, kind, block, left=[allowed]):  # noqa: B006
@@ -77,20 +77,20 @@ def test_a_killed_export_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
       left[0] -= 1
       write(self, kind, block)
 
-    monkeypatch.setattr(export._Export, "_write_part", some)
+    monkeypatch.setattr(parts.Export, "_write_part", some)
     with pytest.raises(KeyboardInterrupt):
       export.export(workdir, broken)
     manifest = json.loads((broken / "manifest.json").read_text())
     assert not manifest["complete"]
-  monkeypatch.setattr(export._Export, "_write_part", write)
+  monkeypatch.setattr(parts.Export, "_write_part", write)
   assert len(content(broken)) == 1 + 2 + 3
   export.export(workdir, broken)
   assert content(broken) == content(whole)
-  with pytest.raises(export.ExportError, match="as_of_day: 140 there, 130 now"):
+  with pytest.raises(parts.ExportError, match="as_of_day: 140 there, 130 now"):
     export.export(workdir, broken, as_of=130)
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "file").write_text("")
-  with pytest.raises(export.ExportError, match="is not empty"):
+  with pytest.raises(parts.ExportError, match="is not empty"):
     export.export(workdir, tmp_path / "full")
   del run
 
@@ -106,12 +106,12 @@ def test_listed_users_and_hashed_ids(tmp_path, monkeypatch, capsys):
   found = read(out, "forecasts")
   wanted = run.forecast(users=keys)
   assert found.drop("key").equals(wanted.drop("key"))
-  hashed = [export.hash_id(k, salt) for k in wanted["key"]]
+  hashed = [parts.hash_id(k, salt) for k in wanted["key"]]
   assert found["key"].to_list() == hashed
   bytes_ = b"".join(p.read_bytes() for p in out.rglob("*.parquet"))
   assert not any(k.encode() in bytes_ for k in keys)
   monkeypatch.delenv(export.SALT, raising=False)
-  with pytest.raises(export.ExportError, match="LUMOS_SALT"):
+  with pytest.raises(parts.ExportError, match="LUMOS_SALT"):
     export._salt(True)
   assert os.environ.get(export.SALT) is None
 
