@@ -154,6 +154,7 @@ def common_keys():
   return leaves(c)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", list(config_lib.SYSTEMS))
 def test_every_key_is_read(recipe, tmp_path, monkeypatch):
   read, first = entry_keys(), recipe == "lumos"

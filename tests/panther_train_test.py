@@ -14,6 +14,7 @@ from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import sequences
 from lumos_jax.evaluators import next_event, predict, probe
 
+slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 FULL = dict(
   model__sprm="paper",
   model__profile_as="position",
@@ -55,7 +56,7 @@ def assert_equal(a, b):
   jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("loss", ("softmax", "sampled", "gbce"))
+@pytest.mark.parametrize("loss", ("softmax", slow("sampled"), slow("gbce")))
 def test_resume_is_exact(tmp_path, loss):
   settings = FULL | dict(objective__loss=loss, objective__negatives=8)
   whole = run(tmp_path / "a", **settings)
@@ -128,9 +129,9 @@ def assert_close(a, b):
 @pytest.mark.parametrize(
   "mesh",
   [
-    dict(mesh__data=8),
+    slow(dict(mesh__data=8)),
     dict(mesh__data=2, mesh__fsdp=2, mesh__tensor=2),
-    dict(mesh__fsdp=2, mesh__sequence=4),
+    slow(dict(mesh__fsdp=2, mesh__sequence=4)),
   ],
 )
 def test_eight_devices_equal_one(mesh):
@@ -140,6 +141,7 @@ def test_eight_devices_equal_one(mesh):
   assert_close(alone[0], many[0])
 
 
+@pytest.mark.slow
 def test_eight_devices_point_as_one_does():
   form = dict(model__copy=True, data__filter_seen=False)
   alone = one_step(jax.devices()[:1], **form)
@@ -188,18 +190,20 @@ def scores(tmp_path, **overrides):
   "form",
   [
     {},
-    dict(model__sprm="paper", model__attention="none"),
-    dict(model__attention="pointwise", model__d_ff=0),
-    dict(model__copy=True, model__use_attributes=False),
+    slow(dict(model__sprm="paper", model__attention="none")),
+    slow(dict(model__attention="pointwise", model__d_ff=0)),
+    slow(dict(model__copy=True, model__use_attributes=False)),
     # It learns from a fifth of the tokens: more of them.
-    dict(
-      model__masked=True,
-      model__use_fields=False,
-      model__use_attributes=False,
-      model__n_encoder_layers=2,
-      optimizer__learning_rate=3e-3,
-      train__steps=600,
-      train__batch_size=32,
+    slow(
+      dict(
+        model__masked=True,
+        model__use_fields=False,
+        model__use_attributes=False,
+        model__n_encoder_layers=2,
+        optimizer__learning_rate=3e-3,
+        train__steps=600,
+        train__batch_size=32,
+      )
     ),
   ],
 )

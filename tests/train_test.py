@@ -20,6 +20,7 @@ from lumos_jax import state as state_lib
 from lumos_jax.data import pipeline
 from lumos_jax.data import tasks as tasks_lib
 
+slow = lambda *values: pytest.param(*values, marks=pytest.mark.slow)
 HERE = pathlib.Path(__file__).parent
 
 
@@ -122,7 +123,11 @@ def test_accumulated_gradients_equal_the_whole_batch():
 
 @pytest.mark.parametrize(
   "mesh",
-  [dict(data=8), dict(data=2, fsdp=4), dict(data=1, fsdp=2, tensor=4)],
+  [
+    slow(dict(data=8)),
+    dict(data=2, fsdp=4),
+    slow(dict(data=1, fsdp=2, tensor=4)),
+  ],
   ids=str,
 )
 def test_eight_devices_equal_one(mesh):
@@ -190,7 +195,7 @@ def test_average_is_what_evaluation_reads(tmp_path):
 
 @pytest.mark.parametrize(
   "overrides",
-  [dict(optimizer__name="muon"), dict(optimizer__schedule="linear")],
+  [dict(optimizer__name="muon"), slow(dict(optimizer__schedule="linear"))],
   ids=str,
 )
 def test_training_lowers_the_loss(tmp_path, overrides):
