@@ -28,6 +28,10 @@ def known(flag):
 
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Threads of small products and small trees wait for each other, busily: the
+# probe's regressions take eight times the processor time on two cores.
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+  os.environ[name] = "1"
 # Programs that a test starts inherit all but the number of devices.
 COMPILER_FLAGS = " ".join(f for f in FLAGS[1:] if known(f))
 os.environ["XLA_FLAGS"] = " ".join(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import conftest
 import pytest
 import tiny_data
 
@@ -40,7 +41,7 @@ def launch(folder, name, processes, devices=1, module="main"):
   flags = f"--xla_force_host_platform_device_count={devices}"
   env = os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": flags + " --xla_backend_optimization_level=0",
+    "XLA_FLAGS": f"{flags} {conftest.COMPILER_FLAGS}",
     "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
     "PYTHONUNBUFFERED": "1",
     # The three runs of two processes compile the same.

@@ -83,8 +83,7 @@ def test_a_step_depends_on_its_state_and_batch_alone(loss):
     mine = jax.device_put(state, trainer.shardings)
     found.append(jax.device_get(trainer.step(mine, trainer.put(batch))))
   assert_equal(*found)
-  moved = found[0][0]["params"]
-  assert any(np.any(x != state["params"][k]) for k, x in moved.items())
+  assert found[0][1]["gradient_norm"] > 0.0
 
 
 def begin(**overrides):
