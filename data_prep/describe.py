@@ -70,7 +70,8 @@ def describe(
     if not isinstance(first, int)
     else (last - first + 1)
   )
-  config.write_text(drafts.config(description.resolve(), activity, tasks, days))
+  start = first if isinstance(first, int) else 0  # Dates count from 0.
+  config.write_text(drafts.config(description.resolve(), tasks, days, start))
   return [description, config]
 
 

@@ -122,7 +122,7 @@ def horizon_days(days: int) -> int:
   return max(1, min(28, days // 8))
 
 
-def config(path: pathlib.Path, activity, tasks: dict, days: int) -> str:
+def config(path: pathlib.Path, tasks: dict, days: int, start: int = 0) -> str:
   """Text of a config in the form of configs/online_retail.py."""
   horizon = horizon_days(days)
   test = days - horizon
@@ -156,8 +156,9 @@ def get_config(arg=None):
   d.source = "tables"
   d.options = dict(schema={str(path)!r})
   # {days} days of data; label windows of {horizon} days do not overlap.
-  d.train_origin_first, d.train_origin_last = {max(1, last // 4)}, {last}
-  d.validation_origin, d.test_origin = {validation}, {test}
+  d.train_origin_first = {start + max(1, last // 4)}
+  d.train_origin_last = {start + last}
+  d.validation_origin, d.test_origin = {start + validation}, {start + test}
   d.history_days, d.eval_history_days = {last}, {test}
   config_lib.set_size(c, "base")
   c.train.steps, c.train.batch_size = args.steps, 64

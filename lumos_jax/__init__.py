@@ -13,12 +13,12 @@ __version__ = "0.1.0"
 __all__ = ["load"]
 
 
-def load(workdir: str, step: "int | None" = None) -> "Run":
+def load(workdir: str, step: "int | str | None" = None) -> "Run":
   """Opens a trained run to predict with.
 
   Args:
     workdir: Of the run, as given to lumos_jax.main.
-    step: Checkpoint; default the newest.
+    step: Checkpoint, or "best" where the run keeps one; default the newest.
 
   Returns:
     A `lumos_jax.run.Run`.

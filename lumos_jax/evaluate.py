@@ -241,6 +241,17 @@ def restored(
   return store.newest(read) if step is None else (step, read(step))
 
 
+def open_data(
+  config, data_dir: epath.PathLike | None = None
+) -> records_lib.Records:
+  """Opens the data set at `data_dir`, by default where the config says."""
+  if data_dir is None:
+    options = config.data.options.to_dict()
+    name = records_lib.directory_name(config.data.source, options)
+    data_dir = epath.Path(config.data.root) / name
+  return records_lib.Records.open(data_dir)
+
+
 def run(
   workdir: epath.PathLike,
   step: int | str | None = None,
@@ -263,11 +274,7 @@ def run(
   config = load_config(workdir)
   if step == "best":
     step = best.read(workdir)["step"]
-  if data_dir is None:
-    options = config.data.options.to_dict()
-    name = records_lib.directory_name(config.data.source, options)
-    data_dir = epath.Path(config.data.root) / name
-  records = records_lib.Records.open(data_dir)
+  records = open_data(config, data_dir)
   # Before a recipe or a task can miss a field that another data set lacks.
   store = _checked(workdir, config, records, step)
   tasks = tasks_lib.from_config(config.tasks)

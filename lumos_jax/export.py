@@ -30,7 +30,14 @@ from absl.flags import argparse_flags
 from etils import epath
 from jax.experimental import multihost_utils
 
-from lumos_jax import evaluate, population, predictor, progress, startup
+from lumos_jax import (
+  blocks,
+  evaluate,
+  population,
+  predictor,
+  progress,
+  startup,
+)
 from lumos_jax import run as run_lib
 from lumos_jax.data import pipeline
 from lumos_jax.data import records as records_lib
@@ -40,7 +47,7 @@ from lumos_jax.evaluators import predict
 MANIFEST = "manifest.json"
 SALT = "LUMOS_SALT"  # Environment variable with the key of hashed ids.
 _FORMAT = 1
-_BATCHES_A_PART = 32
+_USERS_A_PART = 8192
 _LINE_SECONDS = 10.0
 # What a user can mend: printed as one line, without a traceback.
 ERRORS = (*evaluate.ERRORS, schema_lib.SchemaError)
@@ -71,7 +78,8 @@ class _Export:
     self.positions, self._k, self._per_event = positions, k, per_event
     self._salt = salt
     self.people = population.Population(records)
-    self.size = model.batch_size * _BATCHES_A_PART
+    # Not of how many devices there are: parts are the same on any.
+    self.size = _USERS_A_PART
     self.count = -(-len(positions) // self.size)
     self.header = self._header()
 
@@ -160,28 +168,23 @@ class _Export:
 
   def _write(self, kind: str, parts: Sequence[int], shown: "_Shown") -> None:
     hosts, host = jax.process_count(), jax.process_index()
-    if hosts > 1 and kind == predictor.EMBEDDINGS and not self._steps_agree():
-      raise ExportError(
-        "embeddings from events are exported by one process: users have "
-        "different numbers of rows, and hosts must step together"
-      )
     # Hosts step together: those with a part less take an empty one.
     rounds = -(-len(parts) // hosts)
     mine = [parts[i] for i in range(host, len(parts), hosts)]
     mine += [-1] * (rounds - len(mine))
 
-    def blocks() -> Iterator[tuple[int, np.ndarray]]:
+    def chosen() -> Iterator[tuple[int, np.ndarray]]:
       for i in mine:
         first = i * self.size
         some = self.positions[first : first + self.size] if i >= 0 else ()
         yield i, np.asarray(some, np.int64)
 
-    steps = self.size // self.model.batch_size if hosts > 1 else None
+    steps = -(-self.size // self.model.batch_size) if hosts > 1 else None
     for block in self.model.predict(
       kind,
       self.records,
       self.people,
-      blocks(),
+      chosen(),
       self.day,
       k=self._k,
       per_event=self._per_event,
@@ -191,10 +194,7 @@ class _Export:
         self._write_part(kind, block)
       shown.done(hosts)
 
-  def _steps_agree(self) -> bool:
-    return self.model.recipe.inputs is pipeline
-
-  def _write_part(self, kind: str, block: predictor.Block) -> None:
+  def _write_part(self, kind: str, block: blocks.Block) -> None:
     schema = self.records.schema
     target = self.model.config.data.get("target", "")
     table = run_lib.frame(kind, [block], self.day, schema, target)
@@ -280,7 +280,7 @@ def export(
   *,
   as_of: int | str | None = None,
   users: Sequence[str] | None = None,
-  step: int | None = None,
+  step: int | str | None = None,
   data_dir: epath.PathLike | None = None,
   k: int = 10,
   per_event: bool = False,
@@ -368,7 +368,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   )
   add("--as_of", help="day number or date; default the day after the last")
   add("--users", help="text file with a user id a line; default all users")
-  add("--step", type=int, help="checkpoint; default the newest")
+  add("--step", type=_step, help="checkpoint, or best; default the newest")
   add("--data_dir", help="a prepared data set; default the run's own")
   add("--k", type=int, default=10, help="values of a user's next event")
   add(
@@ -386,6 +386,10 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   add("--processes", type=int, help="with --coordinator")
   add("--process", type=int, help="with --coordinator: from 0")
   return parser.parse_args(argv[1:])
+
+
+def _step(text: str) -> int | str:
+  return text if text == "best" else int(text)
 
 
 def _salt(hash_ids: bool) -> bytes | None:

@@ -18,21 +18,21 @@ import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import chex
 import jax
 import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
+from lumos_jax import best, evaluate, population
+from lumos_jax import blocks as blocks_lib
 from lumos_jax import checkpoint as checkpoint_lib
-from lumos_jax import evaluate, population
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import pipeline, sequences
-from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.evaluators import predict, probe
+from lumos_jax.evaluators import predict
 from lumos_jax.evaluators.what_if import Spliced
 from lumos_jax.names import near
 
@@ -40,23 +40,11 @@ FORECASTS, EMBEDDINGS, NEXT_EVENTS = "forecasts", "embeddings", "next_events"
 KINDS = (FORECASTS, EMBEDDINGS, NEXT_EVENTS)
 
 
+_FEW = 8  # Users of a small batch.
+
+
 class PredictError(ValueError):
   """What was asked for cannot be predicted; says what can."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-  """Predictions of some users.
-
-  Attributes:
-    index: Of the block.
-    keys: User ids, one a row.
-    columns: {name: [rows, ...]}.
-  """
-
-  index: int
-  keys: list[str]
-  columns: dict[str, np.ndarray]
 
 
 class Predictor:
@@ -72,14 +60,14 @@ class Predictor:
   def __init__(
     self,
     workdir: epath.PathLike,
-    step: int | None = None,
+    step: int | str | None = None,
     devices: Sequence[jax.Device] | None = None,
   ):
     """Reads the run's config and a checkpoint; no data yet.
 
     Args:
       workdir: Of the run.
-      step: Checkpoint; default the newest.
+      step: Checkpoint, or "best" where the run keeps one; default the newest.
       devices: Local devices to use; default all.
 
     Raises:
@@ -89,6 +77,8 @@ class Predictor:
     self.workdir = epath.Path(workdir)
     self.config = evaluate.load_config(self.workdir)
     store = checkpoint_lib.Checkpoints(self.workdir, read_only=True)
+    if step == "best":
+      step = best.read(self.workdir)["step"]
     meta = store.meta(step)
     self.schema = schema_lib.Schema.from_json(meta["schema"])
     self.calendar_columns = tuple(meta["calendar_columns"])
@@ -103,7 +93,13 @@ class Predictor:
       lambda params, batch: {}, self.config.eval_batch_size, devices
     )
     self._params = self._base.place(params)
-    self._programs: dict[tuple[str, int, bool], Any] = {}
+    # Few users need not wait for a full batch on every device.
+    few = min(_FEW, self.config.eval_batch_size)
+    self._few = predict.Predictor(
+      lambda params, batch: {}, few, self._base.devices[:1]
+    )
+    self._few_params = None
+    self._programs: dict[tuple, Any] = {}
 
   @property
   def batch_size(self) -> int:
@@ -152,11 +148,7 @@ class Predictor:
       DataError: There is none.
       CheckpointError: It was fitted otherwise than the run's data.
     """
-    if data is None:
-      options = self.config.data.options.to_dict()
-      name = records_lib.directory_name(self.config.data.source, options)
-      data = epath.Path(self.config.data.root) / name
-    records = records_lib.Records.open(data)
+    records = evaluate.open_data(self.config, data)
     self.check_records(records)
     return records
 
@@ -177,11 +169,15 @@ class Predictor:
     after the last day of the data.
 
     Raises:
-      PredictError: It is neither, or before the data.
+      PredictError: It is neither, or the data do not reach it.
     """
+    # The first day has no history; later than the last, rows are unknown.
+    first, last = schema.first_day, schema.last_day
+    there = f"the data allow {day_text(schema, first)} to"
+    there = f"{there} {day_text(schema, last)}, the day after their last"
     if as_of is None:
       return schema.last_day
-    day = as_of
+    day = as_of.date() if isinstance(as_of, datetime.datetime) else as_of
     if isinstance(as_of, str) and as_of.lstrip("-").isdecimal():
       day = int(as_of)
     if not isinstance(day, (int, np.integer)):
@@ -192,12 +188,12 @@ class Predictor:
       except (ValueError, TypeError) as e:
         raise PredictError(
           f"as_of = {as_of!r} is no date like 2020-01-31, or the data count "
-          "days without dates: give a day number"
+          f"days without dates: give a day number; {there}"
         ) from e
-    if day < schema.first_day:
+    if not first <= day <= last:
       raise PredictError(
-        f"as_of = {as_of!r} is day {day}; the data begin on day "
-        f"{schema.first_day}"
+        f"as_of = {as_of!r} is {day_text(schema, int(day))}; {there}. Add rows of "
+        "later days by python -m data_prep"
       )
     return int(day)
 
@@ -228,7 +224,8 @@ class Predictor:
     per_event: bool = False,
     calendar: Any = None,
     batches_a_block: int | None = None,
-  ) -> Iterator[Block]:
+    few: bool = False,
+  ) -> Iterator[blocks_lib.Block]:
     """Predictions of blocks of users, one after another.
 
     Args:
@@ -242,13 +239,25 @@ class Predictor:
       calendar: Another one than the records' (a what-if).
       batches_a_block: Makes every block take as many steps, where several hosts
         must step together.
+      few: Batches of some users on one device, where few are asked for. Others
+        are an evaluator's batches and give its numbers to the bit; from these,
+        the last bits may differ.
 
     Raises:
-      PredictError: The recipe cannot predict that.
+      PredictError: The recipe cannot predict that, or there is no user.
     """
     self.check_kind(kind)
+    if not len(people):
+      raise PredictError(f"the splits {list(people.splits)} hold no user")
     spare = people.read([0])[0]
-    size = self.batch_size
+    few = few and jax.process_count() == 1
+    base, params = self._base, self._params
+    if few:
+      base = self._few
+      if self._few_params is None:
+        self._few_params = base.place(params)
+      params = self._few_params
+    size = base.batch_size
 
     def groups(positions):
       count = batches_a_block or -(-len(positions) // size)
@@ -261,13 +270,18 @@ class Predictor:
         spare, calendar,
       )  # fmt: skip
     elif kind == NEXT_EVENTS:
+      width = 0
+      if jax.process_count() > 1:
+        width = max(sequences.longest(records, s) for s in people.splits)
       batches = lambda positions: sequences.batches_at(
-        records, self.config.data, groups(positions), day, size, spare
+        records, self.config.data, groups(positions), day, size, spare, width
       )
     else:
       cut = sequences.Sequences(records.schema, self.config.data)
-      batches = lambda positions: _windows(cut, groups(positions), day, size)
-    run, reduce = self._program(kind, k, per_event)
+      batches = lambda positions: _windows(
+        cut, people, positions, day, size, spare
+      )
+    run, reduce = self._program(base, kind, k, per_event)
     # The stream reads ahead of what it yields: tags say whose a batch is, and
     # where a block ends.
     tags: collections.deque[tuple[int, bool]] = collections.deque()
@@ -281,128 +295,87 @@ class Predictor:
 
     parts: list = []
 
-    def ended() -> Iterator[Block]:
+    def ended() -> Iterator[blocks_lib.Block]:
       while tags and tags[0][1]:
         index, _ = tags.popleft()
-        yield reduce(index, parts, day) if parts else Block(index, [], {})
+        yield (
+          reduce(index, parts, day)
+          if parts
+          else blocks_lib.Block(index, [], {})
+        )
         parts.clear()
 
-    for found in run.stream(self._params, tagged()):
+    for found in run.stream(params, tagged()):
       yield from ended()
       tags.popleft()
       parts.append(found)
     yield from ended()
 
-  def _program(self, kind: str, k: int, per_event: bool):
+  def _program(self, base, kind: str, k: int, per_event: bool):
     """What runs on the devices, and what makes a block of its outputs."""
-    key = kind, k, per_event
+    key = base is self._few, kind, k, per_event
     if key not in self._programs:
-      self._programs[key] = self._made(*key)
+      self._programs[key] = self._made(base, kind, k, per_event)
     return self._programs[key]
 
-  def _made(self, kind, k, per_event):
+  def _made(self, base, kind, k, per_event):
     recipe, merge = self.recipe, lambda p: state_lib.merge(self._graph, p)
     if kind == FORECASTS:
       fn = lambda params, batch: recipe.predict(merge(params), batch)
-      return self._base.of(fn), _user_block
+      return base.of(fn), blocks_lib.of_users
     if kind == NEXT_EVENTS:
       fn = lambda params, batch: recipe.next_events(merge(params), batch, k)
-      return self._base.of(fn), _next_block
+      return base.of(fn), blocks_lib.of_next_events
     if per_event:
       fn = lambda params, batch: recipe.states(merge(params), batch)
-      return self._base.of(fn), _state_block
+      return base.of(fn), blocks_lib.of_states
     fn = lambda params, batch: recipe.embed(merge(params), batch)
     windows = recipe.inputs is sequences
-    return self._base.of(fn), _window_block if windows else _user_block
+    return base.of(
+      fn
+    ), blocks_lib.of_windows if windows else blocks_lib.of_users
 
 
-def _windows(cut, groups, day: int, size: int) -> Iterator[dict[str, Any]]:
-  """Batches of all events before a day of each user, in one or more rows."""
+def day_text(schema: schema_lib.Schema, day: int) -> str:
+  """ "day 337 (2017-12-04)", or "day 337" where the data have no dates."""
+  if not schema.epoch:
+    return f"day {day}"
+  start = datetime.date.fromisoformat(schema.epoch)
+  return f"day {day} ({start + datetime.timedelta(days=day)})"
+
+
+def _windows(
+  cut, people, positions, day: int, size: int, spare
+) -> Iterator[dict[str, Any]]:
+  """Batches of all events before a day of each user, in one or more rows.
+
+  Hosts take equally many: those with fewer rows add padding.
+  """
 
   def rows():
-    for found in groups:
-      for record in found:
+    for i in range(0, len(positions), size):
+      for record in people.read(positions[i : i + size]):
         known = cut.before(record, day)
         for n, row in enumerate(cut.whole(known)):
           # Where the row's events stand in the record; -1 for the start token.
           first = n * cut.cfg.sequence_length - bool(cut.cfg.start_token)
           yield record["key"], row, (known, first)
 
-  every = rows()
+  every, most = rows(), 0
+  if jax.process_count() > 1:
+    # Told before the first one: hosts start their programs in one order.
+    every = list(every)
+    mine = np.asarray(-(-len(every) // size))
+    most = int(multihost_utils.process_allgather(mine).max())
+  every, steps = iter(every), 0
   while some := list(itertools.islice(every, size)):
     batch = sequences.row_batch([x[:2] for x in some], size)
+    steps += 1
     yield batch | {"rows": [x[2] for x in some]}
-
-
-def _user_block(index, parts, day) -> Block:
-  """A row a user; forecasts [B, O] at their one origin are numbers."""
-  del day
-  for batch, found in parts:
-    chex.assert_tree_shape_prefix(found, batch["user_mask"].shape)
-  columns = {
-    n: np.concatenate([f[n][b["user_mask"]] for b, f in parts])
-    for n in parts[0][1]
-  }
-  columns = {
-    n: x[:, 0] if x.shape[1:] == (1,) else x for n, x in columns.items()
-  }
-  return Block(index, _keys(parts), columns)
-
-
-def _next_block(index, parts, day) -> Block:
-  del day
-  keys, out = [], {"rank": [], "value": [], "probability": []}
-  for batch, found in parts:
-    mask = batch["user_mask"]
-    p, value = found["probability"][mask], found["value"][mask]
-    own = np.asarray(batch["key"])[mask]
-    user, place = np.nonzero(p > 0)
-    keys += own[user].tolist()
-    out["rank"].append(place + 1)
-    out["value"].append(value[user, place])
-    out["probability"].append(p[user, place])
-  columns = {n: np.concatenate(x) for n, x in out.items()}
-  return Block(index, keys, columns)
-
-
-def _window_block(index, parts, day) -> Block:
-  """Users' embeddings from sums over their rows (evaluators/probe.py)."""
-  del day
-  keys = np.concatenate(
-    [np.asarray(b["key"])[b["user_mask"]] for b, _ in parts]
-  )
-  sums = np.concatenate([f["sums"][b["user_mask"]] for b, f in parts])
-  tokens = np.concatenate([f["tokens"][b["user_mask"]] for b, f in parts])
-  first = np.append(True, keys[1:] != keys[:-1])
-  start = np.flatnonzero(first)
-  total = np.add.reduceat(sums.astype(np.float64), start)
-  count = np.add.reduceat(tokens.astype(np.float64), start)
-  vectors = probe.pooled(total, count).astype(np.float32)
-  return Block(index, keys[start].tolist(), {"embedding": vectors})
-
-
-def _state_block(index, parts, day) -> Block:
-  """A row an event, or a token of days."""
-  keys, out = [], {"day": [], "time": [], "embedding": []}
-  for batch, found in parts:
-    for i in np.flatnonzero(batch["user_mask"]):
-      at = np.flatnonzero(found["seen"][i])
-      keys += [str(batch["key"][i])] * len(at)
-      out["embedding"].append(found["state"][i][at])
-      if "day" in found:
-        out["day"].append((found["day"][i][at] + day).astype(np.int32))
-        continue
-      record, first = batch["rows"][i]
-      out["day"].append(record["day"][at + first])
-      out["time"].append(record["time"][at + first])
-  columns = {n: np.concatenate(x) for n, x in out.items() if x}
-  return Block(index, keys, columns)
-
-
-def _keys(parts) -> list[str]:
-  return [
-    str(k) for b, _ in parts for k in np.asarray(b["key"])[b["user_mask"]]
-  ]
+  row = cut.whole(cut.before(spare, day))[0]
+  for _ in range(most - steps):
+    batch = sequences.row_batch([("", row)], size)
+    yield batch | {"user_mask": np.zeros(size, bool), "rows": []}
 
 
 def edited(

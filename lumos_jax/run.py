@@ -8,11 +8,13 @@ import numpy as np
 import polars as pl
 from etils import epath
 
+from lumos_jax import blocks as blocks_lib
 from lumos_jax import population, predictor
 from lumos_jax.data import schema as schema_lib
 
 Day = int | str | datetime.date | None
 _USERS_A_BLOCK = 4096
+_FEW_USERS = 64  # Up to here small batches are quicker than whole ones.
 
 
 class Run:
@@ -29,9 +31,10 @@ class Run:
     predictor: The model, opened.
   """
 
-  def __init__(self, workdir: epath.PathLike, step: int | None = None):
+  def __init__(self, workdir: epath.PathLike, step: int | str | None = None):
     self.predictor = predictor.Predictor(workdir, step)
     self._opened: dict[str, Any] = {}
+    self._population: tuple[Any, population.Population] | None = None
 
   def __repr__(self) -> str:
     p = self.predictor
@@ -159,6 +162,12 @@ class Run:
       self._opened[name] = self.predictor.open_data(data)
     return self._opened[name]
 
+  def _people(self, records) -> population.Population:
+    """The users; of a data set that stays open, opened once."""
+    if self._population is None or self._population[0] is not records:
+      self._population = records, population.Population(records)
+    return self._population[1]
+
   def _from_tables(self, tables):
     """Raw rows encoded as the run's data were."""
     from lumos_jax.data_prep import (  # Not needed to predict from shards.
@@ -185,7 +194,7 @@ class Run:
     p.check_kind(kind)
     records = self._records(data, tables)
     day = p.day(as_of, records.schema)
-    people = population.Population(records)
+    people = self._people(records)
     positions, unknown = p.users(people, users)
     if unknown:
       raise predictor.PredictError(
@@ -195,7 +204,9 @@ class Run:
       positions[i : i + _USERS_A_BLOCK]
       for i in range(0, len(positions), _USERS_A_BLOCK)
     )
-    found = list(p.predict(kind, records, people, blocks, day, **kw))
+    few = len(positions) <= _FEW_USERS
+    found = p.predict(kind, records, people, blocks, day, few=few, **kw)
+    found = list(found)
     return found, day, records.schema
 
 
@@ -209,7 +220,7 @@ def as_of_value(day: int, schema: schema_lib.Schema) -> datetime.date | int:
 
 def frame(
   kind: str,
-  blocks: Iterable[predictor.Block],
+  blocks: Iterable[blocks_lib.Block],
   day: int,
   schema: schema_lib.Schema,
   target: str = "",
@@ -261,7 +272,8 @@ def _readable(schema, target: str, ids: np.ndarray) -> dict[str, pl.Series]:
   """A text column for each part of the values."""
   different, at = np.unique(ids, return_inverse=True)
   said = [schema.token(target, int(i)) for i in different]
-  names = list(said[0]) if said else [target]
+  # The same columns where there is no row.
+  names = list(schema.token(target, schema_lib.MISSING))
   return {
     n: pl.Series([s[n] for s in said], dtype=pl.String).gather(at)
     for n in names

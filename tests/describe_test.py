@@ -55,6 +55,23 @@ def test_draft_of_a_shop_prepares_and_configures(tmp_path, capsys):
   assert "--overwrite" in capsys.readouterr().err
 
 
+def test_origins_of_day_numbers_count_from_the_first(tmp_path):
+  pl.DataFrame(
+    {
+      "user_id": [f"u{i % 10}" for i in range(200)],
+      "day": [i - 20 for i in range(200)],
+      "clicks": [i % 31 for i in range(200)],
+    }
+  ).write_csv(tmp_path / "clicks.csv")
+  out = tmp_path / "clicks.py"
+  folder = str(tmp_path / "clicks.csv")
+  assert command.main(["describe", folder, f"--out={out}"]) == 0
+  c = config_lib.load(str(tmp_path / "clicks_config.py"))
+  # Days -20 to 179, horizon 25.
+  assert (c.data.validation_origin, c.data.test_origin) == (130, 155)
+  assert sources.load("tables", {"schema": str(out)}).schema.train_until == 130
+
+
 def test_tables_without_users_are_told(tmp_path, capsys):
   pl.DataFrame({"a": [1], "b": [2]}).write_csv(tmp_path / "x.csv")
   out = f"--out={tmp_path / 'x.py'}"

@@ -16,7 +16,7 @@ from lumos_jax.data import records as records_lib
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-  monkeypatch.setattr(export, "_BATCHES_A_PART", 1)
+  monkeypatch.setattr(export, "_USERS_A_PART", 8)
 
 
 def made(tmp_path, monkeypatch, module):

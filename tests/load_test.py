@@ -91,8 +91,13 @@ def test_days_are_dates_or_numbers(lumos):
   assert run.forecast().equals(a)
   with pytest.raises(predictor.PredictError, match="no date like"):
     run.forecast(as_of="yesterday")
-  with pytest.raises(predictor.PredictError, match="the data begin on day"):
+  with pytest.raises(
+    predictor.PredictError, match="the data allow day 0 .*to day 140"
+  ):
     run.forecast(as_of=records.schema.first_day - 1)
+  # Rows of the days between are not there: no activity would be read.
+  with pytest.raises(predictor.PredictError, match="day after their last"):
+    run.forecast(as_of=records.schema.last_day + 1)
 
 
 def test_later_rows_change_no_prediction(lumos):

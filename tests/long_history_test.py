@@ -5,7 +5,7 @@ import tracemalloc
 import fake_events
 import numpy as np
 
-from lumos_jax.data import sequences
+from lumos_jax.data import sequences, windows
 
 
 def test_counts_equal_the_plain_ones():
@@ -13,7 +13,7 @@ def test_counts_equal_the_plain_ones():
   for n in range(60):
     ids = rng.integers(0, 9, n).astype(np.int32)
     asked = rng.random(n) < 0.7
-    seen, often = sequences._counted(ids, asked)
+    seen, often = windows._counted(ids, asked)
     expected = [v for i, v in enumerate(ids) if v not in ids[i + 1 :]]
     assert seen.tolist() == expected and often.dtype == seen.dtype == np.int32
     assert often.tolist() == [int(np.sum(ids[asked] == v)) for v in expected]

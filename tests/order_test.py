@@ -1,6 +1,8 @@
 """Order, time and ids: the same records however the table was cut or stored."""
 
 import datetime
+import pathlib
+import tempfile
 import zoneinfo
 
 import hypothesis
@@ -8,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from hypothesis import strategies as st
-from lumos_jax.data_prep import engine, order
+from lumos_jax.data_prep import engine, order, sources
 from lumos_jax.data_prep.inputs import InputError, Inputs
 
 from lumos_jax.data.schema import (
@@ -281,3 +283,92 @@ def test_ids_that_are_not_ids_are_rejected_or_refused():
   large = frame.with_columns(key=pl.Series([2.0**53, 2.0**53 + 2, 1.0, 2.0]))
   with pytest.raises(InputError, match="'key' is Float64, and row 0.*rounded"):
     engine.prepare(inputs(large))
+
+
+FILES = """
+from lumos_jax.data.schema import Categorical, Clock, Numeric, Schema
+
+SCHEMA = Schema(
+  name="t",
+  activity=(
+    Categorical("item"), Numeric("amount", nullable=True), Clock("gap", "gap"),
+  ),
+  rows="event",
+  epoch="1970-01-01",
+)
+TABLES = {{"activity": {{"file": "*.{ending}"}}}}
+TRAIN_UNTIL = "2030-01-01"
+TIME_ZONE = "Europe/Berlin"
+"""
+
+
+def from_files(folder, frame, cuts, ending):
+  """Records of a table cut into files at some rows."""
+  folder.mkdir()
+  (folder / "t.py").write_text(FILES.format(ending=ending))
+  bounds = sorted({0, len(frame), *(c % (len(frame) + 1) for c in cuts)})
+  for n, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
+    part, name = frame[a:b], folder / f"{n}.{ending}"
+    if ending == "parquet":
+      part.write_parquet(name)
+    else:
+      part.with_columns(
+        pl.col("time").dt.to_string("%Y-%m-%dT%H:%M:%S%.f%:z")
+      ).write_csv(name)
+  raw = sources.load("tables", {"schema": str(folder / "t.py")})
+  prepared = engine.prepare(raw)
+  return prepared.schema.activity, {
+    k: {n: np.asarray(x).tobytes() for n, x in user.items() if n != "key"}
+    for k, user in tiny_data.by_key(prepared).items()
+  }
+
+
+@hypothesis.given(
+  events(), st.randoms(), st.lists(st.integers(0, 12), max_size=3)
+)
+@hypothesis.settings(max_examples=20, deadline=None)
+def test_any_cut_into_files_of_either_kind_gives_equal_records(
+  rows, random, cuts
+):
+  columns = {
+    "key": pl.String,
+    "time": pl.Datetime("ms", "UTC"),
+    "item": pl.String,
+    "amount": pl.Float64,
+  }
+  make = lambda r: pl.DataFrame(r, schema=columns, orient="row")
+  mixed = [(k, t, i or "d", a) for k, t, i, a in rows]
+  with tempfile.TemporaryDirectory() as name:
+    root = pathlib.Path(name)
+    wanted = from_files(root / "a", make(mixed), (), "parquet")
+    random.shuffle(mixed)
+    assert from_files(root / "b", make(mixed), cuts, "csv") == wanted
+    random.shuffle(mixed)
+    assert from_files(root / "c", make(mixed), cuts, "parquet") == wanted
+
+
+def test_keys_and_items_are_text_as_it_stands(tmp_path):
+  (tmp_path / "t.py").write_text(FILES.format(ending="csv"))
+  lines = ["key,time,item,amount"]
+  keys, values = ("01", "1", "12345678901234567890"), ("007", "07", "7", "1e3")
+  for k in keys:
+    lines += [f"{k},2024-03-0{n + 1},{v},1" for n, v in enumerate(values)]
+  (tmp_path / "t.csv").write_text("\n".join(lines))
+  raw = sources.load("tables", {"schema": str(tmp_path / "t.py")})
+  prepared = engine.prepare(raw)
+  assert set(prepared.users.keys) == set(keys)
+  assert set(prepared.schema.activity[0].values) == set(values)
+
+
+def test_equal_rows_and_a_file_that_two_patterns_match_are_told(tmp_path):
+  text = FILES.format(ending="csv").replace('"*.csv"', '["*.csv", "t.*csv"]')
+  (tmp_path / "t.py").write_text(text)
+  row = "u,2024-03-01T10:00:00,a,1\n"
+  other = "u,2024-03-02T10:00:00,a,1\n"
+  (tmp_path / "t.csv").write_text("key,time,item,amount\n" + row * 50 + other)
+  raw = sources.load("tables", {"schema": str(tmp_path / "t.py")})
+  prepared = engine.prepare(raw)
+  assert prepared.stats["rows"] == 51
+  notes = prepared.stats["notes"]
+  assert notes["exact duplicate rows (kept)"] == 49
+  assert notes["files of activity that two patterns match (read once)"] == 1

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import fake
+import fake_events
 import numpy as np
 import pytest
 
@@ -47,14 +48,14 @@ def days(workers, batches):
 def packed(workers, batches, monkeypatch):
   """Users of each batch of the pipeline of events, by segment."""
   monkeypatch.setattr(sequences, "_BLOCK_USERS", 4)
-  c = fake.config(data__workers=workers)
+  c = fake_events.config(data__workers=workers)
   with c.unlocked():
     c.data.target, c.data.sequence_length = "channel", 64
     c.data.segments, c.data.overlap = 4, 8
   records = Records(users=USERS, rows="event")
   for i, user in enumerate(records.users):
     keep = 8 + 2 * i
-    for name in ("time", "categorical", "numeric"):
+    for name in ("day", "time", "categorical", "numeric"):
       user[name] = user[name][:keep]
   iterator = sequences.train_iterator(records, c.data, (), 2, 0)
   out = []

@@ -31,7 +31,7 @@ def duckdb(file: str, query: str, where: str) -> pl.DataFrame:
     ) from e
   try:
     with library.connect(file, read_only=True) as connection:
-      return pl.from_arrow(connection.execute(query).fetch_arrow_table())
+      return connection.sql(query).pl()
   except library.Error as e:
     raise InputError(f"{where}: {file}: {_line(str(e))}") from e
 

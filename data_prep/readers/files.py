@@ -209,7 +209,23 @@ def _csv(file, options, text, numbers):
   if isinstance(source, io.BytesIO):
     source.seek(0)
   frame = pl.scan_csv(source, schema_overrides=schema, **settings)
-  return _iso_dates(frame, schema, text), mark
+  frame = _empty_as_null(frame, schema, text)
+  return _iso_dates(frame, frame.collect_schema(), text), mark
+
+
+def _empty_as_null(frame, schema, text) -> pl.LazyFrame:
+  """Columns without any value, which the reader takes for text, as null.
+
+  They are of the type that the schema, or another file, says.
+  """
+  names = [n for n, d in schema.items() if d == pl.String and n not in text]
+  if not names:
+    return frame
+  found = frame.select(pl.col(names).is_not_null().any()).collect().row(0)
+  empty = [
+    n for n, any_value in zip(names, found, strict=True) if not any_value
+  ]
+  return frame.with_columns(pl.lit(None).alias(n) for n in empty)
 
 
 def _decode(file: pathlib.Path, encoding: str) -> bytes:

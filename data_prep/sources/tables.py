@@ -170,7 +170,8 @@ class _Reader:
     by_column = {d.column: d for d in spelled.values()}
     spelled |= {n: by_column[n] for n in times if n in by_column}
     text = named(ids) | {d.column for n, d in spelled.items() if d.format}
-    numbers = named(of_type(schema_lib.Numeric)) - text
+    binned = {f.of for f in fields if isinstance(f, schema_lib.Binned)}
+    numbers = named([*of_type(schema_lib.Numeric), *binned]) - text
     if "files" in options:
       parts = {
         split: files.read(

@@ -165,7 +165,9 @@ def _pooled(states, seen, time) -> dict[str, jax.Array]:
   # The start token counts only where nothing else is seen.
   only = jnp.concatenate([~seen[:, 1:].any(-1, keepdims=True), seen[:, 1:]], 1)
   mask = only[..., None]
-  weight = jnp.exp2((time - time[:, -1:]) / _HALF_LIFE_DAYS)[..., None]
+  # From the latest token that counts: old ones alone do not vanish.
+  latest = jnp.where(only, time, -jnp.inf).max(1, keepdims=True)
+  weight = jnp.exp2((time - latest) / _HALF_LIFE_DAYS)[..., None]
   weight = jnp.where(mask, weight, 0.0)
   count = jnp.maximum(mask.sum(1), 1)
   last = only.shape[1] - 1 - jnp.argmax(only[:, ::-1], 1)
