@@ -8,8 +8,8 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import tempfile
 
+import conftest
 import pytest
 
 import lumos_jax
@@ -86,7 +86,6 @@ def execute(tmp_path, monkeypatch):
   kernel = tmp_path / "jupyter" / "kernels" / "python3"
   kernelspec.write_kernel_spec(str(kernel))
   run = tmp_path / "run"
-  cache = pathlib.Path(tempfile.gettempdir()) / "lumos_jax_test_compilations"
   settings = {
     "LUMOS_NOTEBOOK_FAST": "1",
     "LUMOS_NOTEBOOK_WORKDIR": str(run),
@@ -97,8 +96,8 @@ def execute(tmp_path, monkeypatch):
     "PYTHONPATH": str(ROOT),
     # One device is enough, and the quick way to compile.
     "JAX_PLATFORMS": "cpu",
-    "XLA_FLAGS": "--xla_backend_optimization_level=0",
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "XLA_FLAGS": conftest.COMPILER_FLAGS,
+    "JAX_COMPILATION_CACHE_DIR": str(conftest.CACHE),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
   }
   for name, value in settings.items():
