@@ -244,7 +244,7 @@ def test_user_without_activity_gets_finite_forecasts():
   records, *_, forecast = setup()
   empty = dict(
     records.users[0],
-    time=np.zeros(0, np.int32),
+    day=np.zeros(0, np.int32),
     numeric=np.zeros((0, 3), np.float32),
     categorical=np.zeros((0, 1), np.int32),
   )
