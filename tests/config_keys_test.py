@@ -57,6 +57,8 @@ EVALS = {
 # Read by the entry program or in the midst of a run, in these words.
 ENTRY = {
   "name": ("main.py", "config.name"),
+  "init_step": ("init_from.py", "config.init_step"),
+  "init_new": ("init_from.py", "config.init_new"),
   "report": ("main.py", "if config.report"),
   "train.checkpoint_every": ("train.py", "cfg.checkpoint_every"),
 }

@@ -68,5 +68,5 @@ def test_other_forms_are_refused(tmp_path, name, together):
       user["time"] = user["time"][1:]
   source = write(tmp_path / "a", given, fake_events.schema())
   at = range(1, 30) if together else [1]
-  with pytest.raises(records_lib.DataError, match="record 1 of.*data again"):
+  with pytest.raises(records_lib.DataError, match="record 1, in .*data again"):
     source.__getitems__(at)

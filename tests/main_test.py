@@ -155,7 +155,7 @@ def test_checkpoint_of_other_data_is_refused(finished, tmp_path):
   data = records_lib.Records.open(other)
   tasks = main.tasks_lib.from_config(c.tasks)
   recipe = main.recipes_lib.build(c, data, tasks)
-  with pytest.raises(Exception, match="sales.*Evaluate with the data"):
+  with pytest.raises(Exception, match="sales .*--fitted=WORKDIR"):
     evaluate.restore(finished / "run", c, data, recipe, None)
 
 
@@ -165,5 +165,5 @@ def test_another_data_set_is_named_before_its_fields(
   monkeypatch.setattr(
     evaluate.records_lib.Records, "open", lambda path: fake.Records()
   )
-  with pytest.raises(Exception, match="is 'fake', the checkpoint's 'tiny'"):
+  with pytest.raises(Exception, match="'fake' was not .* checkpoint's, 'tiny'"):
     evaluate.run(finished / "run", data_dir=tmp_path)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import types
+from unittest import mock
 
 import chex
 import fake
@@ -42,6 +43,19 @@ def run(workdir, evaluate=None, **overrides):
   return jax.device_get(state)
 
 
+@functools.cache
+def shared_trainer():
+  c, _, recipe, _ = build(**SHARED)
+  return train.Trainer(c, recipe, jax.devices()[:1])
+
+
+def run_shared(workdir, evaluate=None, **overrides):
+  """The loop with settings SHARED, whose program is traced once a process."""
+  trainer = shared_trainer()
+  with mock.patch.object(train, "Trainer", lambda *_: trainer):
+    return run(workdir, evaluate, **SHARED, **overrides)
+
+
 def assert_equal(a, b):
   chex.assert_trees_all_equal(a, b)
 
@@ -50,7 +64,7 @@ def assert_equal(a, b):
 def trained(tmp_path_factory):
   """(workdir, final state) of one unbroken run; do not write there."""
   workdir = tmp_path_factory.mktemp("trained")
-  return workdir, run(workdir, **SHARED)
+  return workdir, run_shared(workdir)
 
 
 def losses(workdir):
@@ -97,10 +111,10 @@ def test_two_runs_are_equal_and_resume_is_exact(tmp_path, trained):
     return {}
 
   with pytest.raises(train.Stopped, match="saved step 4 of 6"):
-    run(tmp_path, stop, **SHARED)
+    run_shared(tmp_path, stop)
   # Up to the stop a run of its own, and the same to the bit.
   assert losses(tmp_path) == losses(folder)[:4]
-  assert_equal(whole, run(tmp_path, **SHARED))
+  assert_equal(whole, run_shared(tmp_path))
   assert losses(tmp_path) == losses(folder)
   assert [step for step, _ in losses(folder)] == [1, 2, 3, 4, 5, 6]
 
@@ -130,7 +144,7 @@ def test_speed_leaves_out_evaluation_and_checkpoints(tmp_path, monkeypatch):
     return {}
 
   evals = {"slow": {"type": "forecast", "every_steps": 2}}
-  run(tmp_path, slow, evals=evals, **SHARED)
+  run_shared(tmp_path, slow, evals=evals)
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   found = [json.loads(x) for x in lines if "steps_per_second" in x]
   assert [x["step"] for x in found] == [2, 3, 4, 5, 6]
@@ -149,14 +163,14 @@ def test_killed_run_resumes_exactly(tmp_path, trained):
     "      time.sleep(0.01)\n"
     "    os.kill(os.getpid(), signal.SIGKILL)\n"
     "  return {}\n"
-    "train_test.run(workdir, kill, **train_test.SHARED)\n"
+    "train_test.run_shared(workdir, kill)\n"
   )
   done = subprocess.run([sys.executable, "-c", script])
   assert done.returncode == -signal.SIGKILL
   store = checkpoint_lib.Checkpoints(tmp_path, read_only=True)
   assert store.latest == 3
   folder, whole = trained
-  assert_equal(whole, run(tmp_path, **SHARED))
+  assert_equal(whole, run_shared(tmp_path))
   # Steps after the checkpoint are told again, or for the first time.
   assert dict(losses(tmp_path)) == dict(losses(folder))
 
@@ -271,7 +285,7 @@ def test_not_finite_stops_with_step_and_way_out(tmp_path, monkeypatch):
 
   monkeypatch.setattr(train.Trainer, "init", init)
   with pytest.raises(train.NotFinite, match="step 1.*optimizer.learning_rate"):
-    run(tmp_path, **SHARED)
+    run_shared(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +331,7 @@ def test_full_disk_is_named(tmp_path):
     "name = 'jax_persistent_cache_min_compile_time_secs'\n"
     "jax.config.update(name, 1e9)\n"
     "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-    f"train_test.run({str(tmp_path)!r}, **train_test.SHARED)\n"
+    f"train_test.run_shared({str(tmp_path)!r})\n"
   )
   done = subprocess.run(
     [sys.executable, "-c", script], capture_output=True, text=True
