@@ -101,7 +101,7 @@ def _tables(paths) -> tuple[list[guesses.Table], list[str]]:
 
 def _activity(tables: Sequence[guesses.Table]) -> guesses.Table:
   """The longest table that has users and times."""
-  fits = [t for t in tables if t.key and t.time]
+  fits = [t for t in tables if t.key and (t.time or t.parts)]
   if not fits:
     seen = "; ".join(f"{t.file.name}: {t.sample.columns}" for t in tables)
     raise InputError(
@@ -122,6 +122,10 @@ def _span(activity: guesses.Table) -> tuple:
     activity.file.parent, "activity", {"file": activity.file.name}, set()
   )
   where = activity.file.name
+  if activity.parts:
+    time = guesses.time_of_parts(activity.parts)
+    frame = read.frame.select(time=time)
+    return rows.span(frame, moments.local_day(frame, "", where), (), where)
   frame = read.frame.select(pl.col(activity.time).alias("time"))
   declared = moments.Declared(activity.time, **activity.declared)
   frame, _ = moments.resolve(frame, "time", where, "", declared)

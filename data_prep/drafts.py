@@ -4,10 +4,12 @@ import pathlib
 
 from . import guesses
 
+_YEAR = 364  # Days of history that a draft reads at most.
+
 
 def _columns(table, time: bool) -> str:
   lines = [f'      "key": {table.key!r},']
-  if time:
+  if time and table.time:
     value = repr(table.time)
     if table.declared:
       value = repr({"from": table.time, **table.declared})
@@ -103,10 +105,24 @@ def description(
     "",
     "def activity(frame: pl.LazyFrame) -> pl.LazyFrame:",
     '  """Adds the count that makes activity a number."""',
+    *_made_time(activity.parts),
     "  return frame.with_columns(events=pl.lit(1.0))",
     "",
   ]
   return "\n".join(body), tasks
+
+
+def _made_time(parts) -> list[str]:
+  """Lines that make the time of its parts."""
+  if not parts:
+    return []
+  joined, form = guesses.parts_format(parts)
+  names = ", ".join(map(repr, parts))
+  return [
+    f"  text = pl.format({joined!r}, {names})",
+    f"  time = text.str.to_datetime({form!r}, strict=False)",
+    "  frame = frame.with_columns(time=time)",
+  ]
 
 
 def _fields(table) -> list[str]:
@@ -159,7 +175,7 @@ def get_config(arg=None):
   d.train_origin_first = {start + max(1, last // 4)}
   d.train_origin_last = {start + last}
   d.validation_origin, d.test_origin = {start + validation}, {start + test}
-  d.history_days, d.eval_history_days = {last}, {test}
+  d.history_days, d.eval_history_days = {min(last, _YEAR)}, {min(test, _YEAR)}
   config_lib.set_size(c, "base")
   c.train.steps, c.train.batch_size = args.steps, 64
   if args.smoke:

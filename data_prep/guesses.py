@@ -35,6 +35,8 @@ class Table:
     time: Column of times; "".
     declared: Format or unit of the times; "" for none.
     zoned: Whether its times have a zone.
+    parts: Columns of year, month, day and, if there is one, the clock's text,
+      where the time is cut into such columns; () otherwise.
     why: Lines that say what was guessed and why.
   """
 
@@ -45,6 +47,7 @@ class Table:
   time: str = ""
   declared: dict = dataclasses.field(default_factory=dict)
   zoned: bool = False
+  parts: tuple[str, ...] = ()
   why: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -78,8 +81,39 @@ def _word(name: str, words: Sequence[str]) -> bool:
   )
 
 
+def _find_parts(table: Table) -> bool:
+  """Whether the time is cut into columns of year, month and day."""
+  named = {c.lower(): c for c in table.sample.columns}
+  if not {"year", "month", "day"} <= named.keys():
+    return False
+  date = tuple(named[n] for n in ("year", "month", "day"))
+  for clock in (*(named[n] for n in ("time", "clock") if n in named), ""):
+    parts = (*date, clock) if clock else date
+    read = table.sample.select(time_of_parts(parts)).to_series()
+    if read.is_not_null().mean() > 0.99:
+      table.parts = parts
+      table.why.append(f"time is made of {', '.join(map(repr, parts))}")
+      return True
+  return False
+
+
+def parts_format(parts: Sequence[str]) -> tuple[str, str]:
+  """How the texts of parts are joined, and the format that reads them."""
+  clock = len(parts) == 4
+  joined = "{}-{}-{} {}" if clock else "{}-{}-{}"
+  return joined, "%Y-%m-%d %H:%M" if clock else "%Y-%m-%d"
+
+
+def time_of_parts(parts: Sequence[str]) -> pl.Expr:
+  """The time of a row whose parts stand in columns."""
+  joined, form = parts_format(parts)
+  return pl.format(joined, *parts).str.to_datetime(form, strict=False)
+
+
 def _find_time(table: Table) -> None:
   """The column that reads as times, by type first, then by name."""
+  if _find_parts(table):
+    return
   columns = table.sample.columns
   typed = [
     c for c in columns if table.sample[c].dtype in (pl.Date, pl.Datetime)
@@ -116,7 +150,11 @@ def fields(table: Table, limit: int = _FIELDS) -> list[tuple[str, str, str]]:
   out = []
   for column in table.sample.columns:
     series = table.sample[column]
-    if column in (table.key, table.time) or series.null_count() == len(series):
+    if column in (
+      table.key,
+      table.time,
+      *table.parts,
+    ) or series.null_count() == len(series):
       continue
     count = series.n_unique() if not series.dtype.is_nested() else 0
     if series.dtype.is_nested() or series.dtype.is_temporal() or count < 2:

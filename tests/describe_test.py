@@ -84,3 +84,19 @@ def test_out_must_be_a_module(tmp_path, name, capsys):
   out = f"--out={tmp_path / name}"
   assert command.main(["describe", str(tmp_path), out]) == 1
   assert "shop.py" in capsys.readouterr().err
+
+
+def test_a_time_cut_into_columns_is_put_together(tmp_path):
+  lines = ["User,Year,Month,Day,Time,Amount"]
+  for i in range(400):
+    day = f"20{10 + i // 200},{1 + i % 12},{1 + i % 28}"
+    lines.append(f"{i % 7},{day},0{i % 10}:30,{i}")
+  (tmp_path / "payments.csv").write_text("\n".join(lines))
+  out = tmp_path / "draft.py"
+  args = ["describe", str(tmp_path / "payments.csv"), f"--out={out}"]
+  assert command.main(args) == 0
+  raw = sources.load("tables", {"schema": str(out)})
+  prepared = engine.prepare(raw)
+  assert prepared.schema.epoch == "2010-01-01"
+  assert prepared.stats["rejected"] == {}
+  assert "Day" not in {f.name for f in prepared.schema.activity}
