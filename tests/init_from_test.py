@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import fake
+import fake_events
 import jax
 import numpy as np
 import pytest
@@ -174,11 +175,9 @@ class Events:
 
 
 def test_tokens_are_matched_by_what_they_say():
-  config = fake.config(recipe="panther", tasks={})
-  with config.unlocked():
-    config.tasks = {}
-    config.data.target, config.model.patch_days = "token", 1
-    config.objective.attribute_weight = 0.5
+  config = fake_events.config(
+    data__target="token", objective__attribute_weight=0.5
+  )
   # Items a, b; bins low, high. Tokens: a-low, b-low, b-high.
   before = event_schema(("a", "b"), ((2, 2), (3, 2), (3, 3)))
   # Items b, c, a: b-high, a-low, c-high (new), b-low.

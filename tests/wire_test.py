@@ -107,5 +107,7 @@ def test_a_damaged_record_in_a_block_is_named(tmp_path, monkeypatch):
     return [x[:-1] if i == 7 else x for i, x in zip(positions, found)]
 
   monkeypatch.setattr(source._shards, "read", damaged)
-  with pytest.raises(records_lib.DataError, match="record 7 of"):
+  with pytest.raises(
+    records_lib.DataError, match="record 7, in shard .*array_record"
+  ):
     source.__getitems__(range(20))
