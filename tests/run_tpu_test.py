@@ -68,7 +68,7 @@ def launch(tmp_path):
       ["bash", str(tree / "run_tpu.sh"), *args],
       capture_output=True,
       text=True,
-      timeout=60,
+      timeout=600,  # A hang, however busy the machine.
       env={
         **os.environ,
         "PATH": f"{binaries}:{os.environ['PATH']}",
