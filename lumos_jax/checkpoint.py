@@ -22,6 +22,17 @@ class CheckpointError(RuntimeError):
   """A checkpoint is absent, is another run's, or could not be written."""
 
 
+def _lost_a_process(error: BaseException | None) -> bool:
+  """Whether a write failed since another process of the run is gone."""
+  if jax.process_count() == 1:
+    return False
+  while error is not None:
+    if isinstance(error, jax.errors.JaxRuntimeError):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
 def _restore_args(abstract, **kw) -> ocp.args.PyTreeRestore:
   args = ocp.checkpoint_utils.construct_restore_args(abstract)
   return ocp.args.PyTreeRestore(item=abstract, restore_args=args, **kw)
@@ -117,6 +128,12 @@ class Checkpoints:
 
   def _write_error(self, error: BaseException) -> CheckpointError:
     kept = self.steps[-1:] or ["none"]
+    if _lost_a_process(error):
+      return CheckpointError(
+        f"process {jax.process_index()} of {jax.process_count()} lost the others "
+        f"while a checkpoint was written: {str(error).splitlines()[0]}. Once all "
+        f"are up again, the same command resumes from step {kept[0]}"
+      )
     return CheckpointError(
       f"{self.path}: a checkpoint could not be written: {error}. Make room or "
       f"choose another --workdir; the newest complete step is {kept[0]}, and "
