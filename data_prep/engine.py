@@ -62,6 +62,9 @@ def prepare(raw: Inputs, fitted: fitted_lib.Fitted | None = None) -> Prepared:
     raw = dataclasses.replace(
       raw, schema=dataclasses.replace(raw.schema, activity=fields)
     )
+  raw = dataclasses.replace(
+    raw, schema=dataclasses.replace(raw.schema, time_zone=raw.time_zone)
+  )
   tables = clean_lib.clean(raw, absent, groups)
   return _Preparation(tables, fitted).run()
 

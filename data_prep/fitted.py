@@ -52,6 +52,11 @@ class Fitted:
         f"{self.where} counts days from {mine.epoch or 'a relative day 0'}, the "
         f"new tables from {new.epoch or 'a relative day 0'}"
       )
+    if mine.time_zone != raw.time_zone:
+      raise InputError(
+        f"{self.where} begins days in time zone {mine.time_zone or 'UTC'!r}, the "
+        f"new tables in {raw.time_zone or 'UTC'!r}: give both the same one"
+      )
     shift = 0
     if mine.epoch:
       day = datetime.date.fromisoformat

@@ -70,8 +70,6 @@ class MemoryRecords:
 def records(
   tables: Mapping[str, pl.DataFrame],
   fitted: Fitted,
-  *,
-  time_zone: str = "",
 ) -> MemoryRecords:
   """Encodes tables in memory with what was fitted.
 
@@ -81,7 +79,6 @@ def records(
       but activity may be absent: profile values are then missing, and the
       calendar is the fitted data set's.
     fitted: See `data_prep.fitted.load`.
-    time_zone: Where days begin, as when the data were prepared.
 
   Raises:
     InputError: A table or column is unknown, absent or of another type.
@@ -96,7 +93,7 @@ def records(
   activity = frames.pop("activity").lazy()
   schema = fitted.schema
   day = times.moment(
-    activity, "time", time_zone, schema.epoch, "table activity"
+    activity, "time", schema.time_zone, schema.epoch, "table activity"
   ).day
   low, high = activity.select(low=day.min(), high=day.max()).collect().row(0)
   if low is None:
@@ -107,7 +104,7 @@ def records(
       schema, first_day=min(low, schema.first_day), last_day=high + 1
     ),
     activity=activity,
-    time_zone=time_zone,
+    time_zone=schema.time_zone,
     **frames,
   )
   return MemoryRecords(engine.prepare(raw, fitted))

@@ -363,10 +363,10 @@ def check_meta(
   Args:
     meta: Of the checkpoint.
     config: Of this run.
-    schema: Of the data at hand.
-    calendar_columns: Of the data at hand.
+    schema: Of the data set to read.
+    calendar_columns: Of its calendar.
     resume: Also require all that a resume must not change.
-    content: Of the data at hand, see `identity.content`; "" if not known.
+    content: `identity.content` of the data set; "" if not known.
   """
   theirs = schema_lib.Schema.from_json(meta["schema"])
   if theirs.model_hash != schema.model_hash:

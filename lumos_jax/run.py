@@ -128,12 +128,14 @@ class Run:
       key, as_of, task, forecast, edited, effect (edited - forecast); of amounts
       the mean.
     """
+    kind = predictor.FORECASTS
+    self.predictor.check_kind(kind)
     records = self._records(data, tables)
-    day = self.predictor.day(as_of, records.schema)
+    schema, users = records.schema, users if users is None else list(users)
+    day = self.predictor.day(as_of, schema)
     calendar = predictor.edited(records.calendar, edits, day)
-    kind, args = predictor.FORECASTS, (as_of, users, data, tables)
-    found, day, schema = self._predict(kind, *args)
-    changed, _, _ = self._predict(kind, *args, calendar=calendar)
+    found = self._of(records, kind, day, users)
+    changed = self._of(records, kind, day, users, calendar=calendar)
     before = frame(kind, found, day, schema)
     after = frame(kind, changed, day, schema)
     parts = []
@@ -184,17 +186,18 @@ class Run:
       except ValueError:  # The run's data are not here: its checkpoint is.
         known = fitted.load(self.predictor.workdir, self.predictor.step)
       self._opened["fitted"] = known
-    zone = self.predictor.config.data.options.get("time_zone", "")
-    records = memory.records(tables, known, time_zone=zone)
+    records = memory.records(tables, known)
     self.predictor.check_records(records)
     return records
 
   def _predict(self, kind, as_of, users, data, tables, **kw):
-    p = self.predictor
-    p.check_kind(kind)
+    self.predictor.check_kind(kind)
     records = self._records(data, tables)
-    day = p.day(as_of, records.schema)
-    people = self._people(records)
+    day = self.predictor.day(as_of, records.schema)
+    return self._of(records, kind, day, users, **kw), day, records.schema
+
+  def _of(self, records, kind, day, users, **kw) -> list[blocks_lib.Block]:
+    p, people = self.predictor, self._people(records)
     positions, unknown = p.users(people, users)
     if unknown:
       raise predictor.PredictError(
@@ -206,8 +209,7 @@ class Run:
     )
     few = len(positions) <= _FEW_USERS
     found = p.predict(kind, records, people, blocks, day, few=few, **kw)
-    found = list(found)
-    return found, day, records.schema
+    return list(found)
 
 
 def as_of_value(day: int, schema: schema_lib.Schema) -> datetime.date | int:

@@ -64,11 +64,11 @@ __all__ = [
 
 VERSION = 2  # 2: local days and instants of rows.
 TABLES = ("activity", "calendar", "profile")
-# What describes the data at hand: no model depends on it.
+# Describes one data set; no model depends on it.
 _OF_DATA = ("name", "first_day", "last_day", "train_until")
 _RANGE = ("low", "high")
 # Came later: absent where they are not used, so that older hashes stand.
-_OPTIONAL = ("attributes", "events", *_RANGE)
+_OPTIONAL = ("attributes", "events", "time_zone", *_RANGE)
 # What the ids below FIRST_VALUE say of a value, and of a composite token.
 _NO_VALUE = ("(missing)", "(unknown)")
 _NO_TOKEN = ("(no event)", "(unknown)")
@@ -99,6 +99,7 @@ class Schema:
     train_until: Day before which rows were used to fit vocabularies and scales.
     events: Where rows are days: fields of the event rows that make them, fitted,
       so that later events can be encoded alike.
+    time_zone: Where local days begin; "" for UTC.
   """
 
   name: str
@@ -112,6 +113,7 @@ class Schema:
   last_day: int = 0
   train_until: int = 0
   events: tuple[Field, ...] = ()
+  time_zone: str = ""
 
   def __post_init__(self):
     if self.rows not in ("day", "event"):
@@ -316,8 +318,8 @@ class Schema:
   def model_hash(self) -> str:
     """16 hex digits of what a model depends on.
 
-    Fields, vocabularies, scales, labels, kind of rows and epoch; not the name,
-    the days that the data at hand span, or what range was seen in training.
+    Fields, vocabularies, scales, labels, kind of rows, epoch and time zone; not
+    the data set's name and days, nor the range seen in training.
     """
     doc = _plain(self)
     doc = {k: v for k, v in doc.items() if k not in _OF_DATA}
@@ -372,7 +374,7 @@ def _plain(value: Any) -> Any:
       f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)
     }
     for name in _OPTIONAL:
-      if name in doc and doc[name] in (None, []):
+      if name in doc and doc[name] in (None, [], ""):
         del doc[name]
     if type(value).__name__ in FIELD_TYPES:
       doc["type"] = type(value).__name__
