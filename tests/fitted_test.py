@@ -163,3 +163,20 @@ def test_the_command_line_takes_what_is_fitted(old, tmp_path, capsys):
   assert stats["last_day"] == 130
   assert stats["contents"]["fitted"] == stats["model_hash"]
   assert "encoded as fitted by" in capsys.readouterr().err
+
+
+def test_rows_in_memory_begin_days_where_the_data_set_does(tmp_path):
+  text = tiny_data.DESCRIPTION.format(days=140, train_until=112)
+  text += 'TIME_ZONE = "Europe/Berlin"\n'
+  late = pl.lit(datetime.datetime(2020, 1, 9, 23, 30)).dt.replace_time_zone(
+    "UTC"
+  )
+  frames = tiny_data.tiny_frames()
+  frames["activity"] = frames["activity"].with_columns(time=late)
+  path = tiny_data.tiny_data_dir(tmp_path, frames, text)
+  fitted = fitted_lib.load(path)
+  one = frames["activity"].filter(key="u7")
+  made = memory.records({"activity": one}, fitted).source("train")[0]
+  assert made["day"].tolist() == [9] == tiny_data.read(path)[1]["u7"]["day"]
+  with pytest.raises(data_prep.InputError, match="time zone 'Europe/Berlin'"):
+    prepare(tmp_path, "utc", fitted=path)
