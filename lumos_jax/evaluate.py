@@ -12,7 +12,6 @@ import argparse
 import importlib.util
 import json
 import math
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -307,19 +306,13 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   add("--step", type=_step, help="checkpoint, or best; default the newest")
   add("--only", default="", help="names in config.evals; default all")
   add("--data_dir", help="the data set, if not where the config says")
-  add("--multihost", action="store_true", help="one process of several")
-  add("--coordinator", help="HOST:PORT of process 0, as in lumos_jax.main")
-  add("--processes", type=int, help="with --coordinator")
-  add("--process", type=int, help="with --coordinator: from 0")
+  startup.add_process_flags(add)
   return parser.parse_args(argv[1:])
 
 
 def main(args: argparse.Namespace) -> None:
   """Entry point."""
-  if args.multihost or args.coordinator:
-    startup.connect(args.coordinator, args.processes, args.process)
-    # jax notes it, for a train loop to save first; here nothing would look.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  startup.connect_as_asked(args)
   startup.keep_compilations()
   progress.quiet_libraries()
   only = [name for name in args.only.split(",") if name]

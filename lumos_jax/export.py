@@ -13,7 +13,6 @@ same input gives the same bytes. Memory does not grow with the number of users.
 import argparse
 import os
 import pathlib
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -146,10 +145,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     action="store_true",
     help=f"ids as keyed hashes; the key is in the environment, ${SALT}",
   )
-  add("--multihost", action="store_true", help="one process of several")
-  add("--coordinator", help="HOST:PORT of process 0, as in lumos_jax.main")
-  add("--processes", type=int, help="with --coordinator")
-  add("--process", type=int, help="with --coordinator: from 0")
+  startup.add_process_flags(add)
   return parser.parse_args(argv[1:])
 
 
@@ -171,10 +167,7 @@ def _salt(hash_ids: bool) -> bytes | None:
 
 def main(args: argparse.Namespace) -> None:
   """Entry point."""
-  if args.multihost or args.coordinator:
-    startup.connect(args.coordinator, args.processes, args.process)
-    # jax notes it, for a train loop to save first; here nothing would look.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  startup.connect_as_asked(args)
   startup.keep_compilations()
   progress.quiet_libraries()
   try:

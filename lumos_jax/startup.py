@@ -1,10 +1,14 @@
 """What precedes a program's work: other processes, how and where it compiles."""
 
+import argparse
 import functools
 import hashlib
 import os
 import pathlib
 import platform
+import signal
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +33,22 @@ def connect(
   jax.distributed.initialize(
     coordinator, processes, process, heartbeat_timeout_seconds=60
   )
+
+
+def add_process_flags(add: Callable[..., Any]) -> None:
+  """Adds the flags of one process of several to a parser's `add_argument`."""
+  add("--multihost", action="store_true", help="one process of several")
+  add("--coordinator", help="HOST:PORT of process 0, as in lumos_jax.main")
+  add("--processes", type=int, help="with --coordinator")
+  add("--process", type=int, help="with --coordinator: from 0")
+
+
+def connect_as_asked(args: argparse.Namespace) -> None:
+  """Connects a program that does not train, by `add_process_flags`."""
+  if args.multihost or args.coordinator:
+    connect(args.coordinator, args.processes, args.process)
+    # jax notes it, for a train loop to save first; here nothing would look.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def keep_compilations() -> None:
