@@ -300,6 +300,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     description="Evaluates a stored checkpoint on any number of devices. The "
     "config is the run's own, config.json of the workdir: --config.KEY=VALUE "
     "is for lumos_jax.main.",
+    # Beside lumos_jax.main in one process, whose flags share names.
+    conflict_handler="resolve",
   )
   add = parser.add_argument
   add("--workdir", required=True, help="of the run's outputs")

@@ -121,6 +121,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   parser = argparse_flags.ArgumentParser(
     prog="python -m lumos_jax.export",
     description="Writes a run's predictions of users to Parquet.",
+    # Beside lumos_jax.main in one process, whose flags share names.
+    conflict_handler="resolve",
   )
   add = parser.add_argument
   add("--workdir", required=True, help="of the run")

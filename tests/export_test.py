@@ -139,6 +139,8 @@ def test_data_fitted_otherwise_are_refused(tmp_path, monkeypatch):
 
 
 def test_the_command_line_tells_mistakes_in_a_line(tmp_path, capsys):
+  import lumos_jax.main  # noqa: F401  Its flags share names with export's.
+
   argv = ["export", f"--workdir={tmp_path}", f"--out={tmp_path}/out"]
   with pytest.raises(SystemExit) as e:
     export.main(export._arguments(argv))
