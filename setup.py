@@ -47,6 +47,13 @@ DEMO = [
   "pandas>=2.3",
   "pyarrow>=22.0",
 ]
+# DuckDB files, SQL queries of servers, text packed by Zstandard.
+SOURCES = [
+  "connectorx>=0.4.4",
+  "duckdb>=1.4",
+  "pyarrow>=22.0",
+  "zstandard>=0.25",
+]
 # libtpu compiles for TPUs on any x86-64 Linux machine; there is no other.
 PREFLIGHT = [
   "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -57,6 +64,7 @@ TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
 TEST = [
   *DEMO,
   *PREFLIGHT,
+  *SOURCES,
   *TOKAMAX,
   "hypothesis>=6.150",
   "ipykernel>=7.1",
@@ -111,6 +119,7 @@ setuptools.setup(
     "baselines": BASELINES,
     "report": REPORT,
     "demo": DEMO,
+    "sources": SOURCES,
     "test": TEST,
     "docs": DOCS,
     "notebook": [*DEMO, "jupyterlab>=4.5"],

@@ -32,7 +32,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import fake  # noqa: E402
 
 from benchmarks import results  # noqa: E402
-from lumos_jax import checkpoint, export, recipes  # noqa: E402
+from lumos_jax import checkpoint, export, identity, recipes  # noqa: E402
 from lumos_jax import state as state_lib  # noqa: E402
 from lumos_jax.data import pipeline  # noqa: E402
 from lumos_jax.data import records as records_lib  # noqa: E402
@@ -91,7 +91,7 @@ def write_run(workdir: pathlib.Path, records) -> tuple:
   state = state_lib.init(recipe, optax.identity(), 0, False)
   store = checkpoint.Checkpoints(workdir)
   columns = records.calendar.columns
-  meta = checkpoint.make_meta(config, records.schema, columns)
+  meta = identity.make_meta(config, records.schema, columns)
   store.save(1, state, "{}", meta)
   store.close()
   (workdir / "config.json").write_text(config.to_json_best_effort())

@@ -10,8 +10,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from lumos_jax import identity, progress, retention
-from lumos_jax.data import schema as schema_lib
+from lumos_jax import progress, retention
 from lumos_jax.state import State
 
 T = TypeVar("T")
@@ -105,7 +104,7 @@ class Checkpoints:
       step: Number of steps done.
       state: Train state.
       position: State of the input iterator, JSON-like.
-      meta: Of `make_meta`.
+      meta: Of `identity.make_meta`.
 
     Raises:
       CheckpointError: The last or this write failed (a full disk, say).
@@ -281,7 +280,7 @@ class Checkpoints:
     self._manager.reload()
 
   def meta(self, step: int | None = None) -> dict[str, Any]:
-    """What `make_meta` gave when the step was written."""
+    """What `identity.make_meta` gave when the step was written."""
     step = self._pick(step)
     args = ocp.args.Composite(meta=ocp.args.JsonRestore())
     return self._manager.restore(step, args=args)["meta"]
@@ -326,85 +325,3 @@ def _short(error: BaseException) -> str:
   """The first sentence or line of an error, 200 characters at most."""
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[0][:200]
-
-
-def make_meta(
-  config, schema: schema_lib.Schema, calendar_columns, content: str = ""
-) -> dict:
-  """What a checkpoint says of itself beside the numbers.
-
-  Args:
-    config: The whole config.
-    schema: Of the data set.
-    calendar_columns: Of the data set.
-    content: Of the data set, see `identity.content`.
-  """
-  return {
-    "schema": schema.to_json(),
-    "schema_hash": schema.hash,
-    "calendar_columns": list(calendar_columns),
-    "content": content,
-    "config": identity.plain(config),
-    "workers": config.data.workers,
-    "processes": jax.process_count(),
-  }
-
-
-def check_meta(
-  meta: Mapping[str, Any],
-  config,
-  schema: schema_lib.Schema,
-  calendar_columns,
-  resume: bool,
-  content: str = "",
-) -> None:
-  """Raises CheckpointError where data or input are not the checkpoint's.
-
-  Args:
-    meta: Of the checkpoint.
-    config: Of this run.
-    schema: Of the data set to read.
-    calendar_columns: Of its calendar.
-    resume: Also require all that a resume must not change.
-    content: `identity.content` of the data set; "" if not known.
-  """
-  theirs = schema_lib.Schema.from_json(meta["schema"])
-  if theirs.model_hash != schema.model_hash:
-    raise CheckpointError(
-      f"data set {schema.name!r} was not fitted as the checkpoint's, "
-      f"{theirs.name!r}: {schema.difference(theirs)} (data against checkpoint). "
-      "Prepare the data with python -m data_prep --fitted=WORKDIR, or train again "
-      "in a new --workdir"
-    )
-  if list(meta["calendar_columns"]) != list(calendar_columns):
-    raise CheckpointError(
-      "the calendar's columns are not the checkpoint's: "
-      f"{sorted(set(calendar_columns) ^ set(meta['calendar_columns']))}"
-    )
-  if not resume:
-    return
-  for key, now, way in (
-    ("workers", config.data.workers, "--config.data.workers={}"),
-    ("processes", jax.process_count(), "as many hosts as before: {}"),
-  ):
-    if meta[key] != now:
-      raise CheckpointError(
-        f"the input position was saved with {key} = {meta[key]}, this run has "
-        f"{now}; resuming would silently read other data. Use "
-        + way.format(meta[key])
-      )
-  differ = identity.differences(identity.plain(config), meta["config"])
-  if differ:
-    raise CheckpointError(
-      "the checkpoint is another run's; these keys differ (this against that): "
-      f"{'; '.join(differ)}. Set them as they were, choose another --workdir, or "
-      "start from its parameters with --init_from"
-    )
-  theirs = meta.get("content", "")
-  if content and theirs and content != theirs:
-    raise CheckpointError(
-      "the data set's records are not those that the checkpoint was trained on, "
-      "though their schema is the same: the input position would point at other "
-      "users. Use the same data set, or start from the checkpoint's parameters "
-      "in a new --workdir with --init_from"
-    )

@@ -2,10 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+
+from lumos_jax import checkpoint
 from lumos_jax import config as config_lib
+from lumos_jax.data import schema as schema_lib
 
 # What a resume may change; anything else changes the order of the data or an
 # update, and makes it another run.
@@ -85,3 +89,88 @@ def content(stats: Mapping[str, Any]) -> str:
   }
   text = json.dumps(splits, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def make_meta(
+  config,
+  schema: schema_lib.Schema,
+  calendar_columns: Sequence[str],
+  content: str = "",
+) -> dict[str, Any]:
+  """What a checkpoint says of itself beside the numbers.
+
+  Args:
+    config: The whole config.
+    schema: Of the data set.
+    calendar_columns: Of the data set.
+    content: Of the data set, see the function `content`.
+  """
+  return {
+    "schema": schema.to_json(),
+    "schema_hash": schema.hash,
+    "calendar_columns": list(calendar_columns),
+    "content": content,
+    "config": plain(config),
+    "workers": config.data.workers,
+    "processes": jax.process_count(),
+  }
+
+
+def check_meta(
+  meta: Mapping[str, Any],
+  config,
+  schema: schema_lib.Schema,
+  calendar_columns: Sequence[str],
+  resume: bool,
+  content: str = "",
+) -> None:
+  """Raises CheckpointError where data or input are not the checkpoint's.
+
+  Args:
+    meta: Of the checkpoint.
+    config: Of this run.
+    schema: Of the data set to read.
+    calendar_columns: Of its calendar.
+    resume: Also require all that a resume must not change.
+    content: `content` of the data set; "" if not known.
+  """
+  theirs = schema_lib.Schema.from_json(meta["schema"])
+  if theirs.model_hash != schema.model_hash:
+    raise checkpoint.CheckpointError(
+      f"data set {schema.name!r} was not fitted as the checkpoint's, "
+      f"{theirs.name!r}: {schema.difference(theirs)} (data against checkpoint). "
+      "Prepare the data with python -m data_prep --fitted=WORKDIR, or train again "
+      "in a new --workdir"
+    )
+  if list(meta["calendar_columns"]) != list(calendar_columns):
+    raise checkpoint.CheckpointError(
+      "the calendar's columns are not the checkpoint's: "
+      f"{sorted(set(calendar_columns) ^ set(meta['calendar_columns']))}"
+    )
+  if not resume:
+    return
+  for key, now, way in (
+    ("workers", config.data.workers, "--config.data.workers={}"),
+    ("processes", jax.process_count(), "as many hosts as before: {}"),
+  ):
+    if meta[key] != now:
+      raise checkpoint.CheckpointError(
+        f"the input position was saved with {key} = {meta[key]}, this run has "
+        f"{now}; resuming would silently read other data. Use "
+        + way.format(meta[key])
+      )
+  differ = differences(plain(config), meta["config"])
+  if differ:
+    raise checkpoint.CheckpointError(
+      "the checkpoint is another run's; these keys differ (this against that): "
+      f"{'; '.join(differ)}. Set them as they were, choose another --workdir, or "
+      "start from its parameters with --init_from"
+    )
+  theirs = meta.get("content", "")
+  if content and theirs and content != theirs:
+    raise checkpoint.CheckpointError(
+      "the data set's records are not those that the checkpoint was trained on, "
+      "though their schema is the same: the input position would point at other "
+      "users. Use the same data set, or start from the checkpoint's parameters "
+      "in a new --workdir with --init_from"
+    )

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from lumos_jax import best, evaluate, population
+from lumos_jax import best, evaluate, identity, population
 from lumos_jax import blocks as blocks_lib
 from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import recipes as recipes_lib
@@ -158,7 +158,7 @@ class Predictor:
       "schema": self.schema.to_json(),
       "calendar_columns": self.calendar_columns,
     }
-    checkpoint_lib.check_meta(
+    identity.check_meta(
       meta, self.config, records.schema, records.calendar.columns, False
     )
 

@@ -196,7 +196,7 @@ def train(
   cfg, trainer = config.train, Trainer(config, recipe, devices)
   best_lib.check_config(config)
   checkpoints = checkpoint_lib.Checkpoints(workdir, cfg.keep, cfg.keep_every)
-  meta = checkpoint_lib.make_meta(
+  meta = identity.make_meta(
     config,
     records.schema,
     records.calendar.columns,
@@ -253,7 +253,7 @@ def _resume(config, trainer, checkpoints, records):
   """
   newest = checkpoints.latest
   whole, meta = checkpoints.newest(checkpoints.meta)
-  checkpoint_lib.check_meta(
+  identity.check_meta(
     meta,
     config,
     records.schema,

@@ -118,9 +118,7 @@ def follow(c, records, tmp_path, monkeypatch, runs):
   recipe = recipes.build(asked, records, tasks)
   session = evaluate.Session(asked, tmp_path, records, recipe, tasks)
   if runs:
-    monkeypatch.setattr(
-      train.checkpoint_lib, "make_meta", lambda *a: {"config": {}}
-    )
+    monkeypatch.setattr(train.identity, "make_meta", lambda *a: {"config": {}})
     train.train(asked, tmp_path, records, recipe, tasks)
   trainer = train.Trainer(asked, recipe)
   batch = next(

@@ -12,7 +12,7 @@ import pytest
 from fake_evals import EVALS, assert_same, build, simple
 
 from lumos_jax import checkpoint as checkpoint_lib
-from lumos_jax import evaluate, evaluators
+from lumos_jax import evaluate, evaluators, identity
 from lumos_jax import state as state_lib
 from lumos_jax.evaluators import predict
 
@@ -62,7 +62,7 @@ def test_whole_evaluation_in_the_loop_and_as_a_program(tmp_path, monkeypatch):
 
   # The program reads the checkpoint and comes to the same numbers.
   store = checkpoint_lib.Checkpoints(tmp_path)
-  meta = checkpoint_lib.make_meta(c, records.schema, records.calendar.columns)
+  meta = identity.make_meta(c, records.schema, records.calendar.columns)
   store.save(6, state, "{}", meta)
   store.close()
   (tmp_path / "config.json").write_text(c.to_json_best_effort())

@@ -11,7 +11,7 @@ import pytest
 from train_test import build
 
 from lumos_jax import checkpoint as checkpoint_lib
-from lumos_jax import init_from, recipes, train
+from lumos_jax import identity, init_from, recipes, train
 from lumos_jax import state as state_lib
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import tasks as tasks_lib
@@ -63,9 +63,7 @@ def merged(config, records, other_config=None, other=None):
   other_config, other = other_config or fake.config(), other or fake.Records()
   old, _ = fresh(other_config, other)
   old = {k: v + np.float32(0.25) for k, v in old.items()}
-  meta = checkpoint_lib.make_meta(
-    other_config, other.schema, other.calendar.columns
-  )
+  meta = identity.make_meta(other_config, other.schema, other.calendar.columns)
   new, _ = fresh(config, records)
   meta = json.loads(json.dumps(meta))
   return old, new, *init_from.merge(config, new, records, old, meta)

@@ -13,7 +13,7 @@ import pytest
 
 import lumos_jax
 from lumos_jax import checkpoint as checkpoint_lib
-from lumos_jax import evaluate, population, predictor, recipes
+from lumos_jax import evaluate, identity, population, predictor, recipes
 from lumos_jax import state as state_lib
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import tasks as tasks_lib
@@ -25,9 +25,7 @@ def saved(workdir, config, records, step=3):
   recipe = recipes.build(config, records, tasks)
   state = state_lib.init(recipe, optax.identity(), 0, False)
   store = checkpoint_lib.Checkpoints(workdir)
-  meta = checkpoint_lib.make_meta(
-    config, records.schema, records.calendar.columns
-  )
+  meta = identity.make_meta(config, records.schema, records.calendar.columns)
   store.save(step, state, "{}", meta)
   store.close()
   (workdir / "config.json").write_text(config.to_json_best_effort())

@@ -112,6 +112,13 @@ def _packed(path):
   return {"file": "a.csv.gz", "encoding": "utf-16"}
 
 
+def _zstandard(path):
+  zstandard = pytest.importorskip("zstandard")
+  text = zstandard.compress(FRAME.write_csv().encode())
+  (path / "a.csv.zst").write_bytes(text)
+  return {"file": "a.csv.zst"}
+
+
 def _duckdb(path):
   duckdb = pytest.importorskip("duckdb")
   with duckdb.connect(str(path / "a.duckdb")) as c:
@@ -130,6 +137,7 @@ WRITERS = {
   "tsv": lambda p: FRAME.write_csv(p / "a.tsv", separator="\t"),
   "csv": lambda p: FRAME.write_csv(p / "a.csv", separator=";"),
   "packed": _packed,
+  "zstandard": _zstandard,
   "sqlite": _sqlite,
   "duckdb": _duckdb,
 }

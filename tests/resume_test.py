@@ -80,10 +80,10 @@ def test_fewer_steps_than_done_are_refused(tmp_path):
 )
 def test_the_checkpoint_itself_knows_whose_it_is(tmp_path, overrides, words):
   c, records, *_ = build()
-  meta = checkpoint_lib.make_meta(
+  meta = identity.make_meta(
     c, records.schema, records.calendar.columns, "content"
   )
-  check = lambda c, content="content": checkpoint_lib.check_meta(
+  check = lambda c, content="content": identity.check_meta(
     json.loads(json.dumps(meta)),
     c,
     records.schema,

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from lumos_jax import checkpoint as checkpoint_lib
-from lumos_jax import partition, progress, recipes, train
+from lumos_jax import identity, partition, progress, recipes, train
 from lumos_jax import state as state_lib
 from lumos_jax.data import pipeline
 from lumos_jax.data import tasks as tasks_lib
@@ -226,7 +226,7 @@ def test_checkpoint_restores_on_other_device_counts(tmp_path):
   saved = jax.device_get(mine)
   assert_close(saved, state)  # It begins alike on every mesh.
   with contextlib.closing(checkpoint_lib.Checkpoints(tmp_path)) as store:
-    meta = checkpoint_lib.make_meta(c, records.schema, records.calendar.columns)
+    meta = identity.make_meta(c, records.schema, records.calendar.columns)
     store.save(6, mine, "{}", meta)
   store = checkpoint_lib.Checkpoints(tmp_path, read_only=True)
   for devices in (jax.devices()[:1], jax.devices()):
@@ -316,7 +316,7 @@ def test_resume_refuses_other_data_and_other_input(trained):
   meta = checkpoint_lib.Checkpoints(workdir, read_only=True).meta()
   other = fake.schema("event")
   with pytest.raises(checkpoint_lib.CheckpointError, match="rows: 'event'"):
-    checkpoint_lib.check_meta(meta, c, other, records.calendar.columns, False)
+    identity.check_meta(meta, c, other, records.calendar.columns, False)
   with pytest.raises(checkpoint_lib.CheckpointError, match="no step 5"):
     checkpoint_lib.Checkpoints(workdir, read_only=True).meta(5)
 

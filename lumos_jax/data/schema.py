@@ -135,11 +135,9 @@ class Schema:
     """Derived fields stand in rows of events, behind what they are made of."""
     for table in TABLES:
       seen = set()
+      fits = table == "activity" and self.rows == "event"
       for f in getattr(self, table):
-        if isinstance(f, Derived) and (table, self.rows) != (
-          "activity",
-          "event",
-        ):
+        if isinstance(f, Derived) and not fits:
           raise SchemaError(
             f"{table}: field {f.name!r} is {type(f).__name__}, which needs the "
             "activity table and rows of events (rows=event)"
@@ -244,8 +242,7 @@ class Schema:
       return MISSING
     return self._places[name].get(text, UNKNOWN)
 
-  def _field(self, name: str) -> Field:
-    """A field of the activity with ids."""
+  def _field(self, name: str) -> Field:  # Of the activity, with ids.
     fields = {f.name: f for f in self.categorical("activity")}
     if name not in fields:
       raise SchemaError(
@@ -321,8 +318,7 @@ class Schema:
     Fields, vocabularies, scales, labels, kind of rows, epoch and time zone; not
     the data set's name and days, nor the range seen in training.
     """
-    doc = _plain(self)
-    doc = {k: v for k, v in doc.items() if k not in _OF_DATA}
+    doc = {k: v for k, v in _plain(self).items() if k not in _OF_DATA}
     return _digest(json.dumps(_without_range(doc), sort_keys=True))
 
   def difference(self, other: "Schema") -> str:
