@@ -69,7 +69,7 @@ def test_a_registration_day_is_a_column_of_any_table(tmp_path):
   assert data.stats["entries"]["after_first_event"] == 1
 
 
-def graded(times, values, **label):
+def graded(times, amounts, **label):
   """A record whose label "grade" has rows; classes fail and pass."""
   schema = fake.schema()
   grade = dataclasses.replace(schema.labels[1], **label)
@@ -77,7 +77,7 @@ def graded(times, values, **label):
   record = fake.record(np.random.default_rng(0), 1) | {
     "label_id": np.full(len(times), 1, np.int32),
     "label_time": np.asarray(times, np.int32),
-    "label_value": np.asarray(values, np.float32),
+    "label_value": np.asarray(amounts, np.float32),
   }
   return schema, record
 
