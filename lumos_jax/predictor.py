@@ -267,7 +267,7 @@ class Predictor:
     if self.recipe.inputs is pipeline:
       batches = lambda positions: pipeline.batches_at(
         records, self.config.data, self.tasks, groups(positions), day, size,
-        spare, calendar,
+        spare, calendar, labels=False,
       )  # fmt: skip
     elif kind == NEXT_EVENTS:
       width = 0

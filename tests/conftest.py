@@ -50,3 +50,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # at a flag of the CPU's compiler.
 jax.block_until_ready(jax.jit(lambda x: x + 1)(0))
 os.environ["XLA_FLAGS"] = os.environ["XLA_FLAGS"].replace(FLAGS[2], "")
+
+# Files of few and long tests: begun last, they would keep one worker busy alone.
+LONG_FILES = ("multihost", "colab", "preflight", "workers", "tuesday", "model")
+
+
+def pytest_collection_modifyitems(items):
+  place = {f"{name}_test": i for i, name in enumerate(LONG_FILES)}
+  items.sort(key=lambda item: place.get(item.path.stem, len(place)))

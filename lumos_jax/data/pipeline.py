@@ -44,13 +44,23 @@ class Example:
     tasks: Sequence[tasks_lib.Task],
     history_days: int,
     daily_labels: bool = False,
+    labels: bool = True,
   ):
-    """Keeps what every user shares; `history_days` is T, rows of history."""
+    """Keeps what every user shares.
+
+    Args:
+      schema: Of the data set.
+      calendar: Of the data set, or an edited one.
+      tasks: Declared tasks.
+      history_days: T, rows of history.
+      daily_labels: Also labels of each day.
+      labels: False where only forecasts are wanted: none is computed.
+    """
     tasks_lib.check(tasks, schema)
     self.schema, self.calendar, self.tasks = schema, calendar, tuple(tasks)
     self.history_days = history_days
     self.horizon = horizon_days(tasks)
-    self.daily_labels = daily_labels
+    self.daily_labels, self.labels = daily_labels, labels
 
   def __call__(self, record: Batch, origins: np.ndarray) -> Batch:
     """Arrays of one user; `origins` ascending int [O], history ends at the last.
@@ -80,18 +90,18 @@ class Example:
       grid = self.calendar.rows(first, end + horizon, groups)
       at = (origins - first)[:, None] + np.arange(horizon)
       future = grid[at]
-    labels, mask = tasks_lib.labels(self.tasks, self.schema, record, origins)
-    if self.schema.rows == "event":
-      mask &= self._fits(record, origins)[:, None]
     out |= {
       "origin_day": origins.astype(np.int32),
       "future_calendar": future,
       "profile_categorical": record["profile_categorical"],
       "profile_numeric": record["profile_numeric"],
-      "labels": labels,
-      "label_mask": mask,
     }
-    if self.daily_labels:
+    if self.labels:
+      labels, mask = tasks_lib.labels(self.tasks, self.schema, record, origins)
+      if self.schema.rows == "event":
+        mask &= self._fits(record, origins)[:, None]
+      out |= {"labels": labels, "label_mask": mask}
+    if self.labels and self.daily_labels:
       out["daily_labels"] = self._daily_labels(record, origins)
     return out
 
@@ -268,6 +278,7 @@ def batches_at(
   batch_size: int,
   spare: Batch,
   calendar: calendar_lib.Calendar | None = None,
+  labels: bool = True,
 ) -> Iterator[Batch]:
   """A batch of each group of records, at one origin; O = 1.
 
@@ -284,6 +295,7 @@ def batches_at(
     batch_size: B.
     spare: A record to pad an empty group with.
     calendar: Another calendar than the data's (a what-if).
+    labels: Whether batches hold labels.
   """
   example = Example(
     records.schema,
@@ -291,6 +303,7 @@ def batches_at(
     tasks,
     cfg.eval_history_days,
     cfg.daily_labels,
+    labels,
   )
   origins = np.asarray([origin])
   for found in groups:
