@@ -59,6 +59,7 @@ class Clean:
     groups: user [G], group [G], sorted by user; positions in group names.
     labels: user, id, time, value [L], sorted; and the labels with their values.
     span: int32 [U, 3].
+    entries: How many users enter by what, see side_tables.span.
     rejects: Rows that could not be used.
     notes: Counts for stats.json.
   """
@@ -72,6 +73,7 @@ class Clean:
   groups: dict[str, np.ndarray]
   labels: tuple[dict[str, np.ndarray], tuple[schema_lib.Label, ...]]
   span: np.ndarray
+  entries: dict[str, int]
   rejects: rejects_lib.Rejects
   notes: dict[str, int]
 
@@ -99,16 +101,21 @@ def clean(
   calendar = side_tables.calendar(raw, notes)
   if calendar is not None:
     group_names = calendar.group_names
+  activity = _activity(raw, frame, users.lookup(keys), rejects)
+  span, entries = side_tables.span(
+    raw, users, rejects, activity.user, activity.day
+  )
   return Clean(
     raw=raw,
     people=users,
-    activity=_activity(raw, frame, users.lookup(keys), rejects),
+    activity=activity,
     read=read,
     profile=_profile(raw, profile, users, rejects),
     calendar=calendar,
     groups=side_tables.membership(raw, group_names, users, rejects),
     labels=side_tables.labels(raw, users, rejects, notes),
-    span=side_tables.span(raw, users, rejects),
+    span=span,
+    entries=entries,
     rejects=rejects,
     notes=notes,
   )

@@ -96,6 +96,7 @@ class _Preparation:
       "users_without_activity": len(people.keys) - active,
       "users_without_profile": without,
       "users_without_split": people.outside,
+      "entries": tables.entries,
       "activity_rows_read": tables.read,
       "rows": len(rows["user"]),
       "calendar_entries": len(calendar.group),

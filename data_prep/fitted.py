@@ -12,6 +12,7 @@ from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 
+from . import times
 from .inputs import InputError, Inputs
 
 
@@ -94,7 +95,19 @@ class Fitted:
     absent = ("profile",)
     if self.calendar is not None:
       absent = ("calendar", "profile")
+    schema = dataclasses.replace(schema, labels=self._labels(new, shift))
     return dataclasses.replace(raw, schema=schema, notes=notes), absent
+
+  def _labels(self, new: schema_lib.Schema, shift: int):
+    """The labels as fitted, known until the day that the new tables declare."""
+    declared = {x.name: x.observed_until for x in new.labels}
+    out = []
+    for label in self.schema.labels:
+      day = declared.get(label.name)
+      if day is not None:
+        day = times.day_number(day, new.epoch) + shift
+      out.append(dataclasses.replace(label, observed_until=day))
+    return tuple(out)
 
 
 def load(path: epath.PathLike, step: int | None = None) -> Fitted:

@@ -28,8 +28,9 @@ class Inputs:
     membership: Columns key, group: who is in which calendar group.
     profile: Column key and the profile fields; one row a user.
     labels: Columns key, name, time (null for the user as a whole), value.
-    span: Columns key, enter, exit (exclusive), observed_until (exclusive);
-      users without a row, or a day, get the span of the schema.
+    span: Columns key and some of enter, exit (exclusive), observed_until
+      (exclusive). Without a day, a user enters on the day after its first event,
+      and the others are the schema's last_day.
     split: Columns key, split. Without it every user is in "train".
     train_splits: Splits whose users fit vocabularies and scales.
     held_out_events: The last events of each user, which fit nothing either.
@@ -80,6 +81,9 @@ _OPTIONAL = {
   ("calendar", "group"),
   ("calendar", "announced"),
   ("labels", "time"),
+  ("span", "enter"),
+  ("span", "exit"),
+  ("span", "observed_until"),
 }
 
 
@@ -126,6 +130,8 @@ def check(inputs: Inputs, absent: Sequence[str] = ()) -> None:
     for name in _STRUCTURE[table]:
       if name not in dtypes and (table, name) not in _OPTIONAL:
         raise missing_column(where, name, list(dtypes))
+    if table == "span" and not set(_STRUCTURE[table][1:]) & set(dtypes):
+      raise missing_column(where, "enter", list(dtypes))
     fields = getattr(inputs.schema, table, ())
     if table in schema_lib.TABLES:
       for field in fields:

@@ -15,7 +15,7 @@ from . import fitted as fitted_lib
 from .inputs import InputError
 
 # Raise it when the same inputs would give other records.
-FORMAT = 3
+FORMAT = 4
 
 
 def prepare(
@@ -142,6 +142,7 @@ def summary(stats: dict, seconds: float) -> str:
     )
   if stats["users_without_split"]:
     lines.append(f"  users in no split: {stats['users_without_split']:,}")
+  lines.append(_entries(stats))
   unknown = {} if "fitted" in stats else stats["unknown_categories"]
   for table, fields in unknown.items():
     for field, counts in fields.items():
@@ -173,6 +174,19 @@ def summary(stats: dict, seconds: float) -> str:
   for what, count in stats["notes"].items():
     lines.append(f"  {what}: {count:,}")
   return "\n".join(lines)
+
+
+def _entries(stats: dict) -> str:
+  """A line about when users come to be at risk."""
+  found, days = stats["entries"], stats["last_day"] - stats["first_day"]
+  text = (
+    f"  at risk from a declared day: {found['declared']:,} users; from the day "
+    f"after the first event: {found['after_first_event']:,}"
+  )
+  if found["never"]:
+    text += f"; never, with neither: {found['never']:,}"
+  share = found["user_days_before"] / max(1, stats["users"] * days)
+  return f"{text}; {share:.1%} of all user-days lie before and have no labels"
 
 
 def _drift(outside: dict) -> list[str]:

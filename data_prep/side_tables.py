@@ -125,15 +125,16 @@ def labels(
   rejects: rejects_lib.Rejects,
   notes: dict[str, int],
 ) -> tuple[dict[str, np.ndarray], tuple[schema_lib.Label, ...]]:
-  """user, id, time, value [L], sorted; and the labels with their values."""
+  """user, id, time, value [L], sorted; and the labels with values and days."""
+  declared = tuple(_with_day(raw, label) for label in raw.schema.labels)
   empty = {
     "user": np.int32,
     "id": np.int32,
     "time": np.int32,
     "value": np.float32,
   }
-  if raw.labels is None or not raw.schema.labels:
-    return {k: np.zeros(0, d) for k, d in empty.items()}, raw.schema.labels
+  if raw.labels is None or not declared:
+    return {k: np.zeros(0, d) for k, d in empty.items()}, declared
   frame, user = known(raw, "labels", raw.labels, users, rejects)
   time = np.full(len(frame), encode.NO_TIME, np.int32)
   if "time" in frame.columns:
@@ -145,7 +146,7 @@ def labels(
     if left := int((~keep).sum()):
       notes[f"labels from day {until} on, left out"] = left
     frame, user, time = frame.filter(pl.Series(keep)), user[keep], time[keep]
-  table = columns_lib.labels(frame, raw.schema.labels, raw.where("labels"))
+  table = columns_lib.labels(frame, declared, raw.where("labels"))
   _, keep = rejects.split("labels", frame, table.checks)
   out = {
     "user": user[keep],
@@ -157,22 +158,72 @@ def labels(
   return {k: v[place] for k, v in out.items()}, table.labels
 
 
+def _with_day(raw: Inputs, label: schema_lib.Label) -> schema_lib.Label:
+  """The label with `observed_until` as a day of the data."""
+  day, epoch = label.observed_until, raw.schema.epoch
+  if day is None:
+    return label
+  try:
+    day = times.day_number(day, epoch)
+  except InputError as e:
+    raise InputError(f"label {label.name!r}: observed_until: {e}") from e
+  if raw.until is not None:
+    day = min(day, times.day_number(raw.until, epoch))
+  return dataclasses.replace(label, observed_until=day)
+
+
 def span(
-  raw: Inputs, users: people.People, rejects: rejects_lib.Rejects
-) -> np.ndarray:
-  """int32 [U, 3]: day of entry, of exit, and until when a user was observed."""
-  s = raw.schema
-  out = np.empty((len(users.keys), 3), np.int32)
-  default = (s.first_day, s.last_day, s.last_day)
-  out[:] = default
+  raw: Inputs,
+  users: people.People,
+  rejects: rejects_lib.Rejects,
+  user: np.ndarray,
+  day: np.ndarray,
+) -> tuple[np.ndarray, dict[str, int]]:
+  """When each user is at risk, and until when it was observed.
+
+  A user is in the data because it acts some day: before that, nobody would have
+  known of it. So it enters on the day after its first event unless a day is
+  declared; without either, when the data end.
+
+  Args:
+    raw: With the schema's span.
+    users: U of them.
+    rejects: Takes rows of other users.
+    user: int [R], ascending, of the activity's usable rows.
+    day: int [R], of the same rows, ascending for each user.
+
+  Returns:
+    int32 [U, 3], day of entry, of exit, and until when observed; and how many
+    users enter by what.
+  """
+  s, count = raw.schema, len(users.keys)
+  out = np.full((count, 3), s.last_day, np.int32)
+  first = np.flatnonzero(np.diff(user, prepend=-1))
+  acting = user[first]
+  out[acting, 0] = day[first] + 1
+  declared = np.zeros(count, bool)
   if raw.span is not None:
     where = raw.where("span")
-    frame, user = known(raw, "span", raw.span, users, rejects)
+    frame, at = known(raw, "span", raw.span, users, rejects)
     columns_lib.no_duplicates(frame, where)
     for i, name in enumerate(("enter", "exit", "observed_until")):
-      day = _days(raw, "span", frame, name)
-      out[user, i] = day.fill_null(default[i]).to_numpy()
+      if name not in frame.columns:
+        continue
+      given = _days(raw, "span", frame, name)
+      some = given.is_not_null().to_numpy()
+      out[at[some], i] = given.drop_nulls().to_numpy()
+      if name == "enter":
+        declared[at[some]] = True
+  by_event = np.zeros(count, bool)
+  by_event[acting] = True
+  by_event &= ~declared
   if raw.until is not None:
     until = times.day_number(raw.until, s.epoch)
     out[:, 1:] = np.minimum(out[:, 1:], until)
-  return out
+  days = np.clip(out[:, 0], s.first_day, s.last_day) - s.first_day
+  return out, {
+    "declared": int(declared.sum()),
+    "after_first_event": int(by_event.sum()),
+    "never": int(count - declared.sum() - by_event.sum()),
+    "user_days_before": int(days.sum()),
+  }

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 _BLOCK = 1024  # Records read at a time where all keys are wanted.
 
@@ -54,6 +55,34 @@ class Population:
         found[key] = first + place
     positions = np.sort(np.asarray([*found.values()], np.int64))
     return positions, [k for k in keys if k not in found]
+
+
+class Entered:
+  """A population as of a day: users that enter later are not there yet.
+
+  A user enters on a declared day, or on the day after its first event
+  (data_prep/side_tables.py).
+  """
+
+  def __init__(self, people: Population, day: int):
+    self._people, self._day, self._later = people, day, 0
+
+  def read(self, positions: Iterable[int]) -> list[dict[str, Any]]:
+    """Records at positions, in their order, of users that have entered."""
+    found = self._people.read(positions)
+    there = [r for r in found if r["span"][0] <= self._day]
+    self._later += len(found) - len(there)
+    return there
+
+  def tell(self) -> None:
+    """Logs how many users were left out."""
+    if self._later:
+      logging.warning(
+        "%d users have not entered by day %d and get no row: their first event "
+        "or declared day of entry comes later",
+        self._later,
+        self._day,
+      )
 
 
 def _read(source, positions: list[int]) -> list[dict[str, Any]]:

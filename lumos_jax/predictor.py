@@ -39,7 +39,6 @@ from lumos_jax.names import near
 FORECASTS, EMBEDDINGS, NEXT_EVENTS = "forecasts", "embeddings", "next_events"
 KINDS = (FORECASTS, EMBEDDINGS, NEXT_EVENTS)
 
-
 _FEW = 8  # Users of a small batch.
 
 
@@ -226,7 +225,7 @@ class Predictor:
     batches_a_block: int | None = None,
     few: bool = False,
   ) -> Iterator[blocks_lib.Block]:
-    """Predictions of blocks of users, one after another.
+    """Predictions of blocks of users that have entered by a day.
 
     Args:
       kind: One of KINDS.
@@ -250,6 +249,7 @@ class Predictor:
     if not len(people):
       raise PredictError(f"the splits {list(people.splits)} hold no user")
     spare = people.read([0])[0]
+    entered = population.Entered(people, day)
     few = few and jax.process_count() == 1
     base, params = self._base, self._params
     if few:
@@ -262,7 +262,7 @@ class Predictor:
     def groups(positions):
       count = batches_a_block or -(-len(positions) // size)
       for i in range(count):
-        yield people.read(positions[i * size : (i + 1) * size])
+        yield entered.read(positions[i * size : (i + 1) * size])
 
     if self.recipe.inputs is pipeline:
       batches = lambda positions: pipeline.batches_at(
@@ -279,7 +279,7 @@ class Predictor:
     else:
       cut = sequences.Sequences(records.schema, self.config.data)
       batches = lambda positions: _windows(
-        cut, people, positions, day, size, spare
+        cut, entered, positions, day, size, spare
       )
     run, reduce = self._program(base, kind, k, per_event)
     # The stream reads ahead of what it yields: tags say whose a batch is, and
@@ -310,6 +310,7 @@ class Predictor:
       tags.popleft()
       parts.append(found)
     yield from ended()
+    entered.tell()
 
   def _program(self, base, kind: str, k: int, per_event: bool):
     """What runs on the devices, and what makes a block of its outputs."""

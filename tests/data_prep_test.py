@@ -55,7 +55,7 @@ def test_other_tables_are_stored(tiny):
     assert regions[region] == frames["profile"]["region"][i]
     assert np.isnan(user["profile_numeric"][0]) == (i % 7 == 0)
     assert user["groups"].tolist() == ([1] if i % 2 == 0 else [])
-    assert user["span"].tolist() == [0, 140, 140]
+    assert user["span"].tolist() == [user["day"][0] + 1, 140, 140]
     static = user["label_id"] == 1
     assert user["label_value"][static] == [float(i % 3 > 0)]
     assert user["label_time"][static] == [encode.NO_TIME]
@@ -167,7 +167,8 @@ def test_spans_are_dates_or_days(tmp_path):
     _, users = tiny_data.read(path)
     assert users["u0"]["span"].tolist() == [10, 120, 130]
     assert users["u1"]["span"].tolist() == [0, 140, 140]
-    assert users["u2"]["span"].tolist() == [0, 140, 140]
+    first = users["u2"]["day"][0]
+    assert users["u2"]["span"].tolist() == [first + 1, 140, 140]
 
 
 def test_events_keep_order_and_time(tmp_path):

@@ -40,7 +40,7 @@ def test_until_leaves_out_what_was_not_known(old, tmp_path):
     np.testing.assert_array_equal(
       user["numeric"], all_users[key]["numeric"][before]
     )
-    assert user["span"].tolist() == [0, 120, 120]
+    assert user["span"].tolist() == [user["day"][0] + 1, 120, 120]
   frame = tiny_data.tiny_frames()["activity"]
   late = (frame["time"] >= tiny_data.START + 120 * DAY).sum()
   assert data.stats["notes"]["activity rows from day 120 on, left out"] == late

@@ -37,7 +37,7 @@ def test_an_origin_whose_labels_end_with_the_data_is_allowed():
     data__train_origin_first=133,
     data__train_origin_last=133,
     data__validation_origin=999,
-    data__test_origin=999,
+    data__test_origin=1099,
   )
   tasks = tasks_lib.from_config(c.tasks)
   pipeline.check_config(c.data, tasks, fake.Records().schema)

@@ -11,7 +11,8 @@ Reads the original CSV files (CC BY 4.0, Kuzilek et al. 2017), plain or .gz, fro
 - Calendar: each presentation's due days with type and weight, and its end. An
   exam without a day is held at the end. All are published at the start.
 - Labels: `withdrawn` on the day of unregistration, `final_result` for the whole.
-- A student is scored from registration to unregistration or the course's end.
+- A student is scored from registration (where no day is given, from the day
+  after the first event) to unregistration or the course's end.
   Where clicks break off early (BBB/2013J in some copies), the last day with
   clicks counts as not observed, and nobody is scored from there on.
 """
@@ -271,10 +272,11 @@ def _span(students, length, until, first) -> pl.DataFrame:
   observed = run.replace_strict(until, return_dtype=pl.Int32)
   end = run.replace_strict(length, return_dtype=pl.Int32)
   left = pl.col("date_unregistration").cast(pl.Int32)
-  enter = pl.col("date_registration").cast(pl.Int32).fill_null(first)
+  # Not known of a few: they enter as users of other data do.
+  enter = pl.col("date_registration").cast(pl.Int32).clip(lower_bound=first)
   return students.select(
     "key",
-    enter=pl.max_horizontal(enter, pl.lit(first, pl.Int32)),
+    enter=enter,
     exit=pl.min_horizontal(left.fill_null(end), end, observed),
     observed_until=observed,
   )

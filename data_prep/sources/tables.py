@@ -18,8 +18,9 @@ the same entries in lower case, the schema's fields as lists, and no functions.
 
 Tables are activity (columns key, time), profile (key), calendar (start; end, the
 last day, absent for one day; group, announced), membership (key, group), labels
-(key, name, time, value), span (key, enter, exit, observed_until) and split (key,
-split); all but activity may be absent. Other columns are named as the fields.
+(key, name, time, value), span (key; any of enter, exit, observed_until) and
+split (key, split); all but activity may be absent. Other columns are named as
+the fields.
 """
 
 import dataclasses

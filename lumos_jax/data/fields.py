@@ -1,4 +1,4 @@
-"""Types of fields, of which a schema's tables are made.
+"""Types of fields, of which a schema's tables are made, and labels.
 
 Ids 0 and 1 of every field with ids mean "missing" and "not seen in training".
 """
@@ -248,6 +248,24 @@ FIELD_TYPES = {
     Composite,
   )
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+  """An outcome given as data: rows (key, time, value) beside the activity.
+
+  Rows without time hold for the user as a whole (a final result).
+
+  Attributes:
+    name: Of the label, as in the table.
+    values: Where they are text.
+    observed_until: Day from which on no row can be known yet: an ISO date or
+      day in a description, a day once prepared. None: as the user's activity.
+  """
+
+  name: str
+  values: tuple[str, ...] | None = None
+  observed_until: int | str | None = None
 
 
 def width(field: Field) -> int:

@@ -18,13 +18,20 @@ from lumos_jax.data import hosts as hosts_lib
 from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.data.origins import check_config, horizon_days
+
+__all__ = [
+  "Batch",
+  "DevicePrefetch",
+  "Example",
+  "batches_at",
+  "check_config",
+  "eval_batches",
+  "horizon_days",
+  "train_iterator",
+]
 
 Batch = dict[str, Any]
-
-
-def horizon_days(tasks: Sequence[tasks_lib.Task]) -> int:
-  """H: the longest label window, and so the future that the model is shown."""
-  return max(t.horizon_days for t in tasks)
 
 
 class Example:
@@ -90,9 +97,10 @@ class Example:
       "profile_numeric": record["profile_numeric"],
     }
     if self.labels:
-      out["labels"], out["label_mask"] = tasks_lib.labels(
-        self.tasks, self.schema, record, origins
-      )
+      labels, mask = tasks_lib.labels(self.tasks, self.schema, record, origins)
+      if self.schema.rows == "event":
+        mask &= self._fits(record, origins)[:, None]
+      out |= {"labels": labels, "label_mask": mask}
     if self.labels and self.daily_labels:
       out["daily_labels"] = self._daily_labels(record, origins)
     return out
@@ -139,6 +147,18 @@ class Example:
       "history_mask": np.arange(rows) >= pad,
     }
 
+  def _fits(self, record: Batch, origins: np.ndarray) -> np.ndarray:
+    """Whether the rows hold an origin's history: bool [O].
+
+    Rows are the last T events before the last origin. Of the events before an
+    earlier one they may hold few or none, though there are some: such a history
+    is like nobody's. Half of T will do, or all that there are.
+    """
+    before = np.searchsorted(instants.days(record), origins)
+    start = max(0, int(before[-1]) - self.history_days)
+    least = np.minimum(before, -(-self.history_days // 2))
+    return before - start >= least
+
   def _daily_labels(self, record: Batch, origins: np.ndarray) -> np.ndarray:
     """Each future day's own value per task: float32 [O, H, M]."""
     first, horizon = int(origins[0]), self.horizon
@@ -173,54 +193,6 @@ class _SampleOrigins(grain.transforms.RandomMap):
     # An origin before the first allowed one keeps its place, without a loss.
     out["label_mask"] &= (origins >= self._first)[:, None]
     return out
-
-
-def check_config(
-  cfg,
-  tasks: Sequence[tasks_lib.Task],
-  schema: schema_lib.Schema | None = None,
-) -> None:
-  """Raises ValueError, naming the keys, where origins do not make sense.
-
-  Those of training must be in order, and their label windows end before
-  evaluation begins; with a schema, some origin's must lie in its data.
-  """
-  first, last = cfg.train_origin_first, cfg.train_origin_last
-  if first > last:
-    raise ValueError(
-      f"data.train_origin_first = {first} is after data.train_origin_last = "
-      f"{last}: training draws origins from the first to the last of them"
-    )
-  if schema is not None:
-    _check_origins(cfg, tasks, schema)
-  span = cfg.origin_stride_days * (cfg.origins_per_example - 1)
-  if span > cfg.history_days:
-    raise ValueError(
-      f"data.origins_per_example x origin_stride_days spans {span} days, more "
-      f"than data.history_days = {cfg.history_days}: lower one of them"
-    )
-  end = cfg.train_origin_last + horizon_days(tasks)
-  for name in ("validation", "test"):
-    origin = cfg[f"{name}_origin"]
-    same_users = cfg[f"{name}_split"] == cfg.train_split
-    if same_users and origin < end:
-      raise ValueError(
-        f"data.{name}_origin = {origin} lies inside the label window of the "
-        f"last training origin, which ends on day {end}: move either"
-      )
-
-
-def _check_origins(cfg, tasks, schema: schema_lib.Schema) -> None:
-  """Raises ValueError where no training origin has both a past and labels."""
-  first, last = cfg.train_origin_first, cfg.train_origin_last
-  # Labels that are given as data say themselves until when they are known.
-  shortest = min(t.horizon_days if t.field else 0 for t in tasks)
-  if last < schema.first_day or first + shortest > schema.last_day:
-    raise ValueError(
-      f"data.train_origin_first = {first} and data.train_origin_last = {last} "
-      f"lie outside the data, which span days {schema.first_day} to "
-      f"{schema.last_day - 1}; the shortest label window takes {shortest} days"
-    )
 
 
 def train_iterator(

@@ -30,6 +30,7 @@ from lumos_jax.data.fields import (
   Composite,
   Derived,
   Field,
+  Label,
   Numeric,
   SchemaError,
   Timestamp,
@@ -62,27 +63,17 @@ __all__ = [
   "width",
 ]
 
-VERSION = 2  # 2: local days and instants of rows.
+VERSION = 3  # 3: users enter on the day after their first event.
 TABLES = ("activity", "calendar", "profile")
 # Describes one data set; no model depends on it.
 _OF_DATA = ("name", "first_day", "last_day", "train_until")
-_RANGE = ("low", "high")
+# The same of a field or label.
+_OF_ROWS = ("low", "high", "observed_until")
 # Came later: absent where they are not used, so that older hashes stand.
-_OPTIONAL = ("attributes", "events", "time_zone", *_RANGE)
+_OPTIONAL = ("attributes", "events", "time_zone", *_OF_ROWS)
 # What the ids below FIRST_VALUE say of a value, and of a composite token.
 _NO_VALUE = ("(missing)", "(unknown)")
 _NO_TOKEN = ("(no event)", "(unknown)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Label:
-  """An outcome given as data: rows (key, time, value) beside the activity.
-
-  Rows without time hold for the user as a whole (a final result).
-  """
-
-  name: str
-  values: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -319,7 +310,7 @@ class Schema:
     the data set's name and days, nor the range seen in training.
     """
     doc = {k: v for k, v in _plain(self).items() if k not in _OF_DATA}
-    return _digest(json.dumps(_without_range(doc), sort_keys=True))
+    return _digest(json.dumps(_of_model(doc), sort_keys=True))
 
   def difference(self, other: "Schema") -> str:
     """What of a model's inputs differs from another schema, in words."""
@@ -330,11 +321,11 @@ class Schema:
       mine, theirs = getattr(self, f.name), getattr(other, f.name)
       if mine == theirs:
         continue
-      if f.name not in (*TABLES, "events"):
+      if f.name not in (*TABLES, "events", "labels"):
         parts.append(f"{f.name}: {mine!r} against {theirs!r}")
         continue
-      mine = {x.name: _without_range(_plain(x)) for x in mine}
-      theirs = {x.name: _without_range(_plain(x)) for x in theirs}
+      mine = {x.name: _of_model(_plain(x)) for x in mine}
+      theirs = {x.name: _of_model(_plain(x)) for x in theirs}
       if list(mine.items()) == list(theirs.items()):
         continue
       added, lost = sorted(mine - theirs.keys()), sorted(theirs - mine.keys())
@@ -355,13 +346,13 @@ def _digest(text: str) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _without_range(value: Any) -> Any:
-  """A plain document without `low` and `high` of its fields."""
+def _of_model(value: Any) -> Any:
+  """A plain document without what describes the rows of one data set."""
   if isinstance(value, list):
-    return [_without_range(v) for v in value]
+    return [_of_model(v) for v in value]
   if not isinstance(value, dict):
     return value
-  return {k: _without_range(v) for k, v in value.items() if k not in _RANGE}
+  return {k: _of_model(v) for k, v in value.items() if k not in _OF_ROWS}
 
 
 def _plain(value: Any) -> Any:

@@ -28,8 +28,9 @@ class Task:
     field: Numeric activity field the label is made of; or
     label: Name of a schema `Label`.
     reduce: "any" (non-zero on any day), "none" (zero on every day), "sum",
-      or "static" (the label's value for the user, whatever the origin).
-    equals: For a static label with values: 1 where the value is this one.
+      or "static" (the label's value for the user, whatever the origin). A row
+      of a label with text values is an event: it counts 1.
+    equals: Of a label with text values: only rows of this value count.
     weight: Of its loss; auxiliary tasks may weigh less.
   """
 
@@ -52,6 +53,16 @@ class Task:
       raise ValueError(f"task {self.name!r}: give either field or label")
     if self.kind == "binary" and self.reduce == "sum":
       raise ValueError(f"task {self.name!r}: a binary task needs any or none")
+    if self.kind == "regression" and self.reduce in ("any", "none"):
+      raise ValueError(
+        f"task {self.name!r}: reduce {self.reduce!r} is 0 or 1: use kind "
+        "'binary', or reduce 'sum'"
+      )
+    if self.field and (self.equals or self.reduce == "static"):
+      raise ValueError(
+        f"task {self.name!r}: equals and reduce 'static' are of labels, and "
+        f"{self.field!r} is a field: leave them out"
+      )
     if self.horizon_days < 1:
       raise ValueError(f"task {self.name!r}: horizon_days must be positive")
 
@@ -86,12 +97,26 @@ def check(tasks: Sequence[Task], schema: schema_lib.Schema) -> None:
         f"{[x.name for x in schema.labels]}"
       )
     else:
-      label = next(x for x in schema.labels if x.name == t.label)
-      if t.equals and t.equals not in (label.values or ()):
-        raise schema_lib.SchemaError(
-          f"task {t.name!r}: label {t.label!r} has no value {t.equals!r}; it "
-          f"has {label.values}"
-        )
+      _check_label(t, _label(t, schema))
+
+
+def _label(task: Task, schema: schema_lib.Schema) -> schema_lib.Label:
+  return next(x for x in schema.labels if x.name == task.label)
+
+
+def _check_label(task: Task, label: schema_lib.Label) -> None:
+  values = label.values or ()
+  if task.equals and task.equals not in values:
+    raise schema_lib.SchemaError(
+      f"task {task.name!r}: label {label.name!r} has no value {task.equals!r}; "
+      f"it has {values or 'numbers: leave equals out'}"
+    )
+  most = 2 if task.kind == "binary" else 0
+  if task.reduce == "static" and not task.equals and len(values) > most:
+    raise schema_lib.SchemaError(
+      f"task {task.name!r}: label {label.name!r} has the values {values}, which "
+      f"are no number: say which one counts, equals={values[0]!r}"
+    )
 
 
 def daily_values(
@@ -113,6 +138,11 @@ def daily_values(
     mine = record["label_id"] == index
     days = record["label_time"][mine]
     values = record["label_value"][mine].astype(np.float64)
+    classes = schema.labels[index].values
+    if task.equals:
+      values = (values == classes.index(task.equals)).astype(np.float64)
+    elif classes:  # Places in a list of texts: the first is not "nothing".
+      values = np.ones_like(values)
   inside = (days >= first_day) & (days < last_day)
   np.add.at(out, days[inside] - first_day, values[inside])
   return out
@@ -128,6 +158,20 @@ def _static(task, schema, record):
     values = schema.labels[index].values or ()
     value = float(value == values.index(task.equals))
   return value, True
+
+
+def observed_until(
+  task: Task, schema: schema_lib.Schema, activity_until: int
+) -> int:
+  """Day from which on a task's outcome is not known.
+
+  Args:
+    task: With a field or label of the schema.
+    schema: Of the data set.
+    activity_until: The same of the activity: a user's, or the data's.
+  """
+  until = _label(task, schema).observed_until if task.label else None
+  return activity_until if until is None else until
 
 
 def labels(
@@ -151,7 +195,7 @@ def labels(
   origins = np.asarray(origins, np.int64)
   y = np.zeros((len(origins), len(tasks)), np.float32)
   mask = np.zeros((len(origins), len(tasks)), bool)
-  enter, leave, observed_until = (int(x) for x in record["span"])
+  enter, leave, known_until = (int(x) for x in record["span"])
   at_risk = (origins >= enter) & (origins < leave)
   first = int(origins.min())
   for m, task in enumerate(tasks):
@@ -171,7 +215,6 @@ def labels(
     elif task.reduce == "none":
       window = window == 0
     y[:, m] = window
-    mask[:, m] = at_risk
-    if task.field:  # Labels given as data say themselves until when.
-      mask[:, m] &= origins + task.horizon_days <= observed_until
+    end = observed_until(task, schema, known_until)
+    mask[:, m] = at_risk & (origins + task.horizon_days <= end)
   return y, mask

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from lumos_jax.data import pipeline
+from lumos_jax.data import origins, pipeline
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import bootstrap, predict
 
@@ -43,6 +43,7 @@ class Evaluator(abc.ABC):
     *,
     split: str = "test",
     origin: int | None = None,
+    seen: bool = False,
     mean_tasks: Sequence[str] | None = None,
   ):
     """Keyword arguments are the settings of config.evals.<name>.
@@ -57,6 +58,8 @@ class Evaluator(abc.ABC):
       split: "validation" or "test": users and day of data.<split>_split and
         data.<split>_origin.
       origin: Another day of forecast.
+      seen: Allows an origin whose outcomes training or a choice by validation
+        has seen: what is measured then is the fit, not a forecast.
       mean_tasks: Tasks that mean_auc and mean_wape go over; default all.
     """
     if split not in _SPLITS:
@@ -75,6 +78,14 @@ class Evaluator(abc.ABC):
     self.split_name = split
     self.split = data_cfg[f"{split}_split"]
     self.origin = data_cfg[f"{split}_origin"] if origin is None else origin
+    if origin is not None and not seen:
+      key = f"config.evals.{name}.origin"
+      try:
+        origins.check_origin(data_cfg, tasks, split, origin, key)
+      except ValueError as e:
+        raise ValueError(
+          f"{e}. To measure the fit, set config.evals.{name}.seen = True"
+        ) from e
     self.mean_tasks = mean_tasks
     self.predictions: predict.Predictions | None = None
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
 from lumos_jax.evaluators import base, bootstrap, metrics
 from lumos_jax.evaluators import segments as segments_lib
@@ -44,10 +45,27 @@ class Forecast(base.Evaluator):
     )
 
   def run(self, params) -> base.Metrics:
-    """Yields "task/metric", "mean_auc" and "mean_wape", then segments."""
+    """Yields "task/metric", "mean_auc" and "mean_wape", then segments.
+
+    Before them "users", those with a label, and "users_left_out": those who are
+    not at risk on this day, or whose label windows are not observed.
+    """
     found = self.predictor(params, self.batches(self.predictor))
     self.predictions = found
     self.save(found)
+    scored = int(found.mask.any(1).sum())
+    left_out = len(found.mask) - scored
+    if left_out:
+      logging.info(
+        "%s: %d of %d users have no label on day %d: they have not entered, have "
+        "left, or are not observed for so long",
+        self.name,
+        left_out,
+        len(found.mask),
+        self.origin,
+      )
+    yield "users", float(scored)
+    yield "users_left_out", float(left_out)
     yield from metrics.of_tasks(
       self.tasks, found.y, found.mask, found.p, self.mean_tasks
     ).items()

@@ -97,7 +97,7 @@ class NextEvent(base.Evaluator):
   """
 
   # Whose next event it is, and when, data.holdout says.
-  without = ("origin", "mean_tasks")
+  without = ("origin", "seen", "mean_tasks")
 
   def __init__(
     self,

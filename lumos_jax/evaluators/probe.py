@@ -32,7 +32,7 @@ class Probe(base.Evaluator):
   """
 
   slow = True
-  without = ("origin", "mean_tasks")
+  without = ("origin", "seen", "mean_tasks")
 
   def __init__(
     self,

@@ -20,6 +20,7 @@ from lumos_jax.models import layers
 
 _PAST_CALENDAR_DAYS = (28, 112)
 _LEAST_DEVIATION = 0.1
+_NEVER = 1.5  # In place of days since, of which 1 are all of training's.
 _CLIP = 5.0
 
 
@@ -38,6 +39,7 @@ class Habits(nnx.Module):
     date_columns: int,
     horizon: int,
     columns: Sequence[int],
+    history_days: int,
   ):
     """Layout of the features.
 
@@ -48,6 +50,7 @@ class Habits(nnx.Module):
       date_columns: How many those are.
       horizon: H, in days.
       columns: Numeric columns whose active days are counted: the tasks'.
+      history_days: T of training, the scale of days since, whatever T is.
     """
     if schema.rows != "day":
       raise ValueError(
@@ -56,6 +59,7 @@ class Habits(nnx.Module):
       )
     self._windows = windows
     self._events = calendar_width - date_columns
+    self._longest = history_days
     self._horizons = sorted({min(7, horizon), min(14, horizon), horizon})
     self._columns = tuple(sorted(set(columns)))
     n = schema.numeric_width("activity")
@@ -105,7 +109,8 @@ class Habits(nnx.Module):
     last = jax.lax.cummax(jnp.where(x[..., :n] != 0, step, 0.0), axis=1)
     last = take(jnp.pad(last, ((0, 0), (1, 0), (0, 0))), at)
     gap = at.astype(jnp.float32)[..., None] - last
-    gap = jnp.where(last > 0, jnp.log1p(gap) / np.log1p(t), 1.5)
+    gap = jnp.log1p(gap) / np.log1p(self._longest)
+    gap = jnp.where(last > 0, jnp.minimum(gap, _NEVER), _NEVER)
     parts.append(gap)
     past = batch["history_calendar"][..., : self._events]
     past = jnp.pad(jnp.cumsum(past, 1), ((0, 0), (1, 0), (0, 0)))

@@ -174,6 +174,7 @@ class Lumos(nnx.Module):
         calendar.date_columns,
         horizon,
         [schema.numeric_column("activity", f) for f in counted],
+        history_days,
       )
       extra += self.habits.width
     self.head = heads.make(cfg, horizon // p, p, extra, tasks, outputs, **kw)

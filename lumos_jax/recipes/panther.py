@@ -66,6 +66,12 @@ class Panther:
         f"{next_event.LOSSES}"
       )
     fused.check_config(config)
+    if self.objective.contrastive_weight and config.train.accumulate > 1:
+      raise ValueError(
+        f"train.accumulate = {config.train.accumulate} cuts the batch, and "
+        "objective.contrastive_weight compares all of its users: set "
+        "train.accumulate = 1, or objective.contrastive_weight = 0.0"
+      )
     o = self.objective
     if self.cfg.copy and (
       o.loss == "gbce" or (o.loss == "sampled" and o.correct_target)
