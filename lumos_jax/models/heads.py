@@ -61,8 +61,8 @@ class Aggregated(nnx.Module):
   layer (BatchEnsemble, arXiv 2002.06715, in TabM's form, arXiv 2410.24210): the
   mean of their forecasts is an ensemble's for little more than one's cost.
 
-  Dropout spares regression outputs: under an exponential, noise in the last
-  layers would shrink large forecasts.
+  Dropout spares single outputs of amounts: under an exponential, noise in the
+  last layers would shrink large forecasts.
   """
 
   # Adam moves a weight by at most its rate a step; the linear row's start at
@@ -95,7 +95,10 @@ class Aggregated(nnx.Module):
     self.inputs, self.rate = (states, extra), cfg.dropout
     self.shape, self.sparsity = (n, width, outputs), cfg.sparsity
     self.activation = layers.ACTIVATIONS[cfg.activation]
-    self.noisy = tuple(t.kind != "regression" for t in tasks)
+    amounts = np.asarray([t.kind == "regression" for t in tasks])
+    self.noisy = tuple((~amounts | (outputs > 1)).tolist())
+    # A task's loss is the mean over its outputs; a binary task has one.
+    self.used = tuple(np.where(amounts, outputs, 1).tolist())
 
   def start(self, outputs: jax.Array) -> None:
     """Outputs [M, Z] that every row starts from."""
@@ -109,7 +112,7 @@ class Aggregated(nnx.Module):
       -1, self.shape[0], self.shape[2]
     )
     scale = self.sparsity * self._LINEAR_STEP / len(self.views)
-    return scale * weights.sum((0, 2))
+    return scale * weights.sum((0, 2)) / np.asarray(self.used, np.float32)
 
   def __call__(self, queries, last, extra, rngs):
     """Queries [B, O, Q, D], last [B, O, D], extra [B, O, X]."""
@@ -168,6 +171,11 @@ class Sequence(nnx.Module):
       rngs=rngs,
     )
     self.shape = tuple(shape)
+
+  def start(self, outputs: jax.Array) -> None:
+    """Outputs [M, Z] that every day starts from."""
+    days = self.out.bias.shape[0] // outputs.size
+    self.out.bias[...] = jnp.tile(jnp.asarray(outputs).ravel(), days)
 
   def penalty(self) -> jax.Array:
     """None: zeros [M]."""
