@@ -227,7 +227,9 @@ def test_a_run_is_fitted_on_training_labels_alone_and_keeps_its_bins():
 def test_names_beside_a_task_cannot_be_taken():
   c = fake.config()
   with c.unlocked():
-    c.tasks.spend_low = dict(kind="regression", field="sales")
+    c.tasks.spend_low = dict(
+      kind="regression", field="sales", horizon_days=14
+    )
   with pytest.raises(ValueError, match="spend_low is how a column"):
     recipes.build(c, fake.Records(users=1), tasks_lib.from_config(c.tasks))
 
