@@ -164,7 +164,7 @@ def test_views_see_what_they_say():
   assert no_states[:4].all() and not no_states[4]
   shift = moved(queries, last, 2 * habits)[4]
   np.testing.assert_allclose(shift, np.abs(out[4]).max(), rtol=1e-5)
-  weights = np.abs(head._LINEAR_STEP * head.linear[...]).reshape(extra, 3, -1)
+  weights = np.abs(head._STEP * head.linear[...]).reshape(extra, 3, -1)
   np.testing.assert_allclose(
     head.penalty(), 0.01 / 5 * weights.sum((0, 2)) / [1, 1, 32], rtol=1e-5
   )
@@ -177,7 +177,7 @@ def test_amounts_start_from_the_mean_of_training_labels():
     pipeline.train_iterator(records, c.data, recipe.tasks, 8, c.seed)
   )
   module = recipe.init(nnx.Rngs(params=0), batch)
-  bias = module.model.head.bias[...]
+  bias = module.model.head._STEP * module.model.head.bias[...]
   y = targets.sample(records, c.data, recipe.tasks)["spend"]
   found = module.amounts.forecast(2, bias[:, 2], np.full(3, 1 / 3))
   np.testing.assert_allclose(found["mean"], y.mean(), rtol=1e-3)
