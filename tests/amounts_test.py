@@ -195,8 +195,13 @@ def test_no_weight_runs_away_where_amounts_hardly_vary(y):
   assert -3.0 < jax.vmap(loss)(s).min() and jax.vmap(loss)(s)[0] > 1e10
 
 
-def test_a_run_is_fitted_on_training_labels_alone_and_keeps_its_bins():
-  c = fake.config(train__ema_decay=0.9)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_run_is_fitted_on_training_labels_and_keeps_its_bins(optimizer):
+  c = fake.config(
+    train__ema_decay=0.9,
+    optimizer__name=optimizer,
+    optimizer__weight_decay=0.5,
+  )
   records, tasks = fake.Records(), tasks_lib.from_config(c.tasks)
   recipe = recipes.build(c, records, tasks)
   batch = next(recipe.inputs.train_iterator(records, c.data, tasks, 8, c.seed))
@@ -210,8 +215,10 @@ def test_a_run_is_fitted_on_training_labels_alone_and_keeps_its_bins():
       want.append(user["numeric"][(day >= o) & (day < o + 14), 0].sum())
   np.testing.assert_allclose(y, want, rtol=1e-6)
   bins = bins_lib.fit(y, 32)
+  habits = np.asarray(state["params"]["model/habits/mean"])
   for _ in range(3):
     state, _ = trainer.step(state, trainer.put(batch))
+  np.testing.assert_array_equal(state["params"]["model/habits/mean"], habits)
   for part in ("params", "ema"):
     for name in ("threshold", "low", "high", "mean"):
       found = state[part][f"amounts/{name}"][2]
@@ -227,9 +234,7 @@ def test_a_run_is_fitted_on_training_labels_alone_and_keeps_its_bins():
 def test_names_beside_a_task_cannot_be_taken():
   c = fake.config()
   with c.unlocked():
-    c.tasks.spend_low = dict(
-      kind="regression", field="sales", horizon_days=14
-    )
+    c.tasks.spend_low = dict(kind="regression", field="sales", horizon_days=14)
   with pytest.raises(ValueError, match="spend_low is how a column"):
     recipes.build(c, fake.Records(users=1), tasks_lib.from_config(c.tasks))
 
