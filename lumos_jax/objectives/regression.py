@@ -34,8 +34,7 @@ class Distribution(nnx.Module):
 
   Between thresholds lie bins (objectives/bins.py). The mean is linear in the
   probabilities, m_0 + sum_z P(amount > threshold z) (m_(z+1) - m_z) with the
-  bins' means m: as forecasts of binary tasks are right on average, so is the
-  total. Quantiles are read off the same distribution, in order by rearrangement
+  bins' means m: the total is right as far as these are calibrated. Quantiles are read off the same distribution, in order by rearrangement
   (Chernozhukov, Fernandez-Val and Galichon 2010) and linear within a bin.
 
   Bins are fitted on training labels and stored beside the model's parameters;
