@@ -34,8 +34,9 @@ class Distribution(nnx.Module):
 
   Between thresholds lie bins (objectives/bins.py). The mean is linear in the
   probabilities, m_0 + sum_z P(amount > threshold z) (m_(z+1) - m_z) with the
-  bins' means m: the total is right as far as these are calibrated. Quantiles are read off the same distribution, in order by rearrangement
-  (Chernozhukov, Fernandez-Val and Galichon 2010) and linear within a bin.
+  bins' means m: the total is right as far as these are calibrated. Quantiles are
+  read off the same distribution, in order by rearrangement (Chernozhukov,
+  Fernandez-Val and Galichon 2010) and linear within a bin.
 
   Bins are fitted on training labels and stored beside the model's parameters;
   nothing here is trained.
