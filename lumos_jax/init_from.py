@@ -29,7 +29,7 @@ from lumos_jax.models import matching
 # Parts that objectives add: they may come and go.
 _AUXILIARY = ("attribute_heads/", "gap_head/", "bag/")
 # Task heads, and what their weights were fitted beside.
-_HEADS = ("model/head/", "model/habits/", "balance")
+_HEADS = ("model/head/", "model/habits/", "amounts/", "balance")
 _TASK_KEYS = ("kind", "field", "label", "reduce", "equals", "horizon_days")
 
 

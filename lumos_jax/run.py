@@ -54,8 +54,8 @@ class Run:
     """Forecasts of all declared tasks.
 
     Returns:
-      key, as_of, and a column a task: probability, or amount; amounts have
-      their mean beside them ("TASK_mean") where the point forecast is a median.
+      key, as_of, and a column a task: probability, or an amount's mean, with
+      "TASK_median", "TASK_low" and "TASK_high" (80 % interval) beside it.
     """
     found, day, schema = self._predict(
       predictor.FORECASTS, as_of, users, data, tables
@@ -140,13 +140,12 @@ class Run:
     after = frame(kind, changed, day, schema)
     parts = []
     for task in self.predictor.tasks:
-      mean = f"{task.name}_mean"
-      name = mean if mean in before.columns else task.name
+      name = task.name
       parts.append(
         before.select(
           "key",
           "as_of",
-          task=pl.lit(task.name),
+          task=pl.lit(name),
           forecast=pl.col(name),
           edited=after[name],
           effect=after[name] - before[name],

@@ -85,8 +85,9 @@ def make_step(config, recipe, graph, tx: optax.GradientTransformation):
       # Early steps average over few values only.
       count = new["step"].astype(jnp.float32)
       d = jnp.minimum(decay, count / (count + 10.0))
+      # In this form what is not trained stays as it is, to the bit.
       new["ema"] = jax.tree.map(
-        lambda a, p: d * a + (1.0 - d) * p, state["ema"], params
+        lambda a, p: a + (1.0 - d) * (p - a), state["ema"], params
       )
     metrics = {
       "loss": value,

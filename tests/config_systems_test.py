@@ -240,5 +240,5 @@ def test_the_system_of_the_docs_trains(monkeypatch):
   assert losses[-1] < 0.9 * losses[0]
   module = recipe.init(nnx.Rngs(params=0))
   found = recipe.predict(module, batch)
-  assert set(found) == {"active", "churn", "spend", "spend/mean"}
+  assert set(found) == {"active", "churn", "spend"}
   np.testing.assert_array_equal(found["spend"].shape, (8, 1))

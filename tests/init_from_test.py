@@ -129,7 +129,8 @@ def test_other_tasks_begin_their_heads_anew():
     del config.tasks["churn"]
   old, new, out, lines = merged(config, fake.Records())
   for k in out:
-    expected = new if k.startswith(("model/head/", "model/hab", "bal")) else old
+    begun = ("model/head/", "model/hab", "amounts/", "bal")
+    expected = new if k.startswith(begun) else old
     np.testing.assert_array_equal(out[k], expected[k], err_msg=k)
   assert any(x.startswith("new: ") and "(other tasks)" in x for x in lines)
 

@@ -13,7 +13,7 @@ from lumos_jax import config as config_lib
 from lumos_jax import recipes
 from lumos_jax import state as state_lib
 from lumos_jax.data import calendar as calendar_lib
-from lumos_jax.data import pipeline
+from lumos_jax.data import pipeline, targets
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 
@@ -30,7 +30,6 @@ PAPER = NO_HABITS | dict(
 )
 SEQUENCE = NO_HABITS | dict(
   model__head="sequence",
-  model__regression_loss="hurdle",
   data__daily_labels=True,
 )
 FORMS = {"causal": {}, "paper": PAPER, "sequence": SEQUENCE}
@@ -165,23 +164,23 @@ def test_views_see_what_they_say():
   assert no_states[:4].all() and not no_states[4]
   shift = moved(queries, last, 2 * habits)[4]
   np.testing.assert_allclose(shift, np.abs(out[4]).max(), rtol=1e-5)
-  weights = np.abs(head._LINEAR_STEP * head.linear[...]).reshape(extra, 3, -1)
+  weights = np.abs(head._STEP * head.linear[...]).reshape(extra, 3, -1)
   np.testing.assert_allclose(
-    head.penalty(), 0.01 / 5 * weights.sum((0, 2)), rtol=1e-5
+    head.penalty(), 0.01 / 5 * weights.sum((0, 2)) / [1, 1, 32], rtol=1e-5
   )
 
 
-def test_regression_starts_from_the_constant_forecast():
+def test_amounts_start_from_the_mean_of_training_labels():
   c = fake.config()
   records, recipe, *_ = setup()
   batch = next(
     pipeline.train_iterator(records, c.data, recipe.tasks, 8, c.seed)
   )
-  bias = recipe.init(nnx.Rngs(params=0), batch).model.head.bias[...]
-  y = batch["labels"][..., 2][batch["label_mask"][..., 2]]
-  np.testing.assert_allclose(
-    np.expm1(jax.nn.softplus(bias[:, 2, 0])), np.median(y), rtol=1e-4
-  )
+  module = recipe.init(nnx.Rngs(params=0), batch)
+  bias = module.model.head._STEP * module.model.head.bias[...]
+  y = targets.sample(records, c.data, recipe.tasks)["spend"]
+  found = module.amounts.forecast(2, bias[:, 2], np.full(3, 1 / 3))
+  np.testing.assert_allclose(found["mean"], y.mean(), rtol=1e-3)
   assert not np.any(bias[:, :2])
 
 

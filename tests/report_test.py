@@ -79,7 +79,6 @@ def fake_run(workdir, data_dir):
       y=y,
       mask=rng.random((200, 3)) < 0.9,
       p=p,
-      mean=p,
     )
   doc = {
     "edits": [{"op": "move", "match": {"type": EVIL}, "days": 7}],

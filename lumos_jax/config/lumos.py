@@ -72,7 +72,7 @@ def defaults(c: ml_collections.ConfigDict) -> None:
   m.sparsity = 0.0  # L1 weight of a linear row on habits; 0 for no such row.
   m.views = ml_collections.ConfigDict()  # {task: views that forecast it}.
   m.habit_days = ()  # Windows of habit sums that the head sees; 0 = all.
-  m.regression_loss = "l1"  # mse_nonzero (the paper's), hurdle, tweedie, l1.
+  m.regression_loss = "distribution"  # or the paper's, mse_nonzero.
   m.weighting = "uncertainty"  # or sum, learned.
   m.ablate = ()  # no_future, no_past, no_context: trained without.
   m.attention_kernel = "auto"  # xla, splash (TPU), cudnn (GPU).

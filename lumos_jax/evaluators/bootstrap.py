@@ -110,9 +110,9 @@ def compare_tasks(
   Args:
     tasks: M tasks.
     y, mask: [U, M].
-    p_a, p_b: {task: [U]}.
+    p_a, p_b: {task: [U]}, and quantiles of amounts as in `metrics.of_tasks`.
     mean_tasks: As in `metrics.of_tasks`.
-    only: Metric names to compare; default all but the base rate.
+    only: Metric names to compare; default all but metrics.NOT_COMPARED.
     n, seed: As in `compare`; one draw of users serves all tasks.
 
   Returns:
@@ -122,15 +122,19 @@ def compare_tasks(
 
   def add(m: int, task: tasks_lib.Task, name: str):
     a, b = (
-      metrics.statistic(name, y[:, m], p[task.name], mask[:, m])
+      metrics.statistic(
+        name, y[:, m], metrics.scored(name, task.name, p), mask[:, m]
+      )
       for p in (p_a, p_b)
     )
     pairs[f"{task.name}/{name}"] = lambda w: a(w) - b(w)
 
   needed = ("auc", "wape")  # Of the means.
   for m, task in enumerate(tasks):
-    for name in metrics.names(task):
-      if name != "base_rate" and (not only or name in (*only, *needed)):
+    for name in metrics.names(task, p_a):
+      if name in metrics.NOT_COMPARED:
+        continue
+      if not only or name in (*only, *needed):
         add(m, task, name)
 
   def evaluate(w):

@@ -11,7 +11,7 @@ from lumos_jax.evaluators import segments as segments_lib
 
 
 class Forecast(base.Evaluator):
-  """Per task: AUC, average precision, ... or MAE, MAPE on non-zero, WAPE.
+  """Per task: AUC, average precision, ... or WAPE, bias, RMSE, coverage, ...
 
   With `segments` also AUC or WAPE of groups of users, see segments.of_tasks.
   Leaves predictions/<name>.npz with each user's label and forecast.

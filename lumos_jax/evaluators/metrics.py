@@ -3,9 +3,13 @@
 A metric is a weighted statistic: sorting and summing up happen once, then any
 number of weightings of the users is cheap. All weights 1 give the metric, the
 counts of a bootstrap's draws give a resampled metric. U users, R weightings.
+
+Of amounts a forecast may hold the mean, as "task", and "task/median", "task/low"
+and "task/high". Absolute errors are the median's, whom they are smallest for;
+bias, RMSE and rank correlation are the mean's. A forecast of one number is both.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from absl import logging
@@ -21,7 +25,18 @@ BINARY = (
   "calibration_error",
   "base_rate",
 )
-REGRESSION = ("mae", "mape_nonzero", "wape")
+REGRESSION = (
+  "mae",
+  "mape_nonzero",
+  "wape",
+  "rmse",
+  "bias",
+  "spearman",
+  "coverage_80",
+)
+# Neither a larger nor a smaller value is better: they are not compared.
+NOT_COMPARED = ("base_rate", "bias", "coverage_80")
+_OF_MEDIAN = ("mae", "mape_nonzero", "wape")
 CALIBRATION_BINS = 10
 # float32 probabilities round to 0 and 1; a wrong one costs at most 16.1 nats.
 _SMALLEST = 1e-7
@@ -92,6 +107,38 @@ def _calibration_error(y, p):
   return lambda w: _divide(np.abs(w @ residual).sum(1), w.sum(1))
 
 
+def _rmse(y, p):
+  mean = _ratio(np.square(y - p), np.ones_like(y))
+  return lambda w: np.sqrt(mean(w))
+
+
+def _ranks(x) -> Callable[[np.ndarray], np.ndarray]:
+  """Weights [R, U] -> ranks [R, U] less their mean; ties have their mean rank."""
+  _, group = np.unique(x, return_inverse=True)
+  order = np.argsort(group, kind="stable")
+  starts = np.searchsorted(group[order], np.arange(group.max() + 1))
+
+  def ranks(w):
+    own = np.add.reduceat(w[:, order], starts, axis=1)
+    middle = np.cumsum(own, 1) - 0.5 * own
+    return middle[:, group] - 0.5 * w.sum(1, keepdims=True)
+
+  return ranks
+
+
+def _spearman(y, p):
+  of_y, of_p = _ranks(y), _ranks(p)
+
+  def statistic(w):
+    a, b = of_y(w), of_p(w)
+    of_a, both = (w * a * a).sum(1), (w * a * b).sum(1)
+    found = _divide(both, np.sqrt(of_a * (w * b * b).sum(1)))
+    # A constant forecast ranks nothing, as its AUC of .5 says.
+    return np.where((of_a > 0) & np.isnan(found), 0.0, found)
+
+  return statistic
+
+
 _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], Statistic]] = {
   "auc": _auc,
   "average_precision": _average_precision,
@@ -103,6 +150,12 @@ _STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], Statistic]] = {
     np.abs(y - p) / np.where(y != 0, np.abs(y), np.inf), (y != 0) * 1.0
   ),
   "wape": lambda y, p: _ratio(np.abs(y - p), np.abs(y)),
+  "rmse": _rmse,
+  "bias": lambda y, p: _ratio(p, y),
+  "spearman": _spearman,
+  "coverage_80": lambda y, p: _ratio(
+    ((p[:, 0] <= y) & (y <= p[:, 1])) * 1.0, np.ones_like(y)
+  ),
 }
 
 
@@ -113,7 +166,8 @@ def statistic(
 
   Args:
     name: Of BINARY or REGRESSION.
-    y, p: [U] labels and forecasts.
+    y: [U] labels.
+    p: [U] forecasts, of `scored`; ends of intervals [U, 2] for coverage_80.
     mask: bool [U], users that count.
 
   Returns:
@@ -137,16 +191,30 @@ def metric(
   return float(statistic(name, y, p, mask)(np.ones((1, len(y))))[0])
 
 
-def names(task: tasks_lib.Task) -> tuple[str, ...]:
-  """Metrics of a task."""
-  return BINARY if task.kind == "binary" else REGRESSION
+def names(task: tasks_lib.Task, p: Collection[str] = ()) -> tuple[str, ...]:
+  """Metrics of a task; coverage where a forecast {"task/low", ...} has it."""
+  if task.kind == "binary":
+    return BINARY
+  whole = f"{task.name}/low" in p
+  return tuple(n for n in REGRESSION if whole or n != "coverage_80")
 
 
-def _reason(y, p) -> str:
+def scored(name: str, task: str, p: Mapping[str, np.ndarray]) -> np.ndarray:
+  """What a metric is of: the forecast [U], its median, or its ends [U, 2]."""
+  if name == "coverage_80":
+    return np.stack([p[f"{task}/low"], p[f"{task}/high"]], 1)
+  if name in _OF_MEDIAN:
+    return p.get(f"{task}/median", p[task])
+  return p[task]
+
+
+def _reason(name, y, p) -> str:
   if not len(y):
     return "no user has a label"
   if not np.isfinite(p).all():
     return f"{np.sum(~np.isfinite(p))} of {len(p)} forecasts are not finite"
+  if name == "bias" and y.sum() <= 0:
+    return f"the total of all {len(y)} labels is {y.sum():g}"
   return f"all {len(y)} labels are {y[0]:g}"
 
 
@@ -162,7 +230,7 @@ def of_tasks(
   Args:
     tasks: M tasks.
     y, mask: [U, M].
-    p: {task: [U]}.
+    p: {task: [U]}, and "task/median", "task/low", "task/high" of amounts.
     mean_tasks: Tasks that mean_auc and mean_wape go over; default all.
 
   Returns:
@@ -172,11 +240,12 @@ def of_tasks(
   out: dict[str, float] = {}
   for m, task in enumerate(tasks):
     use = mask[:, m].astype(bool)
-    for name in names(task):
-      value = metric(name, y[:, m], p[task.name], use)
+    for name in names(task, p):
+      forecast = scored(name, task.name, p)
+      value = metric(name, y[:, m], forecast, use)
       out[f"{task.name}/{name}"] = value
       if np.isnan(value):
-        reason = _reason(y[use, m], p[task.name][use])
+        reason = _reason(name, y[use, m], forecast[use])
         logging.warning("%s/%s is undefined: %s", task.name, name, reason)
   return out | means(out, tasks, mean_tasks)
 

@@ -24,6 +24,8 @@ PredictFn = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
 
 # Not a model's inputs; they stay on the host.
 HOST = ("key", "user_mask", "labels", "label_mask", "daily_labels", "rows")
+# Of an amount's distribution, beside its mean: median and 80 % interval.
+PARTS = ("median", "low", "high")
 _IN_FLIGHT = 2  # Batches on the devices while the host makes the next one.
 _KEY_CHARS = 16
 
@@ -55,8 +57,9 @@ class Predictions:
     key: bytes "S16" [U], of `hash_keys`.
     y: float32 [U, M].
     mask: bool [U, M].
-    p: {name: float32 [U]}: task names, and "task/mean" where the model has it;
-      or {name: float32 [U, D]}, vectors of the users.
+    p: {name: float32 [U]}: task names, and "task/median", "task/low" and
+      "task/high" of amounts, where known; or {name: float32 [U, D]}, vectors of
+      the users.
   """
 
   key: np.ndarray
@@ -71,18 +74,23 @@ class Predictions:
     return Predictions(self.key[at], self.y[at], self.mask[at], p)
 
   def save(self, path: epath.PathLike, tasks: Sequence[str]) -> None:
-    """Writes .npz: tasks [M], key [U], y, p and mask [U, M], mean [U, M]."""
-    point = np.stack([self.p[t] for t in tasks], 1)
-    mean = np.stack([self.p.get(f"{t}/mean", self.p[t]) for t in tasks], 1)
+    """Writes .npz: tasks [M], key [U], and [U, M] of y, p, mask.
+
+    Beside them median, low and high [U, M], NaN of tasks without, if any task
+    has them.
+    """
+    arrays = {"y": self.y, "mask": self.mask}
+    table = lambda of: np.stack([of(t) for t in tasks], 1).astype(np.float32)
+    arrays["p"] = table(lambda t: self.p[t])
+    nothing = np.full(len(self.y), np.nan)
+    for part in PARTS:
+      if any(f"{t}/{part}" in self.p for t in tasks):
+        arrays[part] = table(
+          lambda t, part=part: self.p.get(f"{t}/{part}", nothing)
+        )
     buffer = io.BytesIO()
     np.savez_compressed(
-      buffer,
-      tasks=np.asarray(tasks, np.str_),
-      key=self.key,
-      y=self.y,
-      mask=self.mask,
-      p=point.astype(np.float32),
-      mean=mean.astype(np.float32),
+      buffer, tasks=np.asarray(tasks, np.str_), key=self.key, **arrays
     )
     write_atomic(path, buffer.getvalue())
 
@@ -93,7 +101,10 @@ class Predictions:
       p = {}
       for m, task in enumerate(z["tasks"]):
         p[str(task)] = z["p"][:, m]
-        p[f"{task}/mean"] = z["mean"][:, m]
+        for part in PARTS:
+          values = z[part][:, m] if part in z.files else np.asarray([np.nan])
+          if not np.isnan(values).all():
+            p[f"{task}/{part}"] = values
       return cls(z["key"], z["y"], z["mask"], p)
 
 

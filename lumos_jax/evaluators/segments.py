@@ -128,7 +128,7 @@ def of_tasks(
     segments: {name: text [U]}.
     tasks: M tasks.
     y, mask: [U, M].
-    p: {task: [U]}.
+    p: {task: [U]}, and quantiles of amounts as in `metrics.of_tasks`.
     least: Positives that a segment needs.
   """
   for name, of_user in segments.items():
@@ -146,7 +146,8 @@ def of_tasks(
           small = few or (metric == "auc" and negatives < least)
           value = np.nan
           if not small:
-            value = metrics.metric(metric, y[:, m], p[task.name], use)
+            forecast = metrics.scored(metric, task.name, p)
+            value = metrics.metric(metric, y[:, m], forecast, use)
           yield f"{where}/{metric}", value
 
 

@@ -61,13 +61,14 @@ class Aggregated(nnx.Module):
   layer (BatchEnsemble, arXiv 2002.06715, in TabM's form, arXiv 2410.24210): the
   mean of their forecasts is an ensemble's for little more than one's cost.
 
-  Dropout spares regression outputs: under an exponential, noise in the last
-  layers would shrink large forecasts.
+  Dropout spares single outputs of amounts: under an exponential, noise in the
+  last layers would shrink large forecasts.
   """
 
   # Adam moves a weight by at most its rate a step; the linear row's start at
-  # zero and have further to go than others' (L1 fits reach .5).
-  _LINEAR_STEP = 10.0
+  # zero and have further to go than others' (L1 fits reach .5). So have biases:
+  # as users are told apart, that of a rare outcome falls by one or two.
+  _STEP = 10.0
 
   def __init__(self, cfg, queries, extra, tasks, outputs, *, dtype, rngs):
     n, hidden, width = len(tasks), cfg.mix_width, cfg.head_width
@@ -87,7 +88,12 @@ class Aggregated(nnx.Module):
     self.mix_bias = layers.zeros((e, hidden), (None, None))
     self.hidden_bias = layers.zeros((e, n * width), (None, None))
     value = jax.random.normal(rngs.params(), (e, n, width, outputs))
-    self.out = nnx.Param(value * width**-0.5, axes=(None,) * 4)
+    amounts = np.asarray([t.kind == "regression" for t in tasks])
+    # Of a distribution the start (see `start`) is good, and noise about it bad:
+    # it makes what is rare likelier.
+    scale = np.where(amounts & (outputs > 1), 0.0, width**-0.5)
+    value = value * scale.astype(np.float32)[None, :, None, None]
+    self.out = nnx.Param(value, axes=(None,) * 4)
     self.views = views(cfg)
     if cfg.sparsity:
       self.linear = layers.zeros((extra, n * outputs), (None, None))
@@ -95,11 +101,13 @@ class Aggregated(nnx.Module):
     self.inputs, self.rate = (states, extra), cfg.dropout
     self.shape, self.sparsity = (n, width, outputs), cfg.sparsity
     self.activation = layers.ACTIVATIONS[cfg.activation]
-    self.noisy = tuple(t.kind != "regression" for t in tasks)
+    self.noisy = tuple((~amounts | (outputs > 1)).tolist())
+    # A task's loss is the mean over its outputs; a binary task has one.
+    self.used = tuple(np.where(amounts, outputs, 1).tolist())
 
   def start(self, outputs: jax.Array) -> None:
     """Outputs [M, Z] that every row starts from."""
-    self.bias[...] = jnp.broadcast_to(outputs, self.bias.shape)
+    self.bias[...] = jnp.broadcast_to(outputs / self._STEP, self.bias.shape)
 
   def penalty(self) -> jax.Array:
     """L1 penalty of each task [M], on the scale of the mean loss of rows."""
@@ -108,8 +116,8 @@ class Aggregated(nnx.Module):
     weights = jnp.abs(self.linear[...]).reshape(
       -1, self.shape[0], self.shape[2]
     )
-    scale = self.sparsity * self._LINEAR_STEP / len(self.views)
-    return scale * weights.sum((0, 2))
+    scale = self.sparsity * self._STEP / len(self.views)
+    return scale * weights.sum((0, 2)) / np.asarray(self.used, np.float32)
 
   def __call__(self, queries, last, extra, rngs):
     """Queries [B, O, Q, D], last [B, O, D], extra [B, O, X]."""
@@ -132,9 +140,9 @@ class Aggregated(nnx.Module):
     x = jnp.where(np.asarray(self.noisy)[:, None], drop(x), x)
     y = jnp.einsum("ebomk,emkz->ebomz", x, self.out[...].astype(x.dtype))
     if self.sparsity:
-      linear = extra @ (self._LINEAR_STEP * self.linear[...]).astype(x.dtype)
+      linear = extra @ (self._STEP * self.linear[...]).astype(x.dtype)
       y = jnp.concatenate([y, linear.reshape(1, *y.shape[1:])], 0)
-    return y + each(self.bias)
+    return y + self._STEP * each(self.bias)
 
   def _mix_members(self, states, extra):
     """Each member's first layer [E, B, O, hidden], signs on the inputs.
@@ -168,6 +176,11 @@ class Sequence(nnx.Module):
       rngs=rngs,
     )
     self.shape = tuple(shape)
+
+  def start(self, outputs: jax.Array) -> None:
+    """Outputs [M, Z] that every day starts from."""
+    days = self.out.bias.shape[0] // outputs.size
+    self.out.bias[...] = jnp.tile(jnp.asarray(outputs).ravel(), days)
 
   def penalty(self) -> jax.Array:
     """None: zeros [M]."""

@@ -1,7 +1,7 @@
 """Several tasks in one loss, and forecasts from raw outputs.
 
 R rows of outputs (models/heads.py), B batch, O origins, H horizon days, M
-tasks, Z outputs of the regression loss.
+tasks, Z outputs of the regression loss (objectives/regression.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,9 @@ from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.objectives import regression
 
 WEIGHTINGS = ("uncertainty", "sum", "learned")
+# Added to each loss under "uncertainty", whose weights are about 1 / loss: a
+# task without a loss left would have an infinite one.
+_LEAST_LOSS = 1e-3
 
 
 def _targets(batch, tasks, m, sequence):
@@ -30,45 +33,27 @@ def totals(
   batch: dict[str, jax.Array],
   tasks: Sequence[tasks_lib.Task],
   sequence: bool,
+  amounts: type[regression.Amounts],
 ) -> dict[str, jax.Array]:
-  """Number and mean of each task's targets in a whole batch: {count, mean} [M].
+  """Labels of each task in a whole batch, [M]: {count, trained}.
 
-  Losses of parts of a batch are divided by these, so that accumulated
-  gradients equal the whole batch's.
+  Losses of parts of a batch are divided by "trained", the number of labels with
+  a loss, so that accumulated gradients equal the whole batch's.
   """
-  count, non_zero, mean = [], [], []
-  for m in range(len(tasks)):
+  count, trained = [], []
+  for m, task in enumerate(tasks):
     y, mask = _targets(batch, tasks, m, sequence)
     count.append(mask.sum())
-    non_zero.append((mask & (y > 0)).sum())
-    mean.append(jnp.where(mask, y, 0.0).sum() / jnp.maximum(mask.sum(), 1))
-  return {
-    "count": jnp.stack(count),
-    "non_zero": jnp.stack(non_zero),
-    "mean": jnp.stack(mean),
-  }
-
-
-def starts(
-  batch: dict[str, jax.Array],
-  tasks: Sequence[tasks_lib.Task],
-  regression_loss: str,
-  sequence: bool,
-) -> jax.Array:
-  """Raw outputs [M, Z] to start from: zero but for regression tasks."""
-  out = jnp.zeros((len(tasks), regression.OUTPUTS[regression_loss]))
-  for m, task in enumerate(tasks):
-    if task.kind == "regression":
-      y, mask = _targets(batch, tasks, m, sequence)
-      out = out.at[m].set(regression.start(regression_loss, y, mask))
-  return out
+    has_loss = amounts.counts(y) if task.kind == "regression" else True
+    trained.append((mask & has_loss).sum())
+  return {"count": jnp.stack(count), "trained": jnp.stack(trained)}
 
 
 def task_losses(
   z: jax.Array,
   batch: dict[str, jax.Array],
   tasks: Sequence[tasks_lib.Task],
-  regression_loss: str,
+  amounts: regression.Amounts,
   totals: dict[str, jax.Array],
 ) -> jax.Array:
   """Mean loss of each task over its unmasked labels.
@@ -79,7 +64,7 @@ def task_losses(
       row has its own loss; the mean of them is trained.
     batch: With labels and label_mask [B, O, M].
     tasks: M tasks.
-    regression_loss: A name of objectives/regression.py.
+    amounts: Loss of regression tasks.
     totals: Of the whole batch, from the function of that name.
 
   Returns:
@@ -88,17 +73,15 @@ def task_losses(
   losses = []
   for m, task in enumerate(tasks):
     y, mask = _targets(batch, tasks, m, z.ndim == 6)
-    raw, count = z[..., m, :], totals["count"][m]
-    each = y[None]  # The same target for every row.
+    raw, each = z[..., m, :], y[None]  # The same target for every row.
     if task.kind == "binary":
       logits = raw[..., 0]
       loss = jax.nn.softplus(logits) - each * logits
     else:
-      loss = regression.LOSSES[regression_loss](raw, each, totals["mean"][m])
-      if regression_loss in regression.NON_ZERO_ONLY:
-        mask, count = mask & (y > 0), totals["non_zero"][m]
-    loss = loss.mean(0)
-    losses.append(jnp.where(mask, loss, 0.0).sum() / jnp.maximum(count, 1))
+      loss = amounts.loss(m, raw, each)
+      mask = mask & amounts.counts(y)
+    loss = jnp.where(mask, loss.mean(0), 0.0).sum()
+    losses.append(loss / jnp.maximum(totals["trained"][m], 1))
   return jnp.stack(losses)
 
 
@@ -115,7 +98,8 @@ def combine(
   - sum: weights of the tasks as declared.
   - learned: declared weights times M softmax(balance).
   - uncertainty: balance is a log-variance s a task; L exp(-s) + s / 2 (binary)
-    or L exp(-s) / 2 + s / 2 (regression) (Kendall et al. 2018, eq. 7 and 10).
+    or L exp(-s) / 2 + s / 2 (regression) (Kendall et al. 2018, eq. 7 and 10),
+    with L increased by .001: no weight exceeds 500.
 
   Args:
     losses, counts: [M]; a task without labels in the batch does not count.
@@ -131,6 +115,7 @@ def combine(
   if weighting == "learned":
     return (weights * len(tasks) * jax.nn.softmax(balance) * losses).sum()
   half = [0.5 if t.kind == "regression" else 1.0 for t in tasks]
+  losses = losses + share * _LEAST_LOSS
   scaled = jnp.asarray(half, losses.dtype) * losses * jnp.exp(-balance)
   return (weights * (scaled + 0.5 * share * balance)).sum()
 
@@ -173,7 +158,7 @@ def view_weights(
 def forecasts(
   z: jax.Array,
   tasks: Sequence[tasks_lib.Task],
-  regression_loss: str,
+  amounts: regression.Amounts,
   weights: np.ndarray,
 ) -> dict[str, jax.Array]:
   """Forecasts of the label window.
@@ -181,31 +166,30 @@ def forecasts(
   Args:
     z: As in `task_losses`.
     tasks: M tasks.
-    regression_loss: A name of objectives/regression.py.
+    amounts: Loss of regression tasks.
     weights: Of `view_weights`.
 
   Returns:
-    {task: [B, O]}, the weighted mean over rows: probability for binary tasks; for
-    regression the point forecast (median, where the loss has one) and, as
-    "task/mean", the mean. A daily forecast is summed up: 1 - prod(1 - p) for
-    "any", the sum of means.
+    {task: [B, O]}, over rows by their weights: the probability of binary tasks;
+    the mean of amounts, and beside it "task/median", "task/low" and "task/high"
+    (10 % and 90 % quantile) where the loss has them. A daily forecast is summed
+    up: 1 - prod(1 - p) for "any", the sum of means, and no quantiles.
   """
   out, sequence = {}, z.ndim == 6
   for m, task in enumerate(tasks):
     raw = z[..., m, :]
-    mean_of = lambda x, w=weights[:, m, None, None]: (x * w).sum(0)
     if sequence:
       raw = raw[:, :, :, : task.horizon_days]
-    if task.kind == "binary":
-      p = jax.nn.sigmoid(raw[..., 0])
-      if sequence:
-        none = jnp.exp(-jax.nn.softplus(raw[..., 0]).sum(-1))
-        p = none if task.reduce == "none" else 1.0 - none
-      out[task.name] = mean_of(p)
+    if task.kind == "regression":
+      found = amounts.forecast(m, raw, weights[:, m])
+      mean = found.pop("mean")
+      out[task.name] = mean.sum(-1) if sequence else mean
+      if not sequence:
+        out |= {f"{task.name}/{k}": v for k, v in found.items()}
       continue
-    median, mean = regression.FORECASTS[regression_loss](raw)
+    p = jax.nn.sigmoid(raw[..., 0])
     if sequence:
-      median = mean = mean.sum(-1)
-    out[task.name] = mean_of(median)
-    out[f"{task.name}/mean"] = mean_of(mean)
+      none = jnp.exp(-jax.nn.softplus(raw[..., 0]).sum(-1))
+      p = none if task.reduce == "none" else 1.0 - none
+    out[task.name] = (p * weights[:, m, None, None]).sum(0)
   return out

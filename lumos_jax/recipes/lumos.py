@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from lumos_jax.data import pipeline
+from lumos_jax.data import pipeline, targets
 from lumos_jax.models import heads
 from lumos_jax.models import lumos as model_lib
 from lumos_jax.objectives import multitask, regression
@@ -13,10 +13,10 @@ _HALF_LIFE_DAYS = 28.0
 
 
 class _Trained(nnx.Module):
-  """The model and the balance of its tasks, both of which learn."""
+  """The model, the balance of its tasks, and what is known of amounts."""
 
-  def __init__(self, model: nnx.Module, n_tasks: int, weighting: str):
-    self.model = model
+  def __init__(self, model, amounts, n_tasks: int, weighting: str):
+    self.model, self.amounts = model, amounts
     if weighting != "sum":
       self.balance = nnx.Param(jnp.zeros(n_tasks), axes=(None,))
 
@@ -31,6 +31,7 @@ class Lumos:
     """Checks config.model against config.data; see ValueError's text."""
     self.cfg, self.tasks = config.model, tuple(tasks)
     self.schema, self.calendar = records.schema, records.calendar
+    self._records, self._data_cfg = records, config.data
     pipeline.check_config(config.data, tasks)
     self.horizon = pipeline.horizon_days(tasks)
     self.history_days = config.data.history_days
@@ -53,19 +54,28 @@ class Lumos:
       raise ValueError(
         f"model.head = {self.cfg.head!r} needs data.daily_labels = {daily}"
       )
-    if daily and self.cfg.regression_loss == "l1":
-      raise ValueError(
-        "model.head = 'sequence' adds up daily means, and "
-        "model.regression_loss = 'l1' gives medians: use 'hurdle' or 'tweedie'"
-      )
+    names = {t.name for t in self.tasks}
+    for task in self.tasks:
+      for part in regression.QUANTILES:
+        if task.kind == "regression" and f"{task.name}_{part}" in names:
+          raise ValueError(
+            f"config.tasks: {task.name}_{part} is how a column beside "
+            f"{task.name} is called: name that task otherwise"
+          )
 
   def init(self, rngs: nnx.Rngs, batch=None) -> nnx.Module:
-    """A fresh model; a batch gives scales of habits and outputs to start from."""
+    """A fresh model.
+
+    With a batch, what is fitted has its values: scales of habits from the batch,
+    bins of amounts and outputs to start from out of the training labels, which
+    are read from the records (as constants, where this is traced).
+    """
+    amounts = regression.LOSSES[self.cfg.regression_loss](len(self.tasks))
     model = model_lib.Lumos(
       self.cfg,
       self.schema,
       self.calendar,
-      regression.OUTPUTS[self.cfg.regression_loss],
+      amounts.outputs,
       self.tasks,
       self.horizon,
       self.history_days,
@@ -73,14 +83,10 @@ class Lumos:
     )
     if batch is not None:
       model.fit(batch)
-      outputs = multitask.starts(
-        batch,
-        self.tasks,
-        self.cfg.regression_loss,
-        self.cfg.head == "sequence",
-      )
-      model.head.start(outputs)
-    return _Trained(model, len(self.tasks), self.cfg.weighting)
+      of_amounts = [t for t in self.tasks if t.kind == "regression"]
+      labels = targets.sample(self._records, self._data_cfg, of_amounts)
+      model.head.start(amounts.fit(self.tasks, labels))
+    return _Trained(model, amounts, len(self.tasks), self.cfg.weighting)
 
   def tokens(self, batch) -> int:
     """History rows that a batch reads, for tokens/s."""
@@ -88,8 +94,9 @@ class Lumos:
 
   def totals(self, batch) -> dict[str, jax.Array]:
     """What a loss is divided by, of the whole batch before it is cut up."""
+    amounts = regression.LOSSES[self.cfg.regression_loss]
     daily = self.cfg.head == "sequence"
-    return multitask.totals(batch, self.tasks, daily)
+    return multitask.totals(batch, self.tasks, daily, amounts)
 
   def loss(
     self,
@@ -112,9 +119,7 @@ class Lumos:
       The loss and the numbers to log: {"loss/<task>": value}.
     """
     z = module.model(batch, rngs)
-    losses = multitask.task_losses(
-      z, batch, self.tasks, self.cfg.regression_loss, totals
-    )
+    losses = multitask.task_losses(z, batch, self.tasks, module.amounts, totals)
     weighting = self.cfg.weighting
     balance = None if weighting == "sum" else module.balance[...]
     penalty = share * module.model.head.penalty()
@@ -127,9 +132,7 @@ class Lumos:
   def predict(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """Forecasts {task: float32 [B, O]}; see multitask.forecasts."""
     z = module.model(batch)
-    return multitask.forecasts(
-      z, self.tasks, self.cfg.regression_loss, self.weights
-    )
+    return multitask.forecasts(z, self.tasks, module.amounts, self.weights)
 
   def embed(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """Pooled encoder states of each user, at the one origin of a batch.

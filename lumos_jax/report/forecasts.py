@@ -6,13 +6,13 @@ from typing import Any
 from lumos_jax.report import bins, charts, load, page, rank_charts
 
 
-def _series(run: load.Run, task: str, baselines: int, mean: bool = False):
+def _series(run: load.Run, task: str, baselines: int):
   """{name: (y, forecast)} of the model and its first baselines for a task."""
   out = {}
   for e in [run.model, *run.of_kind("baseline")[:baselines]]:
     pred = run.predictions.get(e or "")
     if pred is not None and task in pred.tasks:
-      y, p = pred.of(task, mean)
+      y, p = pred.of(task)
       if len(y) >= 10:
         out[run.title(e)] = (y, p)
   return out
@@ -50,7 +50,7 @@ def calibration(run: load.Run) -> page.Html:
   figures, rows = [], []
   for task in run.tasks:
     # A weak baseline's far-off forecasts would squeeze the others.
-    series = _series(run, task, baselines=1, mean=True)
+    series = _series(run, task, baselines=1)
     if not series:
       continue
     rare = any(bins.is_rare(y) for y, _ in series.values())

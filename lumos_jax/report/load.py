@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,15 @@ from etils import epath
 from lumos_jax import metric_writer
 
 # Higher is better for these; lower for all other metrics.
-_HIGHER = ("auc", "average_precision", "r2", "mrr", "accuracy")
+_HIGHER = ("auc", "average_precision", "r2", "mrr", "accuracy", "spearman")
 _HIGHER_AT = (
   "hit_rate@",
   "ndcg@",
   "coverage@",
   "novelty@",
 )  # Followed by a number.
+# Best at this value.
+_AT = {"bias": 1.0, "coverage_80": 0.8}
 # A task's metric that a reader looks at first.
 PRIMARY = ("auc", "wape")
 
@@ -42,20 +44,18 @@ class Difference:
 class Predictions:
   """Forecasts of one evaluator: tasks are M names, the others [U, M].
 
-  `p` is the point forecast and `mean` the expected value: for regression they
-  may differ (a median and a mean).
+  `p` is the probability, or of an amount the mean.
   """
 
   tasks: tuple[str, ...]
   y: np.ndarray
   p: np.ndarray
-  mean: np.ndarray
   mask: np.ndarray
 
-  def of(self, task: str, mean: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """(y, p) or (y, mean) of the users with label and forecast of the task."""
+  def of(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """(y, p) of the users with label and forecast of the task."""
     m = self.tasks.index(task)
-    y, p = self.y[:, m], (self.mean if mean else self.p)[:, m]
+    y, p = self.y[:, m], self.p[:, m]
     use = self.mask[:, m].astype(bool) & np.isfinite(y) & np.isfinite(p)
     return y[use].astype(np.float64), p[use].astype(np.float64)
 
@@ -186,6 +186,16 @@ def higher_is_better(metric: str) -> bool:
   return any(last == h or last.endswith(f"_{h}") for h in _HIGHER)
 
 
+def best(metric: str, values: Sequence[float]) -> float | None:
+  """The best of some models' values; None where none is."""
+  last = metric.rsplit("/", 1)[-1]
+  if last == "base_rate" or not values:
+    return None
+  if last in _AT:
+    return min(values, key=lambda v: abs(v - _AT[last]))
+  return max(values) if higher_is_better(metric) else min(values)
+
+
 def differences(metrics: Mapping[str, Any]) -> dict[str, Difference]:
   """{m: Difference} of each "m/low" and "m/high".
 
@@ -214,12 +224,11 @@ def _arrays(path: epath.Path) -> dict[str, np.ndarray]:
 def _predictions(z: Mapping[str, np.ndarray]) -> Predictions:
   names = [str(t) for t in z["tasks"]]
   y, p, mask = z["y"], z["p"], z["mask"]
-  mean = z.get("mean", p)
   if not y.shape == p.shape == mask.shape == (len(y), len(names)):
     raise ValueError(
       f"y {y.shape}, p {p.shape} and mask {mask.shape} for {len(names)} tasks"
     )
-  return Predictions(tuple(names), y, p, mean, mask)
+  return Predictions(tuple(names), y, p, mask)
 
 
 def data_directory(config: Mapping[str, Any]) -> epath.Path:

@@ -10,9 +10,14 @@ _READING = (
   "with its 95 % bootstrap interval over users: ✓ better, ✗ worse, ≈ the "
   "interval holds 0."
 )
-
-
+_AMOUNTS = (
+  "Of amounts, WAPE is the sum of absolute errors over the sum of amounts, of "
+  "the median forecast where there is one. It favours forecasts that are too "
+  "low: the total of the mean forecasts over the actual total says how much, and "
+  "should be 1; RMSE is the mean's error."
+)
 _HEADLINE = ("mean_auc", "mean_wape")
+_BESIDE = ("bias", "rmse", "coverage_80")  # A regression task's WAPE.
 
 
 def _ranked(run: load.Run) -> list[str]:
@@ -117,13 +122,18 @@ def comparison(run: load.Run) -> page.Html:
     )
     return page.missing("Results", why)
   first = [m for m in ("mean_auc", "mean_wape") if m in run.evals[model]]
-  rows = first + [run.primary(t) for t in run.tasks]
+  rows = list(first)
+  for t in run.tasks:
+    more = [f"{t}/{m}" for m in _BESIDE if run.value(model, f"{t}/{m}")]
+    rows += [run.primary(t), *more]
   parts = [
     page.table(
       _comparison_head(run, baselines),
       [_comparison_row(run, model, baselines, m) for m in rows],
     )
   ]
+  if any(kind == "regression" for kind in run.tasks.values()):
+    parts.append(page.paragraph(_AMOUNTS))
   if baselines:
     parts.append(page.paragraph(_READING))
     parts.append(_difference_chart(run, model, baselines[0], rows))
@@ -207,9 +217,7 @@ def _comparison_row(run, model, baselines, metric) -> list[Any]:
   task, _, last = metric.rpartition("/")
   values = [run.value(e, metric) for e in (model, *baselines)]
   present = [v for v in values if v is not None]
-  best = None
-  if last != "base_rate" and len(present) > 1:
-    best = max(present) if load.higher_is_better(metric) else min(present)
+  best = load.best(metric, present) if len(present) > 1 else None
   is_best = lambda v: v is not None and v == best
   cell = lambda v: page.num(v, class_="best" if is_best(v) else "")
   rate = run.value(model, f"{task}/base_rate")
