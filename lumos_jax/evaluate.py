@@ -94,8 +94,10 @@ class Session:
         )
       )
       self.predictor.embedder.sees_profile = recipe.sees_profile
+    # Baselines get the seed of the run and as many members as its model.
+    fits = dict(seed=config.seed, members=config.model.get("members", 1))
     self.evaluators = evaluators_lib.build(
-      evals, self.predictor, records, tasks, config.data, workdir
+      evals, self.predictor, records, tasks, config.data, workdir, fits
     )
     splits = records.stats.get("splits", {})
     self._users = {k: v["users"] for k, v in splits.items()}

@@ -20,6 +20,7 @@ class BaselineNaive(base.Evaluator):
   """
 
   needs_params = False
+  baseline = True
 
   def __init__(self, *args, max_windows: int = 12, **kw):
     """Settings beside base.Evaluator's.
@@ -57,8 +58,7 @@ class BaselineNaive(base.Evaluator):
     hashed = predict.hash_keys(keys)
     self.predictions = predict.Predictions(hashed, y, mask, p).sorted()
     self.save(self.predictions)
-    found = metrics.of_tasks(self.tasks, y, mask, p, self.mean_tasks)
-    yield from found.items()
+    yield from self.score(self.predictions).items()
     flat = {
       t.name: np.full(len(y), constant[m]) for m, t in enumerate(self.tasks)
     }

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from lumos_jax.evaluators import base, bootstrap, metrics
+from lumos_jax.evaluators import base, bootstrap
 from lumos_jax.evaluators import segments as segments_lib
 
 
@@ -48,9 +48,7 @@ class Forecast(base.Evaluator):
     found = self.predictor(params, self.batches(self.predictor))
     self.predictions = found
     self.save(found)
-    yield from metrics.of_tasks(
-      self.tasks, found.y, found.mask, found.p, self.mean_tasks
-    ).items()
+    yield from self.score(found).items()
     if self._segments:
       key, groups = self._of_users
       at = np.searchsorted(key, found.key)
@@ -62,7 +60,7 @@ class Forecast(base.Evaluator):
   def compare(self, other: base.Evaluator) -> Mapping[str, bootstrap.Interval]:
     """{"task/metric": difference} to a baseline of the same users and day."""
     same = (self.split, self.origin) == (other.split, other.origin)
-    if other.needs_params or not same:
+    if not other.baseline or not same:
       return {}
     self.check_same_users(other)
     a, b = self.predictions, other.predictions
