@@ -95,7 +95,9 @@ class Session:
       )
       self.predictor.embedder.sees_profile = recipe.sees_profile
     # Baselines get the seed of the run and as many members as its model.
-    fits = dict(seed=config.seed, members=config.model.get("members", 1))
+    ensemble = "members" in config.model
+    members = config.model.members if ensemble else 1
+    fits = dict(seed=config.seed, members=members)
     self.evaluators = evaluators_lib.build(
       evals, self.predictor, records, tasks, config.data, workdir, fits
     )

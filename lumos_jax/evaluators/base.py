@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from etils import epath
 
+from lumos_jax import positives
 from lumos_jax.data import pipeline
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.evaluators import bootstrap, metrics, positives, predict
+from lumos_jax.evaluators import bootstrap, metrics, predict
 
 Metrics = Iterator[tuple[str, float]]
 _SPLITS = ("validation", "test")

@@ -5,22 +5,21 @@ AUC moves by .3 when one of them changes its place.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-
-from lumos_jax.data import tasks as tasks_lib
 
 LEAST = 30
 _RANKED = ("auc", "average_precision")
 
 
 def counts(
-  tasks: Sequence[tasks_lib.Task], y: np.ndarray, mask: np.ndarray
+  tasks: Sequence[Any], y: np.ndarray, mask: np.ndarray
 ) -> dict[str, float]:
   """{"task/positives": users whose label is not 0} of the binary tasks.
 
   Args:
-    tasks: M tasks.
+    tasks: M of data.tasks.Task.
     y: [U, M].
     mask: bool [U, M].
   """
