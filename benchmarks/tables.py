@@ -178,7 +178,9 @@ def render(result: dict, options: dict[str, str] | None = None) -> str:
     text = _markdown(head, body, len(keys))
   origins = [*result.get("earlier", []), result]
   if f" {_FEW}" in text:
-    text += f"\n{_FEW} Few positives: fewer than {positives.LEAST} among the users.\n"
+    text += (
+      f"\n{_FEW} Few positives: fewer than {positives.LEAST} among the users.\n"
+    )
   return f"{text}\nFrom {'; and '.join(_origin(o) for o in origins)}.\n"
 
 

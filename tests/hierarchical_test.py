@@ -45,8 +45,9 @@ def test_width_is_the_spread_of_repeated_experiments(
     true.append(found.value)
     widths.append(((found.high - found.low) / 3.92) ** 2)
   ratio = np.mean(widths) / np.var(true)
-  # Variance: with three origins truncation at 0 costs a little.
-  assert 0.75 < ratio < 1.5
+  # Of variances. Counting users twice would give 2 where only they vary; what is
+  # found between origins by chance alone, and never below 0, gives less.
+  assert 0.75 < ratio < 1.7
 
 
 def runs(rng, origins=(10, 20, 30), seeds=(0, 1), users=80):
@@ -58,11 +59,18 @@ def runs(rng, origins=(10, 20, 30), seeds=(0, 1), users=80):
     y[:, 1] = y[:, 1] > 8
     mask = rng.random((users, 2)) < 0.9
     for s in seeds:
-      p = lambda scale: {
-        "spend": y[:, 0] + scale * rng.normal(size=users) + shift,
-        "buys": y[:, 1] + scale * rng.normal(size=users),
-      }
-      a, b = (predict.Predictions(key, y, mask, p(k)) for k in (1.0, 2.0))
+      a, b = (
+        predict.Predictions(
+          key,
+          y,
+          mask,
+          {
+            "spend": y[:, 0] + scale * rng.normal(size=users) + shift,
+            "buys": y[:, 1] + scale * rng.normal(size=users),
+          },
+        )
+        for scale in (1.0, 2.0)
+      )
       out.append(hierarchical.Run(o, s, a, b))
   return out
 

@@ -16,12 +16,12 @@ from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import features, tabm, tabular, targets
 
 TASKS = tasks_lib.from_config(fake.config().tasks)
-SMALL = dict(n_origins=4, members=2, folds=2)
+SMALL = dict(n_origins=4, members=2, folds=2, n_threads=1)
 KINDS = dict(
   baseline_lightgbm=dict(rounds=8),
   baseline_catboost=dict(rounds=8),
-  baseline_linear=dict(penalties=(0.1, 0.01)),
-  baseline_calendar=dict(penalties=(0.1, 0.01)),
+  baseline_linear=dict(penalties=(10.0, 1.0, 0.1)),
+  baseline_calendar=dict(penalties=(10.0, 1.0, 0.1)),
   baseline_tabm=dict(epochs=3, params=dict(width=16, batch_size=32)),
 )
 
@@ -70,7 +70,7 @@ def test_a_cached_result_is_not_that_of_other_settings(tmp_path):
     for kw in (
       {}, dict(seed=1), dict(members=3), dict(folds=3), dict(rounds=9),
       dict(without_future=True), dict(params=dict(max_bin=31)),
-      dict(n_threads=1), dict(origin_stride_days=14),
+      dict(n_threads=2), dict(origin_stride_days=14),
     )
   }  # fmt: skip
   assert len(digests) == 9
@@ -87,7 +87,7 @@ def test_three_validation_positives_do_not_decide_the_rounds(tmp_path):
         late = (r["day"] >= 98) & (r["day"] < 112)
         for k in ("day", "numeric", "categorical"):
           r[k] = r[k][~late]
-    e = make("baseline_lightgbm", tmp_path / str(few), records, rounds=60)
+    e = make("baseline_lightgbm", tmp_path / str(few), records, rounds=12)
     list(e.run())
     if few:
       assert e.validation.y[:, 0].sum() <= 3
@@ -132,7 +132,7 @@ def test_seed_and_members_are_the_runs_unless_set(tmp_path):
 
 
 def test_rounds_are_chosen_by_log_loss_of_users_held_out(tmp_path):
-  e = make("baseline_lightgbm", tmp_path, fake.Records(60), rounds=30)
+  e = make("baseline_lightgbm", tmp_path, fake.Records(60), rounds=12)
   rows, wanted, _ = prepared(e)
   target = next(t for t in wanted if t.name == "active")
   assert target.loss == "log_loss"
@@ -158,7 +158,8 @@ def test_rounds_are_chosen_by_log_loss_of_users_held_out(tmp_path):
     return np.mean(found)
 
   assert chosen["loss"] == pytest.approx(loss(chosen["rounds"]), rel=1e-6)
-  for rounds in (1, max(1, chosen["rounds"] - 1), chosen["rounds"] + 1, 30):
+  assert 3 < chosen["rounds"] <= 12
+  for rounds in (1, chosen["rounds"] - 1, 12):
     assert loss(rounds) >= chosen["loss"] - 1e-9
 
 
@@ -208,7 +209,7 @@ def test_frequent_values_are_counted_in_windows(rows):
       inside = (record["day"] < o) & (record["day"] >= o - w)
       expected = np.sum(record["categorical"][inside, 0] == i)
       assert x[f"channel={value}/{w}"] == expected
-  assert x["channel=web/91"] > x["channel=web/28"] > 0
+  assert x["channel=web/91"] > 0 < x["channel=app/91"]
 
 
 def test_only_the_most_frequent_values_are_counted():
@@ -234,9 +235,16 @@ def test_baseline_and_model_are_blind_to_the_same_future(hidden):
   ends[1] = 118
   table = {k: getattr(real, k) for k in ("group", "start", "announced")}
   longer = calendar_lib.Calendar(
-    real.schema, real.group_names, end=ends, categorical=real.categorical,
-    numeric=real.numeric, spanning=real.spanning, **table,
-  ).edited([calendar_lib.Edit("add", start=103, end=105, values={"coupons": 3.0})])  # fmt: skip
+    real.schema,
+    real.group_names,
+    end=ends,
+    categorical=real.categorical,
+    numeric=real.numeric,
+    spanning=real.spanning,
+    **table,
+  )
+  more = calendar_lib.Edit("add", start=103, end=105, values={"coupons": 3.0})
+  longer = longer.edited([more])
   vip = records.users[1]
   seen, arrays = [], []
   for calendar in (real, longer):

@@ -82,7 +82,9 @@ def apply(batch: dict[str, Any], name: str, columns: Columns) -> dict[str, Any]:
       out[key] = jax.lax.optimization_barrier(jnp.zeros_like(batch[key]))
     return out
   keep = dict(
-    zip(("history_calendar", "future_calendar"), columns.kept(name), strict=True)
+    zip(
+      ("history_calendar", "future_calendar"), columns.kept(name), strict=True
+    )
   )
   for key, columns_kept in keep.items():
     wide = columns_kept.reshape((1,) * (batch[key].ndim - 1) + (-1,))

@@ -89,5 +89,3 @@ def _loss(target: targets.Target, found: predict.Predictions) -> float:
     return np.inf
   p = found.p[target.name][target.known]
   return targets.mean_loss(target.loss, target.y[target.known], p)
-
-

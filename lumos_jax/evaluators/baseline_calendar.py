@@ -21,9 +21,7 @@ class BaselineCalendar(baseline_linear.BaselineLinear):
   def columns(self, names: Sequence[str], task: tasks_lib.Task) -> np.ndarray:
     """Own rates of the task's field, calendar and date."""
     rates = (f"{task.field}/", f"{task.field}/days/", "days_active/")
-    ahead = [
-      int(n.rpartition("/next_")[2]) for n in names if "/next_" in n
-    ]
+    ahead = [int(n.rpartition("/next_")[2]) for n in names if "/next_" in n]
     within = max([d for d in ahead if d <= task.horizon_days], default=None)
 
     def seen(name: str) -> bool:

@@ -23,6 +23,13 @@ _LOSSES = {
 }
 
 
+def _scale(target: targets.Target) -> float:
+  """Divisor of labels: trees with a log link begin at exp(0) = 1."""
+  if target.loss != "tweedie":
+    return 1.0
+  return max(float(target.y[target.known].mean()), 1e-12)
+
+
 class BaselineCatBoost(boosted.Boosted):
   """CatBoost's models; ids are its categorical features."""
 
@@ -42,6 +49,7 @@ class BaselineCatBoost(boosted.Boosted):
         loss_function=_LOSSES[target.loss],
         iterations=rounds,
         random_seed=seed,
+        boost_from_average=target.loss != "tweedie",
         thread_count=self._threads,
         allow_writing_files=False,
         logging_level="Silent",
@@ -55,14 +63,15 @@ class BaselineCatBoost(boosted.Boosted):
   def choose(self, state, target, folds) -> dict[str, Any]:
     """Rounds by the folds' mean loss, as far as all folds came."""
     x, ids = state
+    y = target.y / _scale(target)
     curves, weights = [], []
     for train, held in folds:
       model = self._model(
         target, self._rounds, self._seed, od_type="Iter", od_wait=self._patience
       )
       model.fit(
-        _pool(x[train], ids, target.y[train]),
-        eval_set=_pool(x[held], ids, target.y[held]),
+        _pool(x[train], ids, y[train]),
+        eval_set=_pool(x[held], ids, y[held]),
         use_best_model=False,
       )
       (curve,) = model.get_evals_result()["validation"].values()
@@ -76,14 +85,15 @@ class BaselineCatBoost(boosted.Boosted):
   def member(self, state, target, chosen, rows, seed) -> tabular.Forecast:
     """One model."""
     x, ids = state
+    scale = _scale(target)
     model = self._model(target, chosen["rounds"], seed)
-    model.fit(_pool(x[rows], ids, target.y[rows]))
+    model.fit(_pool(x[rows], ids, target.y[rows] / scale))
 
     def forecast(x):
       raw = model.predict(_pool(x, ids), thread_count=self._threads)
       if target.loss == "log_loss":
         return 1.0 / (1.0 + np.exp(-raw))
-      return np.exp(raw) if target.loss == "tweedie" else raw
+      return np.exp(raw) * scale if target.loss == "tweedie" else raw
 
     return forecast
 

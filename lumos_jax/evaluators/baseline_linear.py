@@ -8,7 +8,7 @@ import numpy as np
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import tabular, targets
 
-_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)
+_PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _WIDEST = 5.0  # Deviations; what lies farther out is clipped.
 
 
@@ -28,14 +28,16 @@ class Design:
     self._ids = list(ids)
     numbers = [i for i in range(x.shape[1]) if i not in self._ids]
     z = _log(x[:, numbers])
-    with np.errstate(all="ignore"):
-      self._mean = np.nan_to_num(np.nanmean(z, 0) if len(z) else 0.0)
-      deviation = np.nan_to_num(np.nanstd(z, 0) if len(z) else 0.0)
+    known = ~np.isnan(z)
+    count = np.maximum(known.sum(0), 1)
+    self._mean = np.where(known, z, 0.0).sum(0, dtype=np.float64) / count
+    square = np.where(known, np.square(z - self._mean), 0.0)
+    deviation = np.sqrt(square.sum(0) / count)
     keep = deviation > 1e-6
     self._numbers = np.asarray(numbers, int)[keep]
     self._mean, self._deviation = self._mean[keep], deviation[keep]
-    gaps = np.isnan(z).mean(0)
-    self._gaps = np.asarray(numbers, int)[(gaps > 0) & (gaps < 1)]
+    gaps = known.any(0) & ~known.all(0)
+    self._gaps = np.asarray(numbers, int)[gaps]
     self._values = [np.unique(x[:, i])[1:] for i in self._ids]
     each = [np.full(len(v), i) for i, v in zip(self._ids, self._values)]
     self.source = np.concatenate([self._numbers, self._gaps, *each]).astype(int)

@@ -70,7 +70,9 @@ class BaselineTabM(tabular.Tabular):
     network = _Network(rows, wanted, self._members, self._p)
     fits = [
       network.fit(
-        rows.fold != f, self._seed * 1000 + f, (rows.fold == f, rows.turn == f % rows.turns)
+        rows.fold != f,
+        self._seed * 1000 + f,
+        (rows.fold == f, rows.turn == f % rows.turns),
       )
       for f in range(self._folds)
     ]
@@ -130,7 +132,10 @@ class _Network:
     self._state: Any = None
 
   def fit(
-    self, mine: np.ndarray, seed: int, held: tuple[np.ndarray, np.ndarray] | None
+    self,
+    mine: np.ndarray,
+    seed: int,
+    held: tuple[np.ndarray, np.ndarray] | None,
   ) -> Iterator[np.ndarray]:
     """Trains an epoch a turn of the iterator.
 
@@ -253,7 +258,9 @@ _LOSSES = {
 }
 _BACK = {
   "log_loss": jax.nn.sigmoid,
-  "absolute": lambda out: jnp.sign(out) * jnp.expm1(jnp.minimum(jnp.abs(out), 30)),
+  "absolute": lambda out: (
+    jnp.sign(out) * jnp.expm1(jnp.minimum(jnp.abs(out), 30))
+  ),
   "squared": lambda out: out,
   "tweedie": lambda out: jnp.exp(jnp.clip(out, -15.0, 15.0)),
 }

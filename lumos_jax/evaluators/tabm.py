@@ -59,9 +59,10 @@ class Encoding:
     """float32 [B, P] of raw features [B, F]."""
     wide = x[:, self.source]
     a, b = len(self.low), len(self.source) - len(self.value)
-    pieces = jnp.clip((wide[:, :a] - self.low) / self.width, 0.0, 1.0)
+    pieces = (wide[:, :a] - self.low[None]) / self.width[None]
+    pieces = jnp.clip(pieces, 0.0, 1.0)
     gaps = jnp.isnan(wide[:, a:b])
-    values = wide[:, b:] == self.value
+    values = wide[:, b:] == self.value[None]
     parts = [jnp.nan_to_num(pieces), gaps, values]
     return jnp.concatenate([p.astype(jnp.float32) for p in parts], 1)
 
@@ -93,7 +94,9 @@ def init(
   features = int(source.max(initial=0)) + 1
   for i in range(layers):
     bound = size**-0.5
-    draw = lambda shape, b: jax.random.uniform(next(keys), shape, minval=-b, maxval=b)
+    draw = lambda shape, b: jax.random.uniform(
+      next(keys), shape, minval=-b, maxval=b
+    )
     out[f"w{i}"] = draw((size, width), bound)
     out[f"b{i}"] = draw((k, width), bound)
     out[f"s{i}"] = jnp.ones((k, width))
@@ -117,9 +120,11 @@ def apply(
   """Outputs [B, k, J] of encoded rows [B, P]; dropout where there is a key."""
   h = z[:, None, :]
   for i in range(layers):
-    h = jnp.einsum("bkp,ph->bkh", h * params[f"r{i}"], params[f"w{i}"])
-    h = jax.nn.relu(h * params[f"s{i}"] + params[f"b{i}"])
+    h = jnp.einsum("bkp,ph->bkh", h * params[f"r{i}"][None], params[f"w{i}"])
+    h = jax.nn.relu(h * params[f"s{i}"][None] + params[f"b{i}"][None])
     if key is not None and dropout:
-      keep = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - dropout, h.shape)
+      keep = jax.random.bernoulli(
+        jax.random.fold_in(key, i), 1 - dropout, h.shape
+      )
       h = jnp.where(keep, h / (1 - dropout), 0.0)
-  return jnp.einsum("bkh,khj->bkj", h, params["head"]) + params["bias"]
+  return jnp.einsum("bkh,khj->bkj", h, params["head"]) + params["bias"][None]

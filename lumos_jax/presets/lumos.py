@@ -2,7 +2,6 @@
 
 from lumos_jax import config as config_lib
 
-
 # What a forecast is compared and stacked with: models on hand-made features.
 TABULAR = (
   "baseline_lightgbm",

@@ -136,7 +136,8 @@ def comparison(run: load.Run) -> page.Html:
   everything = [
     m
     for m in run.evals[model]
-    if m not in rows and not m.startswith("segments/")
+    if m not in rows
+    and not m.startswith("segments/")
     # Counts, which tell what the others stand on.
     and not m.endswith("/positives")
   ]
@@ -227,7 +228,10 @@ def _comparison_row(run, model, baselines, metric) -> list[Any]:
     cell(model, values[0]),
   ]
   for b, v in zip(baselines, values[1:], strict=True):
-    row += [cell(b, v), cells.interval(run.difference(model, b, metric), metric)]
+    row += [
+      cell(b, v),
+      cells.interval(run.difference(model, b, metric), metric),
+    ]
   return row
 
 
