@@ -44,16 +44,16 @@ def prepared(e):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_forecasts_both_origins_and_repeats(kind, tmp_path):
-  records = fake.Records(60)
+  records = fake.Records(200)
   e = make(kind, tmp_path, records)
   first = dict(e.run())
   assert first["active/auc"] > 0.6 and 0 < first["spend/wape"] < 1.2
   assert first["active/positives"] == e.predictions.y[:, 0].sum()
   for found in (e.predictions, e.validation):
-    assert len(found.key) == 60 and np.isfinite(found.p["spend/mean"]).all()
+    assert len(found.key) == 200 and np.isfinite(found.p["spend/mean"]).all()
     assert 0 <= found.p["churn"].min() <= found.p["churn"].max() <= 1
     assert found.p["spend"].min() >= 0
-  # The mean is right in total, within what 60 users allow.
+  # The mean is right in total, within what 200 users allow.
   total = e.validation.p["spend/mean"].sum() / e.validation.y[:, 2].sum()
   assert 0.6 < total < 1.6
   assert (tmp_path / "predictions" / f"{kind}.validation.npz").exists()
