@@ -36,7 +36,7 @@ CORE = [
   "tensorboardX>=2.6.4",
   "tensorflow-datasets>=4.9.9",
 ]
-BASELINES = ["lightgbm>=4.6", "scikit-learn>=1.7"]
+BASELINES = ["catboost>=1.2.10", "lightgbm>=4.6", "scikit-learn>=1.7"]
 REPORT = ["plotly>=6.5"]
 DEMO = [
   *BASELINES,

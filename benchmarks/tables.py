@@ -13,7 +13,9 @@ layout=metrics (a row a metric, for many metrics and few models), digits=4,
 seeds=no (no column of run counts), and any field of a result row (dataset=,
 split=, protocol=, config=, steps=) to keep rows that have that value. Fields
 that differ among the kept rows become columns. A cell is the mean over seeds
-+- their standard deviation (n - 1).
++- their standard deviation (n - 1). A metric that rows have as NAME/difference,
+NAME/low and NAME/high can be asked for as NAME: the cell is then the difference
+with its interval, of one row. A rank metric of fewer than 30 positives is marked.
 """
 
 import argparse
@@ -25,6 +27,9 @@ import statistics
 import sys
 
 ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from lumos_jax import positives  # noqa: E402
+
 _MARKER = re.compile(
   r"^(<!-- table:(?P<name>[\w.-]+)(?P<options>[^>]*?) *-->\n)"
   r"(?P<body>.*?)"
@@ -43,6 +48,10 @@ _SHORT = {
   "mae": "MAE",
   "mape_nonzero": "MAPE on non-zero",
 }
+
+
+_FEW = "†"
+_ENDS = ("difference", "low", "high")
 
 
 class TableError(ValueError):
@@ -81,6 +90,23 @@ def _cell(values: list[float], digits: int) -> str:
   return text
 
 
+def _interval(metrics: dict[str, float], name: str, digits: int) -> str | None:
+  """A difference with its interval, where a row has one of that name."""
+  found = [metrics.get(f"{name}/{end}") for end in _ENDS]
+  if None in found:
+    return None
+  value, low, high = (f"{x:+.{digits}f}".replace("-", "−") for x in found)
+  return f"{value} [{low}, {high}]"
+
+
+def _few(runs: list[dict], metric: str) -> bool:
+  return any(
+    positives.few(r["metrics"], metric) is not None
+    for r in runs
+    if metric in r["metrics"]
+  )
+
+
 def _markdown(head: list[str], body: list[list[str]], left: int) -> str:
   """A table whose first `left` columns are text."""
   rule = ["---"] * left + ["---:"] * (len(head) - left)
@@ -112,7 +138,8 @@ def render(result: dict, options: dict[str, str] | None = None) -> str:
   for what, have in (("models", models), ("metrics", metrics)):
     if what in options:
       asked = options[what].split(",")
-      absent = [x for x in asked if x not in have]
+      known = [*have, *(m.removesuffix("/difference") for m in have)]
+      absent = [x for x in asked if x not in known]
       if absent:
         raise TableError(f"{what}: no {absent} in {result['name']!r}: {have}")
       have[:] = asked
@@ -127,8 +154,13 @@ def render(result: dict, options: dict[str, str] | None = None) -> str:
     groups.setdefault(tuple(str(r.get(k, "")) for k in keys), []).append(r)
 
   def cell(runs, metric):
+    if len(runs) == 1:
+      text = _interval(runs[0]["metrics"], metric, digits)
+      if text:
+        return text
     values = [r["metrics"].get(metric) for r in runs]
-    return _cell([v for v in values if v is not None], digits)
+    text = _cell([v for v in values if v is not None], digits)
+    return text + f" {_FEW}" * _few(runs, metric)
 
   if options.get("layout") == "metrics":
     head = ["", *(", ".join(k) for k in groups)]
@@ -145,6 +177,10 @@ def render(result: dict, options: dict[str, str] | None = None) -> str:
     ]
     text = _markdown(head, body, len(keys))
   origins = [*result.get("earlier", []), result]
+  if f" {_FEW}" in text:
+    text += (
+      f"\n{_FEW} Few positives: fewer than {positives.LEAST} among the users.\n"
+    )
   return f"{text}\nFrom {'; and '.join(_origin(o) for o in origins)}.\n"
 
 

@@ -23,6 +23,5 @@ def get_config(arg=None):
   c.model.habit_days = (7, 14, 28, 56, 0)
   c.train.steps = args.steps or 600
   lumos.evaluate(c, every_steps=100)
-  c.evals.baseline_lightgbm.origin_stride_days = 7
   lumos.finish(c, args, size="base")
   return c

@@ -94,8 +94,12 @@ class Session:
         )
       )
       self.predictor.embedder.sees_profile = recipe.sees_profile
+    # Baselines get the seed of the run and as many members as its model.
+    ensemble = "members" in config.model
+    members = config.model.members if ensemble else 1
+    fits = dict(seed=config.seed, members=members)
     self.evaluators = evaluators_lib.build(
-      evals, self.predictor, records, tasks, config.data, workdir
+      evals, self.predictor, records, tasks, config.data, workdir, fits
     )
     splits = records.stats.get("splits", {})
     self._users = {k: v["users"] for k, v in splits.items()}

@@ -39,6 +39,22 @@ class Columns:
       tuple(c.endswith(":left") for c in calendar.columns),
     )
 
+  def kept(self, name: str = "") -> tuple[np.ndarray, np.ndarray]:
+    """Columns that an ablation leaves on past and on future days.
+
+    Args:
+      name: One of NAMES; without one, all columns stay.
+
+    Returns:
+      bool [K] of past days and bool [K] of future days.
+    """
+    date, ahead = np.asarray(self.date, bool), np.asarray(self.ahead, bool)
+    if name == "no_future":
+      return ~ahead, date
+    if name == "no_context":
+      return date, date
+    return np.ones_like(date), np.ones_like(date)
+
 
 def apply(batch: dict[str, Any], name: str, columns: Columns) -> dict[str, Any]:
   """The batch with a part taken away; shapes stay.
@@ -65,10 +81,11 @@ def apply(batch: dict[str, Any], name: str, columns: Columns) -> dict[str, Any]:
       # which takes it longer than the model takes.
       out[key] = jax.lax.optimization_barrier(jnp.zeros_like(batch[key]))
     return out
-  date, ahead = np.asarray(columns.date), np.asarray(columns.ahead)
-  keep = {"future_calendar": date, "history_calendar": ~ahead}
-  if name == "no_context":
-    keep["history_calendar"] = date
+  keep = dict(
+    zip(
+      ("history_calendar", "future_calendar"), columns.kept(name), strict=True
+    )
+  )
   for key, columns_kept in keep.items():
     wide = columns_kept.reshape((1,) * (batch[key].ndim - 1) + (-1,))
     out[key] = jnp.where(wide, batch[key], 0.0)

@@ -14,20 +14,32 @@ from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import (
   ablation,
   base,
+  baseline_best,
+  baseline_calendar,
+  baseline_catboost,
   baseline_lightgbm,
+  baseline_linear,
   baseline_naive,
   baseline_next_event,
+  baseline_tabm,
   forecast,
   next_event,
   predict,
   probe,
+  stack,
   what_if,
 )
 
 TYPES: dict[str, type[base.Evaluator]] = {
   "forecast": forecast.Forecast,
   "baseline_lightgbm": baseline_lightgbm.BaselineLightGBM,
+  "baseline_catboost": baseline_catboost.BaselineCatBoost,
+  "baseline_linear": baseline_linear.BaselineLinear,
+  "baseline_tabm": baseline_tabm.BaselineTabM,
+  "baseline_calendar": baseline_calendar.BaselineCalendar,
   "baseline_naive": baseline_naive.BaselineNaive,
+  "baseline_best": baseline_best.BaselineBest,
+  "stack": stack.Stack,
   "ablation": ablation.Ablation,
   "next_event": next_event.NextEvent,
   "baseline_next_event": baseline_next_event.BaselineNextEvent,
@@ -46,7 +58,7 @@ def due(evals: Mapping[str, Any], step: int, last: bool) -> list[str]:
 def settings(cls: type[base.Evaluator]) -> list[str]:
   """Names of an evaluator's settings."""
   names = []
-  for c in (cls, base.Evaluator):
+  for c in cls.__mro__:
     for p in inspect.signature(c.__init__).parameters.values():
       if p.kind is p.KEYWORD_ONLY and p.name not in names:
         names.append(p.name)
@@ -60,6 +72,7 @@ def build(
   tasks: Sequence[tasks_lib.Task],
   data_cfg: Any,
   workdir: epath.PathLike,
+  fits: Mapping[str, int] | None = None,
 ) -> dict[str, base.Evaluator]:
   """The evaluators of config.evals, in its order.
 
@@ -70,6 +83,8 @@ def build(
     tasks: Declared tasks.
     data_cfg: config.data.
     workdir: Of the run.
+    fits: {"seed", "members"} of evaluators that fit models of their own and
+      have no such setting.
 
   Raises:
     ValueError: Unknown type or setting; names the config key and what there is.
@@ -90,6 +105,10 @@ def build(
           f"config.evals.{name}.{key}: a {kind!r} evaluator has no such "
           f"setting; it has {sorted([*known, *_COMMON])}"
         )
+    if TYPES[kind].fits:
+      kw = {k: v for k, v in (fits or {}).items() if k in known} | kw
     args = (predictor, records, tasks, data_cfg, name, workdir)
     out[name] = TYPES[kind](*args, **kw)
+  for evaluator in out.values():
+    evaluator.peers = out
   return out

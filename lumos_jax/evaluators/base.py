@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from etils import epath
 
+from lumos_jax import positives
 from lumos_jax.data import origins, pipeline
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.evaluators import bootstrap, predict
+from lumos_jax.evaluators import bootstrap, metrics, predict
 
 Metrics = Iterator[tuple[str, float]]
 _SPLITS = ("validation", "test")
@@ -23,13 +24,19 @@ class Evaluator(abc.ABC):
   Attributes:
     needs_params: False where the result does not depend on the model; such an
       evaluator runs on process 0 only.
-    slow: Runs behind the others, which then have their results.
+    baseline: Whether a model's forecasts are compared with it.
+    fits: Whether it fits a model of its own: its `seed` and `members` are then
+      the run's, unless config.evals has others.
+    slow: Runs behind those with a lower one, which then have their results.
     without: Settings of this class that a kind of evaluator has no use for.
     predictions: Of the last run, where there is one to compare with others.
+    peers: Evaluators of the same config by name, this one among them.
   """
 
   needs_params: ClassVar[bool] = True
-  slow: ClassVar[bool] = False
+  baseline: ClassVar[bool] = False
+  fits: ClassVar[bool] = False
+  slow: ClassVar[int] = 0
   without: ClassVar[tuple[str, ...]] = ()
 
   def __init__(
@@ -88,6 +95,7 @@ class Evaluator(abc.ABC):
         ) from e
     self.mean_tasks = mean_tasks
     self.predictions: predict.Predictions | None = None
+    self.peers: Mapping[str, Evaluator] = {name: self}
 
   @abc.abstractmethod
   def run(self, params: predict.Params) -> Metrics:
@@ -105,6 +113,13 @@ class Evaluator(abc.ABC):
       raise ValueError(
         f"{self.name} and {other.name} have not scored the same users"
       )
+
+  def score(self, found: predict.Predictions) -> dict[str, float]:
+    """Metrics of all tasks, and how many positives they stand on."""
+    values = metrics.of_tasks(
+      self.tasks, found.y, found.mask, found.p, self.mean_tasks
+    )
+    return values | positives.counts(self.tasks, found.y, found.mask)
 
   def batches(self, predictor: predict.Predictor, calendar=None):
     """Batches of this evaluator's users at its origin."""

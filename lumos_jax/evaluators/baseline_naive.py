@@ -14,12 +14,13 @@ class BaselineNaive(base.Evaluator):
   A regression task is forecast by the same quantity in the horizon_days before
   the origin; a binary task by the share of the user's past windows of that
   length where it was true, smoothed towards that of all users. Under
-  "population/task/metric": the same number for everyone, the rate (or median)
-  of the last training origin. Tasks of labels that hold whatever the origin, or
+  "population/task/metric": the same number for everyone, the rate (of amounts
+  the mean, and the median where errors are absolute) of the last training origin. Tasks of labels that hold whatever the origin, or
   whose past is not shown to the model, get the population's number too.
   """
 
   needs_params = False
+  baseline = True
 
   def __init__(self, *args, max_windows: int = 12, **kw):
     """Settings beside base.Evaluator's.
@@ -35,7 +36,7 @@ class BaselineNaive(base.Evaluator):
   def run(self, params=None) -> base.Metrics:
     """Yields the metrics of the forecast evaluator, twice (see the class)."""
     del params
-    constant = self._population()
+    constant, middle = self._population()
     y, mask, own, keys = [], [], [], []
     for record in _each(self.records.source(self.split)):
       labels = tasks_lib.labels(
@@ -51,34 +52,34 @@ class BaselineNaive(base.Evaluator):
       hits, windows = own[:, m].T
       if t.kind == "regression":
         p[t.name] = np.where(windows > 0, hits, constant[m])
+        p[f"{t.name}/median"] = np.where(windows > 0, hits, middle[m])
       else:
         prior = (hits.sum() + constant[m]) / (windows.sum() + 1.0)
         p[t.name] = (hits + _PRIOR_WINDOWS * prior) / (windows + _PRIOR_WINDOWS)
     hashed = predict.hash_keys(keys)
     self.predictions = predict.Predictions(hashed, y, mask, p).sorted()
     self.save(self.predictions)
-    found = metrics.of_tasks(self.tasks, y, mask, p, self.mean_tasks)
-    yield from found.items()
-    flat = {
-      t.name: np.full(len(y), constant[m]) for m, t in enumerate(self.tasks)
-    }
+    yield from self.score(self.predictions).items()
+    flat = {}
+    for m, t in enumerate(self.tasks):
+      flat[t.name] = np.full(len(y), constant[m])
+      if t.kind == "regression":
+        flat[f"{t.name}/median"] = np.full(len(y), middle[m])
     same = metrics.of_tasks(self.tasks, y, mask, flat, self.mean_tasks)
     yield from ((f"population/{name}", v) for name, v in same.items())
 
-  def _population(self) -> np.ndarray:
-    """Rate or median of each task at the last training origin: [M]."""
+  def _population(self) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and median of each task at the last training origin: [M] each."""
     origin = np.asarray([self.data_cfg.train_origin_last])
     found = [
       tasks_lib.labels(self.tasks, self.records.schema, record, origin)
       for record in _each(self.records.source(self.data_cfg.train_split))
     ]
     y, mask = (np.stack([f[i][0] for f in found]) for i in (0, 1))
-    out = []
-    for m, t in enumerate(self.tasks):
-      known = y[mask[:, m], m].astype(np.float64)
-      middle = np.mean if t.kind == "binary" else np.median
-      out.append(middle(known) if len(known) else 0.0)
-    return np.asarray(out)
+    known = [y[mask[:, m], m].astype(np.float64) for m in range(y.shape[1])]
+    known = [x if len(x) else np.zeros(1) for x in known]
+    mean, median = ([f(x) for x in known] for f in (np.mean, np.median))
+    return np.asarray(mean), np.asarray(median)
 
   def _own(self, task, record) -> tuple[float, int]:
     """(sum or number of true windows, number of windows) before the origin."""

@@ -2,7 +2,7 @@
 
 Users are drawn with replacement; both forecasts are scored on the same draw.
 The interval speaks about other users at this origin, not about other origins
-or other seeds of training.
+or other seeds of training: for those see hierarchical.py.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -94,7 +94,7 @@ def compare(
   return interval(f(np.ones((1, len(y))))[0], drawn)
 
 
-def compare_tasks(
+def differences(
   tasks: Sequence[tasks_lib.Task],
   y: np.ndarray,
   mask: np.ndarray,
@@ -102,10 +102,8 @@ def compare_tasks(
   p_b: Mapping[str, np.ndarray],
   mean_tasks: Sequence[str] | None = None,
   only: Sequence[str] | None = None,
-  n: int = 1000,
-  seed: int = 0,
-) -> dict[str, Interval]:
-  """Differences a - b of all metrics of all tasks and of their means.
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+  """Differences a - b of metrics, as a function of the users' weights.
 
   Args:
     tasks: M tasks.
@@ -113,10 +111,9 @@ def compare_tasks(
     p_a, p_b: {task: [U]}, and quantiles of amounts as in `metrics.of_tasks`.
     mean_tasks: As in `metrics.of_tasks`.
     only: Metric names to compare; default all but metrics.NOT_COMPARED.
-    n, seed: As in `compare`; one draw of users serves all tasks.
 
   Returns:
-    {"task/metric" or "mean_auc" or "mean_wape": Interval}.
+    weights [R, U] -> {"task/metric" or "mean_auc" or "mean_wape": [R]}.
   """
   pairs: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
 
@@ -139,14 +136,38 @@ def compare_tasks(
 
   def evaluate(w):
     values = {name: f(w) for name, f in pairs.items()}
-    return values | metrics.means(values, tasks, mean_tasks)
+    values |= metrics.means(values, tasks, mean_tasks)
+    wanted = lambda n: "/" not in n or n.rsplit("/", 1)[-1] in only
+    return {n: v for n, v in values.items() if not only or wanted(n)}
 
+  return evaluate
+
+
+def compare_tasks(
+  tasks: Sequence[tasks_lib.Task],
+  y: np.ndarray,
+  mask: np.ndarray,
+  p_a: Mapping[str, np.ndarray],
+  p_b: Mapping[str, np.ndarray],
+  mean_tasks: Sequence[str] | None = None,
+  only: Sequence[str] | None = None,
+  n: int = 1000,
+  seed: int = 0,
+) -> dict[str, Interval]:
+  """Intervals of `differences`, on one draw of users for all tasks.
+
+  Args:
+    tasks, y, mask, p_a, p_b, mean_tasks, only: As in `differences`.
+    n, seed: As in `compare`.
+
+  Returns:
+    {"task/metric" or "mean_auc" or "mean_wape": Interval}.
+  """
+  evaluate = differences(tasks, y, mask, p_a, p_b, mean_tasks, only)
   whole = evaluate(np.ones((1, len(y))))
   chunks = [evaluate(w) for w in draws(len(y), n, seed)]
   out = {}
   for name, value in whole.items():
-    if only and "/" in name and name.rsplit("/", 1)[-1] not in only:
-      continue
     drawn = np.concatenate([c[name] for c in chunks if name in c])
     out[name] = interval(float(value[0]), drawn)
   return out

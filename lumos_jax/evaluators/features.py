@@ -7,17 +7,20 @@ on both sides. U users, O origins, F features, M tasks.
 
 import dataclasses
 import datetime
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from lumos_jax.data import instants, pipeline
+from lumos_jax.data import ablation, instants, pipeline
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import predict
 
 WINDOWS_DAYS = (7, 14, 28, 56, 112, 365)
+COUNT_WINDOWS_DAYS = (28, 91, 365)
+COUNTED_VALUES = 10  # Of a categorical field, the most frequent ones.
 PAST_CALENDAR_DAYS = (28, 112)
 FUTURE_CALENDAR_DAYS = (7, 14, 28)
 
@@ -65,11 +68,18 @@ class Maker:
     tasks: Sequence[tasks_lib.Task],
     future: bool = True,
   ):
-    """With `future` False nothing of the calendar after the origin is used."""
+    """With `future` False the calendar is what "no_future" leaves of it."""
     self._schema, self._calendar = schema, calendar
     horizon = pipeline.horizon_days(tasks)
     days = {d for d in FUTURE_CALENDAR_DAYS if d < horizon} | {horizon}
-    self._ahead = sorted(days) if future else []
+    self._entries = calendar.width - calendar.date_columns
+    columns = ablation.Columns.of(calendar)
+    # Entries alone: dates tell the same on either side.
+    self._past, self._next = (
+      np.flatnonzero(kept[: self._entries])
+      for kept in columns.kept("" if future else "no_future")
+    )
+    self._ahead = sorted(days) if len(self._next) else []
     self._names: list[str] = []
     self._mean, self._windows = [], []
     for f in schema.dense("activity"):
@@ -83,7 +93,12 @@ class Maker:
     # Recency and frequency of each field that a task is made of.
     fields = list(dict.fromkeys(t.field for t in tasks if t.field))
     self._fields = {f: schema.numeric_column("activity", f) for f in fields}
-    self._entries = calendar.width - calendar.date_columns
+    # A vocabulary holds its values by descending frequency of training rows.
+    self._counted = [
+      (c, i, f"{f.name}={(f.values or range(f.size))[i]}")
+      for c, f in enumerate(schema.categorical("activity"))
+      for i in range(min(f.size - schema_lib.FIRST_VALUE, COUNTED_VALUES))
+    ]
     self.names, self.categorical = self._layout()
 
   def _layout(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -97,9 +112,11 @@ class Maker:
       names += [f"{f}/days/{w}" for f in self._fields]
     names += ["days_since_active", "days_since_first"]
     names += [f"days_since/{f}" for f in self._fields]
-    columns = self._calendar.columns[: self._entries]
-    names += [f"{c}/past_{d}" for d in PAST_CALENDAR_DAYS for c in columns]
-    names += [f"{c}/next_{d}" for d in self._ahead for c in columns]
+    names += [f"{v}/{w}" for w in COUNT_WINDOWS_DAYS for *_, v in self._counted]
+    columns = self._calendar.columns
+    past, after = ([columns[i] for i in x] for x in (self._past, self._next))
+    names += [f"{c}/past_{d}" for d in PAST_CALENDAR_DAYS for c in past]
+    names += [f"{c}/next_{d}" for d in self._ahead for c in after]
     names.append("origin_weekday" if self._schema.epoch else "origin_day")
     if self._schema.epoch:
       ids.append(len(names) - 1)
@@ -128,6 +145,7 @@ class Maker:
     at = origins - first
     parts = [self._activity(day, values, at, last - first)]
     parts.append(self._recency(day, values, at))
+    parts.append(self._counts(day, record["categorical"][use], at))
     groups = record["groups"].tolist()
     parts.append(self._calendar_sums(groups, origins, first))
     column = lambda x: np.asarray(x, np.float64).reshape(len(origins), -1)
@@ -175,6 +193,19 @@ class Maker:
       parts.append(_since(day[np.nan_to_num(values[:, c]) != 0], at))
     return np.stack(parts, 1)
 
+  def _counts(self, day, ids, at):
+    """In each window: rows of each frequent value of a categorical field."""
+    found = []
+    for c, i, _ in self._counted:
+      mine = day[ids[:, c] == schema_lib.FIRST_VALUE + i]
+      before = np.searchsorted(mine, at)
+      found.append(
+        [before - np.searchsorted(mine, at - w) for w in COUNT_WINDOWS_DAYS]
+      )
+    shape = len(self._counted), len(COUNT_WINDOWS_DAYS), len(at)
+    counts = np.asarray(found, np.float64).reshape(shape)
+    return counts.transpose(2, 1, 0).reshape(len(at), -1)
+
   def _calendar_sums(self, groups, origins, first):
     """Sums of the calendar's columns over days before and after."""
     calendar, n = self._calendar, self._entries
@@ -188,11 +219,11 @@ class Maker:
     at = origins - low
     # As for activity, days before the data do not count.
     parts = [
-      sums[at] - sums[np.maximum(at - d, max(first - low, 0))]
+      (sums[at] - sums[np.maximum(at - d, max(first - low, 0))])[:, self._past]
       for d in PAST_CALENDAR_DAYS
     ]
     if joined:
-      parts += [sums[at + d] - sums[at] for d in self._ahead]
+      parts += [(sums[at + d] - sums[at])[:, self._next] for d in self._ahead]
     elif self._ahead:
       future = np.stack(
         [
@@ -200,7 +231,7 @@ class Maker:
           for o in origins.tolist()
         ]
       )
-      parts += [future[:, :d].sum(1) for d in self._ahead]
+      parts += [future[:, :d].sum(1)[:, self._next] for d in self._ahead]
     return np.concatenate(parts, 1)
 
 
@@ -220,11 +251,12 @@ def sample(users: int, most: int, seed: int) -> Iterable[int]:
   return np.sort(drawn).tolist()
 
 
+@functools.lru_cache(maxsize=3)  # Baselines that follow each other share one.
 def make(
   records: Any,
-  tasks: Sequence[tasks_lib.Task],
+  tasks: tuple[tasks_lib.Task, ...],
   split: str,
-  origins: Sequence[int],
+  origins: tuple[int, ...],
   *,
   future: bool = True,
   max_users: int = 0,

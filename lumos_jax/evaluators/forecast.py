@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from absl import logging
 
-from lumos_jax.evaluators import base, bootstrap, metrics
+from lumos_jax.evaluators import base, bootstrap
 from lumos_jax.evaluators import segments as segments_lib
 
 
@@ -66,9 +66,7 @@ class Forecast(base.Evaluator):
       )
     yield "users", float(scored)
     yield "users_left_out", float(left_out)
-    yield from metrics.of_tasks(
-      self.tasks, found.y, found.mask, found.p, self.mean_tasks
-    ).items()
+    yield from self.score(found).items()
     if self._segments:
       key, groups = self._of_users
       at = np.searchsorted(key, found.key)
@@ -80,7 +78,7 @@ class Forecast(base.Evaluator):
   def compare(self, other: base.Evaluator) -> Mapping[str, bootstrap.Interval]:
     """{"task/metric": difference} to a baseline of the same users and day."""
     same = (self.split, self.origin) == (other.split, other.origin)
-    if other.needs_params or not same:
+    if not other.baseline or not same:
       return {}
     self.check_same_users(other)
     a, b = self.predictions, other.predictions

@@ -2,6 +2,15 @@
 
 from lumos_jax import config as config_lib
 
+# What a forecast is compared and stacked with: models on hand-made features.
+TABULAR = (
+  "baseline_lightgbm",
+  "baseline_catboost",
+  "baseline_linear",
+  "baseline_tabm",
+  "baseline_calendar",
+)
+
 
 def weekly(c) -> None:
   """Weeks of days as tokens, habits, an ensemble of heads, Muon; two cores.
@@ -38,15 +47,16 @@ def paper(c, history_days: int) -> None:
 
 
 def evaluate(c, every_steps: int, ablation: bool = True) -> None:
-  """Forecasts beside LightGBM's and naive ones, and the data set's questions."""
+  """Forecasts beside baselines', their stack, and the data set's questions."""
   own = c.evals
   c.evals = dict(
     validation=dict(
       type="forecast", split="validation", every_steps=every_steps
     ),
     forecast=dict(type="forecast"),
-    baseline_lightgbm=dict(type="baseline_lightgbm"),
-    baseline_naive=dict(type="baseline_naive"),
+    **{name: dict(type=name) for name in (*TABULAR, "baseline_naive")},
+    baseline_best=dict(type="baseline_best"),
+    stack=dict(type="stack"),
   )
   if ablation:
     c.evals.ablation = dict(type="ablation")
@@ -74,7 +84,11 @@ def finish(c, args, size: str) -> None:
     t = c.train
     t.steps, t.batch_size, t.checkpoint_every = args.steps or 20, 16, 10
     c.optimizer.warmup_steps = 5
-    c.evals.baseline_lightgbm.update(n_origins=2, rounds=20)
+    for name in TABULAR:
+      c.evals[name].update(n_origins=2, members=2, folds=2)
+    for name in ("baseline_lightgbm", "baseline_catboost"):
+      c.evals[name].rounds = 20
+    c.evals.baseline_tabm.epochs = 2
     if "what_if" in c.evals:
       c.evals.what_if.sweep_days = (7,)
   c.lock()

@@ -9,7 +9,7 @@ from lumos_jax.report import bins, charts, load, page, rank_charts
 def _series(run: load.Run, task: str, baselines: int):
   """{name: (y, forecast)} of the model and its first baselines for a task."""
   out = {}
-  for e in [run.model, *run.of_kind("baseline")[:baselines]]:
+  for e in [run.model, *run.rivals[:baselines]]:
     pred = run.predictions.get(e or "")
     if pred is not None and task in pred.tasks:
       y, p = pred.of(task)

@@ -21,6 +21,15 @@ _HIGHER_AT = (
 )  # Followed by a number.
 # Best at this value.
 _AT = {"bias": 1.0, "coverage_80": 0.8}
+_TITLES = {
+  "baseline_lightgbm": "LightGBM",
+  "baseline_catboost": "CatBoost",
+  "baseline_linear": "linear",
+  "baseline_tabm": "TabM",
+  "baseline_calendar": "calendar",
+  "baseline_naive": "naive",
+  "baseline_best": "best baseline",
+}
 # A task's metric that a reader looks at first.
 PRIMARY = ("auc", "wape")
 
@@ -125,13 +134,31 @@ class Run:
     kind = self.kind(evaluator or "")
     if kind.startswith(("forecast", "next_event")):
       return str(self.config.get("recipe", "model")).upper()
-    known = {"baseline_lightgbm": "LightGBM", "baseline_naive": "naive"}
-    return known.get(kind, kind)
+    return _TITLES.get(kind, kind)
 
   def value(self, evaluator: str | None, metric: str) -> float | None:
     """A metric of eval.json; None where it is absent or undefined."""
     value = self.evals.get(evaluator or "", {}).get(metric)
     return None if value is None else float(value)
+
+  @property
+  def rivals(self) -> list[str]:
+    """What the model is shown beside: the best baseline, or all there are."""
+    best = self.of_kind("baseline_best")
+    return best or self.of_kind("baseline")
+
+  def spread(self, evaluator: str | None, metric: str) -> float | None:
+    """Standard deviation of a metric over a baseline's members.
+
+    The best baseline's is that of the one chosen for the task.
+    """
+    task = metric.rpartition("/")[0]
+    chosen = self.documents.get(evaluator or "", {}).get(task, {})
+    for goal in ("probability", "median"):
+      one = chosen.get(goal) if isinstance(chosen, dict) else None
+      if one and "baseline" in one:
+        return self.value(one["baseline"], f"spread/{metric}")
+    return self.value(evaluator, f"spread/{metric}")
 
   def setting(self, evaluator: str | None, name: str, default: Any) -> Any:
     """A setting of an evaluator in the config."""

@@ -3,6 +3,7 @@
 import datetime
 from typing import Any
 
+from lumos_jax.report import baselines as baselines_lib
 from lumos_jax.report import cells, charts, load, page
 
 _READING = (
@@ -74,6 +75,7 @@ def _card(run: load.Run, metric: str) -> page.Html | None:
   if value is None:
     return None
   notes: list[Any] = []
+  few = baselines_lib.few(run, run.model, metric)
   found = _rival(run, metric)
   if found:
     baseline, shown, their = found
@@ -92,14 +94,14 @@ def _card(run: load.Run, metric: str) -> page.Html | None:
     "div",
     page.tag("div", cells.metric_label(metric), class_="label"),
     page.tag("div", page.number(value), class_="value"),
-    page.tag("div", *notes, class_="note"),
+    page.tag("div", *notes, few, class_="note"),
     class_="card",
   )
 
 
 def _rival(run: load.Run, metric: str) -> tuple[str, str, str] | None:
   """Baseline, its title and its metric: the first one, or the best floor."""
-  for b in run.of_kind("baseline"):
+  for b in run.rivals:
     if run.value(b, metric) is not None:
       return b, run.title(b), metric
     floors = {
@@ -115,7 +117,7 @@ def _rival(run: load.Run, metric: str) -> tuple[str, str, str] | None:
 
 def comparison(run: load.Run) -> page.Html:
   """The model against its baselines, task by task."""
-  model, baselines = run.model, run.of_kind("baseline")
+  model, baselines = run.model, run.rivals
   if model is None:
     why = run.absent.get(
       "evals", "eval.json has no evaluator of type forecast."
@@ -136,6 +138,7 @@ def comparison(run: load.Run) -> page.Html:
     parts.append(page.paragraph(_AMOUNTS))
   if baselines:
     parts.append(page.paragraph(_READING))
+    parts += baselines_lib.every(run, model, rows)
     parts.append(_difference_chart(run, model, baselines[0], rows))
   else:
     parts.append(page.missing("Baselines", "no evaluator of their type ran."))
@@ -143,7 +146,10 @@ def comparison(run: load.Run) -> page.Html:
   everything = [
     m
     for m in run.evals[model]
-    if m not in rows and not m.startswith("segments/")
+    if m not in rows
+    and not m.startswith("segments/")
+    # Counts, which tell what the others stand on.
+    and not m.endswith("/positives")
   ]
   parts.append(
     page.details(
@@ -219,16 +225,21 @@ def _comparison_row(run, model, baselines, metric) -> list[Any]:
   present = [v for v in values if v is not None]
   best = load.best(metric, present) if len(present) > 1 else None
   is_best = lambda v: v is not None and v == best
-  cell = lambda v: page.num(v, class_="best" if is_best(v) else "")
+  cell = lambda e, v: baselines_lib.with_spread(
+    run, e, metric, "best" if is_best(v) else ""
+  )
   rate = run.value(model, f"{task}/base_rate")
   show_rate = rate is not None and last == "auc"
   row = [
     cells.metric_label(metric),
     page.num(rate, 3) if show_rate else page.Num(""),
-    cell(values[0]),
+    cell(model, values[0]),
   ]
   for b, v in zip(baselines, values[1:], strict=True):
-    row += [cell(v), cells.interval(run.difference(model, b, metric), metric)]
+    row += [
+      cell(b, v),
+      cells.interval(run.difference(model, b, metric), metric),
+    ]
   return row
 
 
