@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lumos_jax.data import pipeline
@@ -130,6 +131,18 @@ class Lumos:
     return multitask.forecasts(
       z, self.tasks, self.cfg.regression_loss, self.weights
     )
+
+  def rows(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
+    """As `predict`, each of the head's R rows apart: float32 [B, R]; O = 1."""
+    z = module.model(batch)
+    alone = np.ones((1, len(self.tasks)), np.float32)
+    found = [
+      multitask.forecasts(
+        z[r : r + 1], self.tasks, self.cfg.regression_loss, alone
+      )
+      for r in range(z.shape[0])
+    ]
+    return {k: jnp.concatenate([f[k] for f in found], 1) for k in found[0]}
 
   def embed(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """Pooled encoder states of each user, at the one origin of a batch.
