@@ -136,7 +136,9 @@ def experiment(rng, by_activity, scale=0.5, users=1500):
   base = 0.3 + 0.1 * np.tanh(taste)
   y = (rng.random(users) < base + true * got).astype(float)
   zero = base + rng.normal(0, 0.02, (3, users))
-  one = zero + scale * true + rng.normal(0, 0.01, (3, 1))
+  # What it knows of users apart is noise.
+  one = zero + scale * true + rng.normal(0, 0.05, (3, users))
+  one += rng.normal(0, 0.01, (3, 1))
   e = assignment.propensity(x, got)
   every = np.ones(users, bool)
   return effects.Evidence(got, e, y, every, zero, one), true

@@ -107,10 +107,11 @@ def calibrated(
 ) -> tuple[bootstrap.Interval, float]:
   """A mean effect, scaled by how right the model was about earlier entries.
 
-  With m the forecast at the propensity e, and t the model's effect of each
-  user, theta minimises the sum of ((y - m) - (got - e) theta t)^2, the R-learner's
-  orthogonal loss (Nie and Wager 2021, arXiv 1712.04912) with one parameter. What
-  m gets wrong does not bias theta where e is right: in an experiment it is.
+  The scale is the effect of those entries by augmented inverse propensity
+  weighting (Robins, Rotnitzky and Zhao 1994), over the model's: with t the
+  model's effect of a user and f its forecast for what the user had, the mean of
+  t + (got - e) / (e (1 - e)) (y - f). Where e is right, as in an experiment it
+  is, what the model gets wrong does not bias that.
 
   Args:
     x: float [S, U], changes of forecasts.
@@ -119,31 +120,26 @@ def calibrated(
     weights, level, n, seed: As in `mean`.
 
   Returns:
-    The mean of x times theta, and theta.
+    The mean of x times the scale, and the scale.
   """
   w = _shares(len(x), weights)
-  top, bottom = np.zeros_like(x), np.zeros_like(x)
-  joint_top, joint_bottom = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+  found, said = np.zeros_like(x), np.zeros_like(x)
   for e in evidence:
-    for member in [*range(len(x)), None]:
-      pick = (lambda a: w @ a) if member is None else (lambda a, i=member: a[i])
-      zero, one = pick(e.without), pick(e.everyone)
-      move = (e.got - e.propensity) * (one - zero) * e.mask
-      rest = e.y - zero - e.propensity * (one - zero)
-      if member is None:
-        joint_top += move * rest
-        joint_bottom += move**2
-      else:
-        top[member] += move * rest
-        bottom[member] += move**2
-  each = (w @ x) * use
-  ratio = lambda a, b: a / np.maximum(b, 1e-12)
-  theta = float(ratio(joint_top.sum(), joint_bottom.sum()))
-  drawn = []
-  for d in bootstrap.draws(x.shape[1], n, seed):
-    scale = ratio(d @ joint_top, d @ joint_bottom)
-    drawn.append(scale * ratio(d @ each, d @ use.astype(np.float64)))
-  own = (x * use).sum(1) / max(use.sum(), 1)
-  own = ratio(top.sum(1), bottom.sum(1)) * own
-  value = theta * each.sum() / max(use.sum(), 1)
-  return combined(value, np.concatenate(drawn), own, w, level), theta
+    t = e.everyone - e.without
+    lean = (e.got - e.propensity) / (e.propensity * (1 - e.propensity))
+    found += (t + lean * (e.y - e.without - e.got * t)) * e.mask
+    said += t * e.mask
+  # One user draw serves all: where both are of one entry, its luck cancels.
+  ratio = lambda a, b: a / np.where(np.abs(b) < 1e-12, 1e-12, b)
+  used = use.astype(np.float64)
+  top, bottom, own = w @ found, w @ said, (w @ x) * used
+  drawn = np.concatenate(
+    [
+      ratio(d @ top, d @ bottom) * ratio(d @ own, d @ used)
+      for d in bootstrap.draws(x.shape[1], n, seed)
+    ]
+  )
+  scale = float(ratio(top.sum(), bottom.sum()))
+  each = ratio(found.sum(1), said.sum(1)) * ratio(x @ used, used.sum())
+  value = scale * ratio(own.sum(), used.sum())
+  return combined(value, drawn, each, w, level), scale

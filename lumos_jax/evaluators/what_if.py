@@ -36,6 +36,7 @@ _STEP_DAYS = 7  # Between starts of the negative control.
 # An assignment whose AUC surely is above this can be predicted from history.
 _PREDICTABLE = 0.55
 _FEWEST = 20  # Users with, and without, an entry that is evidence.
+_MOST = 4  # Such entries at an origin.
 
 
 class UnseenEntryError(RuntimeError):
@@ -291,7 +292,10 @@ class WhatIf(base.Evaluator):
           everyone=by_task[t.name].everyone[kept],
         )
         for _, _, by_task in found
+        if by_task[t.name].mask.any()
       ]
+      if not own:
+        continue
       e, theta = effects.calibrated(
         x[kept], use, own, weights[kept], **self._interval
       )
@@ -305,9 +309,9 @@ class WhatIf(base.Evaluator):
     hit = edited_lib.concerned(
       calendar, self._edits, origin, origin + self._horizon
     )
-    for entry in np.flatnonzero(
-      hit & (calendar.group != calendar_lib.EVERYONE)
-    ):
+    some = np.flatnonzero(hit & (calendar.group != calendar_lib.EVERYONE))
+    latest = np.argsort(calendar.start[some], kind="stable")[-_MOST:]
+    for entry in some[latest]:
       pair = edited_lib.for_everyone(calendar, int(entry), origin)
       got, x = assignment.who(
         self.records.schema,
