@@ -75,6 +75,6 @@ def finish(c, args, size: str) -> None:
     t.steps, t.batch_size, t.checkpoint_every = args.steps or 20, 16, 10
     c.optimizer.warmup_steps = 5
     c.evals.baseline_lightgbm.update(n_origins=2, rounds=20)
-    if "what_if" in c.evals:
+    if "what_if" in c.evals and c.evals.what_if.get("sweep_days"):
       c.evals.what_if.sweep_days = (7,)
   c.lock()
