@@ -25,10 +25,16 @@ OPTIONS = dict(
 )
 
 
-def config(root: str):
-  """A small model of three tasks, two of which have windows of 14 days."""
+def config(root: str, own_window: bool = True):
+  """A small model of three tasks, two of which have windows of 14 days.
+
+  Args:
+    root: Of data sets.
+    own_window: Whether a task sees the calendar of its own window alone.
+  """
   c = config_lib.default("lumos")
-  c.name = "semi_synthetic"
+  c.name = "semi_synthetic" if own_window else "semi_synthetic_whole_calendar"
+  c.model.own_window = own_window
   c.tasks = dict(
     active7=dict(kind="binary", field=FIELD, reduce="any", horizon_days=7),
     active14=dict(kind="binary", field=FIELD, reduce="any", horizon_days=14),

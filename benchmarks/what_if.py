@@ -35,9 +35,9 @@ NAME, LEVEL = "what_if", 0.9
 class Trials:
   """Models that are compiled once, for all trials."""
 
-  def __init__(self, root: str, steps: int, members: int):
+  def __init__(self, root: str, steps: int, members: int, own_window: bool):
     """Prepares the data set where it is missing."""
-    self.config = semi_synthetic.config(root)
+    self.config = semi_synthetic.config(root, own_window)
     self.config.train.steps, self.members = steps, members
     path = data_prep.prepare(
       "complete_journey", root, quiet=True, **semi_synthetic.OPTIONS
@@ -127,10 +127,11 @@ class Trials:
 
 
 def summary(rows) -> list[dict]:
-  """A row of means over the trials of each assignment."""
-  out = []
-  for protocol in dict.fromkeys(r["protocol"] for r in rows):
-    mine = [r["metrics"] for r in rows if r["protocol"] == protocol]
+  """A row of means over the trials of each config and assignment."""
+  out, of = [], lambda r: (r["config"], r["protocol"])
+  for kind in dict.fromkeys(map(of, rows)):
+    group = [r for r in rows if of(r) == kind]
+    mine = [r["metrics"] for r in group]
     names = dict.fromkeys(
       n
       for m in mine
@@ -142,12 +143,9 @@ def summary(rows) -> list[dict]:
     } | {"trials": len(mine)}
     if not metrics["identified"]:  # No calibrated effect was given.
       metrics = {n: v for n, v in metrics.items() if "calibrated" not in n}
-    row = dict(next(r for r in rows if r["protocol"] == protocol))
-    row |= dict(model="all trials", seed=0, metrics=metrics)
-    row["wall_seconds"] = sum(
-      r["wall_seconds"] for r in rows if r["protocol"] == protocol
-    )
-    out.append(row)
+    wall = sum(r["wall_seconds"] for r in group)
+    more = dict(model="all trials", seed=0, wall_seconds=wall, metrics=metrics)
+    out.append(group[0] | more)
   return out
 
 
@@ -159,6 +157,12 @@ def main():
   parser.add_argument(
     "--members", type=int, default=4, help="trainings a trial"
   )
+  parser.add_argument(
+    "--own_window",
+    action=argparse.BooleanOptionalAction,
+    default=True,
+    help="a task sees the calendar of its own window alone",
+  )
   parser.add_argument("--data", default="data", help="data.root")
   parser.add_argument("--out", default="", help="folder of the result file")
   parser.add_argument(
@@ -169,7 +173,7 @@ def main():
   progress.quiet_libraries()
   startup.keep_compilations()
   folder = pathlib.Path(args.out) if args.out else None
-  trials = Trials(args.data, args.steps, args.members)
+  trials = Trials(args.data, args.steps, args.members, args.own_window)
   rows = [r for r in results.rows(NAME, folder) if r["model"] != "all trials"]
   for seed in range(args.trials):
     for assignment in args.assignments.split(","):
@@ -178,7 +182,7 @@ def main():
         split="test",
         protocol=f"campaigns assigned {assignment}",
         model=f"LUMOS, {args.members} trainings",
-        config="semi_synthetic",
+        config=trials.config.name,
         seed=seed,
         steps=args.steps,
       )

@@ -205,3 +205,25 @@ def test_rows_of_an_ensemble_average_to_its_forecast():
     np.testing.assert_allclose(
       rows[t.name] @ recipe.weights[:, m], p[t.name][:, 0], rtol=1e-5
     )
+
+
+def test_with_own_windows_nothing_comes_before_its_cause():
+  later = {}
+  for own in (False, True):
+    c, records, tasks, recipe = build(model__own_window=own)
+    batch = next(pipeline.eval_batches(records, c.data, tasks, "train", 112, 4))
+    batch = {k: v for k, v in batch.items() if k != "key"}
+    module = recipe.init(nnx.Rngs(params=0), batch)
+    for x in (module.model.head.linear,):  # Starts at zero.
+      x[...] = jnp.ones_like(x[...]) / 10
+    before = recipe.predict(module, batch)
+    other = batch["future_calendar"].copy()
+    other[:, :, 7:, :3] += 1.0
+    after = recipe.predict(module, batch | {"future_calendar": other})
+    later[own] = {
+      t.name: float(jnp.abs(after[t.name] - before[t.name]).max())
+      for t in tasks
+    }
+  assert later[False]["active"] > 1e-4  # A week's task.
+  assert later[True]["active"] == 0.0
+  assert later[True]["churn"] > 1e-4 and later[True]["spend"] > 0
