@@ -6,13 +6,14 @@ python -m data_prep --source=tables --out=data --set schema=my_schema.py
 python -m data_prep --source=complete_journey --out=new --fitted=runs/pretrain
 python -m data_prep --list
 python -m data_prep describe FILES_OR_FOLDERS --out=my_schema.py
+python -m data_prep generate --users=10000 --out=world --seed=0
 """
 
 import argparse
 import json
 import sys
 
-from . import describe, run, sources
+from . import describe, generate, run, sources
 
 
 def _value(text: str):
@@ -70,6 +71,8 @@ def main(argv=None) -> int:
   argv = sys.argv[1:] if argv is None else list(argv)
   if argv[:1] == ["describe"]:
     return describe.main(argv[1:])
+  if argv[:1] == ["generate"]:
+    return generate.main(argv[1:])
   parser = _parser()
   args = parser.parse_args(argv)
   if args.list:

@@ -44,7 +44,7 @@ ERRORS = (
   OSError,
   checkpoint_lib.CheckpointError,
   records_lib.DataError,
-  what_if.PlaceboError,
+  what_if.UnseenEntryError,
 )
 
 
@@ -87,6 +87,11 @@ class Session:
     self.predictor = predict.Predictor(
       predict_fn, config.eval_batch_size, devices
     )
+    if getattr(recipe, "weights", None) is not None and len(recipe.weights) > 1:
+      self.predictor.rows = self.predictor.of(
+        lambda params, batch: recipe.rows(state_lib.merge(graph, params), batch)
+      )
+      self.predictor.row_weights = recipe.weights
     if hasattr(recipe.inputs, "embed_batches"):
       self.predictor.embedder = self.predictor.of(
         lambda params, batch: recipe.embed(

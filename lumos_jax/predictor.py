@@ -29,11 +29,11 @@ from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
 from lumos_jax.data import calendar as calendar_lib
+from lumos_jax.data import edited as edited_lib
 from lumos_jax.data import pipeline, sequences
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import predict
-from lumos_jax.evaluators.what_if import Spliced
 from lumos_jax.names import near
 
 FORECASTS, EMBEDDINGS, NEXT_EVENTS = "forecasts", "embeddings", "next_events"
@@ -381,12 +381,13 @@ def _windows(
 
 def edited(
   calendar: calendar_lib.Calendar, edits: Sequence[Mapping[str, Any]], day: int
-) -> Spliced:
-  """The calendar as it was before a day, and as edited from it on.
+) -> edited_lib.Spliced:
+  """The calendar as edited from a day on; see data/edited.py.
 
   Raises:
     PredictError: An edit has an unknown key.
-    SchemaError: It names an unknown field, value or group.
+    SchemaError: It names an unknown field, value or group, or finds no entry
+      that is running or ahead.
   """
   known = [f.name for f in dataclasses.fields(calendar_lib.Edit)]
   made = []
@@ -397,4 +398,4 @@ def edited(
           f"edits: no key {key!r}{near(key, known)} There are {known}"
         )
     made.append(calendar_lib.Edit(**edit))
-  return Spliced(calendar, calendar.edited(made), day)
+  return edited_lib.splice(calendar, made, day)

@@ -1,4 +1,4 @@
-"""Properties of evaluators: devices, padding, leakage, placebo."""
+"""Properties of evaluators: devices, padding, leakage, unseen entries."""
 
 import json
 
@@ -95,7 +95,7 @@ def test_ablations_take_away_what_they_say(tmp_path):
 def test_what_if_effects_and_intervals(tmp_path):
   e = evaluator("what_if", tmp_path=tmp_path)
   out = dict(e.run(PARAMS))
-  assert out["placebo_max_abs"] == 0.0
+  assert out["unused_entry_max_abs"] == 0.0
   # A sale of everyone on days 120-130 is announced on day 110: moved to 124,
   # two of its days leave the window [112, 126); moved to 112, none.
   effect, low, high = (out[f"edited/spend{x}"] for x in ("", "/low", "/high"))
@@ -139,17 +139,17 @@ def test_history_keeps_the_real_calendar():
   )
 
 
-def test_placebo_finds_a_model_that_looks_too_far():
+def test_an_unseen_entry_finds_a_model_that_looks_too_far():
   records = fake.Records()
   e = evaluator("what_if", records=records)
   e.save_text = lambda text: None
-  # The placebo begins where the horizon ends: a window a day too long sees it.
-  e._placebo = e._calendar(what_if.placebo_edits(records.calendar, 112 + 13))
+  # It begins where the horizon ends: a window a day too long sees it.
+  e._unused = e._calendar(what_if.unused_edits(records.calendar, 112 + 13))
   got = {}
-  with pytest.raises(what_if.PlaceboError, match="24 users"):
+  with pytest.raises(what_if.UnseenEntryError, match="24 users"):
     for k, v in e.run(PARAMS):
       got[k] = v
-  assert got["placebo_max_abs"] > 0 and "edited/spend" in got
+  assert got["unused_entry_max_abs"] > 0 and "edited/spend" in got
 
 
 def test_an_edit_that_finds_nothing_is_named(tmp_path):

@@ -67,7 +67,7 @@ def test_run_leaves_everything_it_promises(finished):
   assert "active/auc/difference" in str(found) or any(
     k.startswith("forecast_vs_") for k in found
   )
-  assert found["what_if"]["placebo_max_abs"] == 0.0
+  assert found["what_if"]["unused_entry_max_abs"] == 0.0
   assert found["what_if"]["edited/users_changed"] > 0
   logged = [
     json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()

@@ -52,7 +52,7 @@ def fake_run(workdir, data_dir):
       values |= {f"{task}/{k}": rng.random() for k in last}
     evals[name] = values
   evals["test_vs_lightgbm"] = {}
-  evals["ablation"], evals["what_if"] = {}, {"placebo_max_abs": 0.0}
+  evals["ablation"], evals["what_if"] = {}, {"unused_entry_max_abs": 0.0}
   for metric, value in evals["test"].items():
     d = value - evals["lightgbm"][metric]
     ends = {"difference": d, "low": d - 0.1, "high": d + 0.1}

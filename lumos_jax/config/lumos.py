@@ -71,6 +71,7 @@ def defaults(c: ml_collections.ConfigDict) -> None:
   m.state_members = 0  # Of these, members that see no habits.
   m.sparsity = 0.0  # L1 weight of a linear row on habits; 0 for no such row.
   m.views = ml_collections.ConfigDict()  # {task: views that forecast it}.
+  m.own_window = False  # A task sees the calendar ahead in its window alone.
   m.habit_days = ()  # Windows of habit sums that the head sees; 0 = all.
   m.regression_loss = "distribution"  # or the paper's, mse_nonzero.
   m.weighting = "uncertainty"  # or sum, learned.

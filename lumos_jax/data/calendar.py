@@ -20,6 +20,7 @@ EVERYONE = 0
 ALWAYS_KNOWN = np.iinfo(np.int32).min
 # A campaign's age and days left are shown as log1p(days) over this.
 _PHASE_SCALE = 4.0
+_ENTRY = ("group", "start", "end", "announced", "categorical", "numeric")
 
 
 def _table(values, dtype, rows: int) -> np.ndarray:
@@ -249,25 +250,47 @@ class Calendar:
     """Whether any entry becomes known only during the data's span."""
     return bool(self._late.any())
 
-  def edited(self, edits: Iterable[Edit]) -> "Calendar":
+  def table(self) -> dict[str, np.ndarray]:
+    """Copies of the entries' columns, by name."""
+    return {k: getattr(self, k).copy() for k in _ENTRY}
+
+  def of(self, table: Mapping[str, np.ndarray]) -> "Calendar":
+    """A calendar of other entries with the columns of this one."""
+    return Calendar(
+      self.schema, self.group_names, spanning=self.spanning, **table
+    )
+
+  def edited(
+    self, edits: Iterable[Edit], only: np.ndarray | None = None
+  ) -> "Calendar":
     """A calendar with the edits applied in order (this one is unchanged).
+
+    Args:
+      edits: What to change.
+      only: bool [E], entries that may be removed or moved; default all.
 
     Raises:
       SchemaError: An edit matches nothing, or names an unknown field, value,
         group or op; the message says what there is.
     """
-    table = {
-      k: getattr(self, k).copy()
-      for k in ("group", "start", "end", "announced", "categorical", "numeric")
-    }
+    table = self.table()
+    may = np.ones(len(self.group), bool) if only is None else only.copy()
     for edit in edits:
       if edit.op == "add":
         new = self._new_entry(edit)
         table = {k: np.concatenate([v, new[k][None]]) for k, v in table.items()}
+        may = np.append(may, True)
         continue
-      hit = self._matching(edit, table)
+      hit = self.matching(edit, table)
+      if not (hit & may).any():
+        over = " that is running or ahead" if hit.any() else ""
+        raise schema_lib.SchemaError(
+          f"calendar edit {edit.op!r} with match {dict(edit.match)} finds no "
+          f"entry{over}"
+        )
+      hit &= may
       if edit.op == "remove":
-        table = {k: v[~hit] for k, v in table.items()}
+        table, may = {k: v[~hit] for k, v in table.items()}, may[~hit]
       elif edit.op == "move":
         table["start"][hit] += edit.days
         table["end"][hit] += edit.days
@@ -275,9 +298,7 @@ class Calendar:
         raise schema_lib.SchemaError(
           f"calendar edit {edit.op!r}: use 'add', 'remove' or 'move'"
         )
-    return Calendar(
-      self.schema, self.group_names, spanning=self.spanning, **table
-    )
+    return self.of(table)
 
   def _group_id(self, name: str) -> int:
     if not name:
@@ -305,7 +326,8 @@ class Calendar:
       )
     return names.index(name)
 
-  def _matching(self, edit: Edit, table) -> np.ndarray:
+  def matching(self, edit: Edit, table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Which entries [E] of a table an edit's `match` finds."""
     hit = np.ones(len(table["group"]), bool)
     for name, value in edit.match.items():
       if name == "group":
@@ -315,11 +337,6 @@ class Calendar:
       else:
         c = self._field_index(name)
         hit &= table["categorical"][:, c] == self._value_id(c, value)
-    if not hit.any():
-      raise schema_lib.SchemaError(
-        f"calendar edit {edit.op!r} with match {dict(edit.match)} finds no "
-        "entry"
-      )
     return hit
 
   def _new_entry(self, edit: Edit) -> dict[str, np.ndarray]:

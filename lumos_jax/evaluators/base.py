@@ -121,14 +121,14 @@ class Evaluator(abc.ABC):
     )
     return values | positives.counts(self.tasks, found.y, found.mask)
 
-  def batches(self, predictor: predict.Predictor, calendar=None):
-    """Batches of this evaluator's users at its origin."""
+  def batches(self, predictor: predict.Predictor, calendar=None, origin=None):
+    """Batches of this evaluator's users at an origin, by default its own."""
     return pipeline.eval_batches(
       self.records,
       self.data_cfg,
       self.tasks,
       self.split,
-      self.origin,
+      self.origin if origin is None else origin,
       predictor.batch_size,
       calendar,
     )

@@ -14,8 +14,9 @@ class BaselineNaive(base.Evaluator):
   A regression task is forecast by the same quantity in the horizon_days before
   the origin; a binary task by the share of the user's past windows of that
   length where it was true, smoothed towards that of all users. Under
-  "population/task/metric": the same number for everyone, the rate (of amounts
-  the mean, and the median where errors are absolute) of the last training origin. Tasks of labels that hold whatever the origin, or
+  "population/task/metric": the same number for everyone, the rate (of
+  amounts the mean, and the median for absolute errors) of the last training
+  origin. Tasks of labels that hold whatever the origin, or
   whose past is not shown to the model, get the population's number too.
   """
 

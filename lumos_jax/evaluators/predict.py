@@ -131,6 +131,9 @@ class Predictor:
     self.predict_fn = predict_fn
     self.embedder: Predictor | None = None  # Of the recipe's user embeddings.
     self.sees_profile = True
+    # Of each row of an ensemble apart: {name: [B, R]}; and rows' weights [R, M].
+    self.rows: Predictor | None = None
+    self.row_weights: np.ndarray | None = None
     self.devices = list(devices or jax.local_devices())
     self.users_per_device = batch_size
     mesh = Mesh(np.asarray(self.devices), ("local",))

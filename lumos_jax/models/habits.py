@@ -76,6 +76,15 @@ class Habits(nnx.Module):
     self.mean[...] = x.mean((0, 1))
     self.deviation[...] = jnp.maximum(x.std((0, 1)), _LEAST_DEVIATION)
 
+  def within(self, days: int) -> np.ndarray:
+    """bool [width]: features that tell nothing of days beyond so many ahead."""
+    out = np.ones(self.width, bool)
+    for i, horizon in enumerate(reversed(self._horizons)):
+      if horizon > days:
+        end = self.width - i * self._events
+        out[end - self._events : end] = False
+    return out
+
   def __call__(self, batch) -> jax.Array:
     """Features of each origin: float32 [B, O, width], of order one."""
     mean, deviation = jax.lax.stop_gradient(

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lumos_jax.data import ablation
@@ -127,6 +128,7 @@ class Lumos(nnx.Module):
     self.dtype = jnp.dtype(cfg.dtype)
     self.calendar_columns = ablation.Columns.of(calendar)
     self.horizon = horizon
+    self.windows = tuple(t.horizon_days for t in tasks)
     kw = dict(dtype=self.dtype, rngs=rngs)
     act = cfg.activation
     self.activity = fields.RowEncoder(
@@ -216,7 +218,25 @@ class Lumos(nnx.Module):
     if self.cfg.habit_days:
       habit = self.habits(batch).astype(self.dtype)
       extra = jnp.concatenate([habit, extra], -1)
+    if self.cfg.own_window and self.cfg.head == "aggregated":
+      return self._own_windows(queries, last, extra, rngs)
     return self.head(queries, last, extra, rngs).astype(jnp.float32)
+
+  def _own_windows(self, queries, last, extra, rngs):
+    """Outputs of tasks that see the calendar of their own windows alone."""
+    out, p = 0.0, self.cfg.patch_days
+    starts = p * np.arange(queries.shape[2])
+    for days in sorted(set(self.windows)):
+      near = jnp.where((starts < days)[:, None], queries, 0)
+      seen = extra
+      if self.cfg.habit_days:
+        keep = np.ones(extra.shape[-1], bool)
+        keep[: self.habits.width] = self.habits.within(days)
+        seen = jnp.where(keep, extra, 0)
+      y = self.head(near, last, seen, rngs).astype(jnp.float32)
+      mine = np.asarray([d == days for d in self.windows])
+      out = out + jnp.where(mine[:, None], y, 0.0)
+    return out
 
   def states(self, batch: dict[str, Any]):
     """The encoded history, as `encode` returns it."""

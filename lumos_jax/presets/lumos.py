@@ -89,6 +89,6 @@ def finish(c, args, size: str) -> None:
     for name in ("baseline_lightgbm", "baseline_catboost"):
       c.evals[name].rounds = 20
     c.evals.baseline_tabm.epochs = 2
-    if "what_if" in c.evals:
+    if "what_if" in c.evals and c.evals.what_if.get("sweep_days"):
       c.evals.what_if.sweep_days = (7,)
   c.lock()

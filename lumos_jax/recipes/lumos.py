@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from lumos_jax.data import pipeline, targets
@@ -133,6 +134,16 @@ class Lumos:
     """Forecasts {task: float32 [B, O]}; see multitask.forecasts."""
     z = module.model(batch)
     return multitask.forecasts(z, self.tasks, module.amounts, self.weights)
+
+  def rows(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
+    """As `predict`, each of the head's R rows apart: float32 [B, R]; O = 1."""
+    z = module.model(batch)
+    alone = np.ones((1, len(self.tasks)), np.float32)
+    found = [
+      multitask.forecasts(z[r : r + 1], self.tasks, module.amounts, alone)
+      for r in range(z.shape[0])
+    ]
+    return {k: jnp.concatenate([f[k] for f in found], 1) for k in found[0]}
 
   def embed(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """Pooled encoder states of each user, at the one origin of a batch.

@@ -112,14 +112,17 @@ def lift(run: load.Run) -> page.Html:
 
 
 def what_if(run: load.Run) -> page.Html:
-  """Effects of edited calendars, with intervals, and the placebo."""
+  """Effects of edited calendars beside what can show them wrong."""
   parts = []
   for e in run.of_kind("what_if"):
     questions: dict[str, dict[str, load.Difference]] = {}
     for name, d in load.differences(run.evals[e]).items():
       question, _, task = name.partition("/")
-      questions.setdefault(question, {})[task] = d
+      if task:
+        questions.setdefault(question, {})[task] = d
     if questions:
+      first = [q for q in ("edited", "control", "calibrated") if q in questions]
+      questions = {q: questions[q] for q in [*first, *questions]}
       parts += _what_if(run, e, questions)
   if not parts:
     return page.missing("What-if", "no evaluator of type what_if ran.")
@@ -127,10 +130,12 @@ def what_if(run: load.Run) -> page.Html:
     [
       page.paragraph(
         "The mean change of the forecast when the same users are shown an "
-        "edited calendar, with a 95 % bootstrap interval over users: of a "
-        "probability for binary tasks, of the expected value for the others. "
-        "It is what the model expects, and the event's effect only where past "
-        "events came to users as if by chance, given what the model sees."
+        "edited calendar: of a probability for binary tasks, of the expected "
+        "value for the others. It is what the model expects, and the event's "
+        "effect only where past events came to users as if by chance, given "
+        "what the model sees. In the control the same entries begin when a "
+        "task's window has ended, so its true effect is 0; a task whose window "
+        "ends with the calendar that is shown has none."
       ),
       *parts,
     ]
@@ -161,15 +166,7 @@ def _what_if(run, evaluator, questions) -> list[page.Html]:
   if None not in changed:
     rows.append(["users affected", *(page.num(int(n)) for n in changed)])
   parts.append(page.table(head, rows))
-  placebo = run.value(evaluator, "placebo_max_abs")
-  if placebo is not None:
-    said = "changes no forecast, as it must be"
-    if placebo:
-      said = (
-        f"changes a forecast by {page.number(placebo)}: something after the "
-        "horizon reaches the model, and no effect above may be believed"
-      )
-    parts.append(page.paragraph(f"Placebo: an edit after the horizon {said}."))
+  parts += [page.paragraph(text) for text in _verdicts(run, evaluator, doc)]
   sweep = {n: d for n, d in days.items() if n in questions}
   if len(sweep) > 1:
     figures = []
@@ -185,6 +182,44 @@ def _what_if(run, evaluator, questions) -> list[page.Html]:
   else:
     parts.append(_effects_chart(run, questions))
   return parts
+
+
+def _verdicts(run, evaluator, doc) -> list[str]:
+  """What else was found of an effect, in sentences."""
+  out = []
+  if members := doc.get("members"):
+    out.append(
+      f"Intervals of {doc.get('level', 0.95):.0%} over users and over "
+      f"{members['count']} members: {members['are']}."
+    )
+  auc = load.differences(run.evals[evaluator]).get("assignment_auc")
+  if auc is None:
+    out.append(
+      "Not checked: no earlier entry of this kind that some users had and "
+      "others had not lies at an origin with known outcomes."
+    )
+  else:
+    said = (
+      f"Whether a user had the last such entry can be told from history with AUC "
+      f"{auc.value:.3f} [{auc.low:.3f}, {auc.high:.3f}]"
+    )
+    out.append(
+      f'{said}: as good as by chance. "Calibrated" is the effect times how '
+      "right the model was about that entry."
+      if run.value(evaluator, "identified")
+      else f"{said}: the effect is not identified, since those who had it "
+      "differ from the others in what they did before."
+    )
+  unused = run.value(evaluator, "unused_entry_max_abs")
+  if unused is not None:
+    out.append(
+      "An entry beyond the horizon changes no forecast, as it must be."
+      if not unused
+      else "An entry beyond the horizon changes a forecast by "
+      f"{page.number(unused)}: something after it reaches the model, and no "
+      "effect above may be believed."
+    )
+  return out
 
 
 def _effects(row: list[load.Difference | None]) -> list[page.Num]:
