@@ -75,7 +75,10 @@ def start(name: str, arg: str | None, **more):
 
 def _form(c, data: str) -> None:
   """Ids alone, as in the published comparisons, and how they are learned."""
-  c.data.cache, c.data.start_token = True, False
+  c.data.cache = True
+  # Who begins after the split has no history: with a start token every model
+  # ranks the same users. A hold-out of the last event has none of these.
+  c.data.start_token = c.data.holdout == "time"
   m = c.model
   m.positions, m.activation = "learned", "gelu"
   m.dropout = 0.2 if data in datasets.TIMED else 0.5
@@ -125,8 +128,14 @@ def context(c, profile: str) -> None:
   m.use_fields = True
   # Long rows need a fused kernel, which takes no bias: there time turns phases.
   m.time_bias = m.positions != "rotary"
-  m.profile_as = profile
   m.tell_later = c.data.holdout == "time"
+  profile_as(c, profile)
+
+
+def profile_as(c, profile: str) -> None:
+  """Lets the user's profile join: "position", "token", "none"."""
+  c.model.profile_as = profile
+  c.data.start_token = c.data.start_token or profile == "token"
 
 
 def pointer(c, data: str) -> None:
