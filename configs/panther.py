@@ -13,7 +13,7 @@ data: configs/sasrec.py, bert4rec.py, hstu.py.
 """
 
 from lumos_jax import config as config_lib
-from lumos_jax.presets import datasets, panther
+from lumos_jax.presets import panther
 
 
 def get_config(arg=None):
@@ -38,32 +38,11 @@ def get_config(arg=None):
   c.model.sprm = args.sprm
   # The release has .05.
   c.model.cosine, c.model.temperature = args.cosine == "on", 0.07
-  c.model.use_attributes = not args.ids
   # At a slice's length all pairs of tokens are too many to keep.
   repeats = not c.data.filter_seen and args.size != "large"
   if args.copy == "on" or (repeats and not args.copy):
     panther.pointer(c, args.data)
   c.objective.bag_width = args.bag
-  profile = args.profile or ("none" if args.ids else "position")
-  alone = profile == "none" and args.contrastive
-  known = args.data in datasets.TIMED
-  if not known and (args.contrastive or args.target_time or args.profile):
-    raise config_lib.ConfigError(
-      "profile=, contrastive= and target_time need times and profiles: use data= "
-      f"{datasets.TIMED}"
-    )
-  if args.ids and (alone or args.target_time):
-    raise config_lib.ConfigError(
-      "config argument ids leaves out times and, without profile=, profiles, "
-      "which contrastive= and target_time need: leave out one of them"
-    )
-  if known and args.ids:
-    panther.profile_as(c, profile)
-  elif known:
-    panther.context(c, profile)
-    c.model.target_time = args.target_time
-  c.objective.contrastive_weight = args.contrastive
-  if args.contrastive and args.data == "movielens":
-    c.objective.contrastive_fields = ("gender", "age")
+  panther.shown(c, args)
   c.lock()
   return c

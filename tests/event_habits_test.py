@@ -86,12 +86,11 @@ def batch_of(lengths, **overrides):
   config = fake_events.config(
     model__profile_as="position",
     objective__contrastive_weight=0.5,
-    train__batch_size=4,
     **overrides,
   )
   records = fake_events.Records(lengths=lengths)
   recipe = recipes.build(config, records, ())
-  batch = next(sequences.train_iterator(records, config.data, (), 4, 0))
+  batch = next(sequences.train_iterator(records, config.data, (), 12, 0))
   return recipe, recipe.init(nnx.Rngs(params=0)), batch
 
 
@@ -143,7 +142,9 @@ def test_lambda_weighs_the_two_losses(weight):
   recipe.objective.contrastive_weight = weight
   rngs = nnx.Rngs(dropout=0)
   value, logs = recipe.loss(module, batch, rngs, recipe.totals(batch))
-  expected = (1 - weight) * logs["loss/next"] + weight * logs["loss/contrastive"]
+  expected = (1 - weight) * logs["loss/next"] + weight * logs[
+    "loss/contrastive"
+  ]
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   assert float(logs["contrastive_windows"]) > 0
 

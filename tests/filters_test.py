@@ -73,8 +73,7 @@ def test_share_weighs_filter_and_attention():
 
     def run(scale):
       mine = {
-        k: v * scale if "attention/value" in k else v
-        for k, v in params.items()
+        k: v * scale if "attention/value" in k else v for k, v in params.items()
       }
       return state_lib.merge(graph, mine).model(batch)
 

@@ -84,7 +84,9 @@ def defaults(c: ml_collections.ConfigDict) -> None:
   m.sprm_scales = ((3, 1), (3, 2), (3, 4))  # (kernel, dilation).
   m.sprm_prototypes = 64
   m.filter_share = 0.7  # alpha of bsarec and tvrec; attention has the rest.
-  m.filter_frequencies = 3  # That bsarec's low-pass keeps, the constant included.
+  m.filter_frequencies = (
+    3  # That bsarec's low-pass keeps, the constant included.
+  )
   m.filter_rank = 32  # M of tvrec: filters that its taps are mixtures of.
   m.profile_as = "none"  # token, or position: at every one.
   m.profile_habits = True  # In it, statistics of the user's events until then.

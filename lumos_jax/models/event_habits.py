@@ -81,7 +81,5 @@ class Habits(nnx.Module):
     days = before[..., 1:2] + gap[..., None]
     logs = jnp.concatenate([events, jnp.maximum(days, 0.0)], -1)
     out = jnp.concatenate([_SCALE * jnp.log1p(logs), values], -1)
-    seen = np.repeat(
-      (True, self.use_time, *self.seen), (1, 1, *self.sizes)
-    )
+    seen = np.repeat((True, self.use_time, *self.seen), (1, 1, *self.sizes))
     return jnp.where(seen[None, None], out, 0.0)

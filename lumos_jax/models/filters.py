@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lumos_jax.models import attention, layers
+from lumos_jax.models import attention
 
 KINDS = ("bsarec", "tvrec")
 _SMALL = 1e-3  # Of the authors' start: a block begins as the identity.

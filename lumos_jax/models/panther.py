@@ -264,7 +264,9 @@ class Panther(nnx.Module):
   def latest_users(self, batch) -> jax.Array:
     """e_u as of the last token of each segment: [B, S, D]."""
     segments = batch["profile_user"].shape[1]
-    mine = batch["segment"][:, None] == jnp.arange(1, segments + 1)[None, :, None]
+    mine = (
+      batch["segment"][:, None] == jnp.arange(1, segments + 1)[None, :, None]
+    )
     step = jnp.arange(mine.shape[-1])[None, None]
     last = jnp.max(jnp.where(mine, step, 0), -1)
     return jnp.take_along_axis(self.users(batch), last[..., None], 1)

@@ -138,6 +138,35 @@ def profile_as(c, profile: str) -> None:
   c.data.start_token = c.data.start_token or profile == "token"
 
 
+def shown(c, args) -> None:
+  """What PANTHER sees, of the arguments of configs/panther.py.
+
+  Raises:
+    ConfigError: An argument would do nothing.
+  """
+  known = args.data in datasets.TIMED
+  profile = args.profile or ("none" if args.ids else "position")
+  if not known and (args.contrastive or args.target_time or args.profile):
+    raise config_lib.ConfigError(
+      "profile=, contrastive= and target_time need times and profiles: use data= "
+      f"{datasets.TIMED}"
+    )
+  if args.ids and (args.target_time or args.contrastive and profile == "none"):
+    raise config_lib.ConfigError(
+      "config argument ids leaves out times and, without profile=, profiles, "
+      "which contrastive= and target_time need: leave out one of them"
+    )
+  c.model.use_attributes = not args.ids
+  if known and args.ids:
+    profile_as(c, profile)
+  elif known:
+    context(c, profile)
+    c.model.target_time = args.target_time
+  c.objective.contrastive_weight = args.contrastive
+  if args.contrastive and args.data == "movielens":
+    c.objective.contrastive_fields = ("gender", "age")
+
+
 def pointer(c, data: str) -> None:
   """A pointer at the history: a mixture, which needs all probabilities.
 
