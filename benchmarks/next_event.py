@@ -5,15 +5,33 @@ r"""Next-event prediction: PANTHER and its peers, one split, full ranking.
 
 Every model and seed is a whole run of `main` with configs/MODEL.py; runs that were
 interrupted go on, finished ones are read. Models behind the first have --peer-seeds
-seeds. A model may carry arguments: `panther:sprm=none`. Popularity, Markov and
-recency come from the first run. Writes benchmarks/results/NAME.json after every
-run; with --add what is in it stays, and only what it lacks is run.
+seeds. A model may carry arguments, of its config file or config keys:
+`panther:sprm=none:model.norm=post`; --grid makes a matched table of them, --set is
+for all models:
+
+  python benchmarks/next_event.py --data=movielens --seeds=3 --steps=8000 \
+    --models=panther:ids --name=next_event_matched_movielens --grid="width=96,192 \
+    cosine=on,off sprm=none,paper,bsarec,tvrec profile=none,position"
+  python benchmarks/next_event.py --data=beauty --models=panther:ids --seeds=3 \
+    --grid="width=64,96 cosine=on,off sprm=none,paper,bsarec,tvrec" \
+    --set="train.best.metric=validation/ndcg@10 train.patience=10 \
+    train.evaluate_best=True evals.validation.every_steps=250 \
+    objective.loss=softmax" --steps=20000 --name=next_event_matched_beauty
+
+Popularity, Markov and recency come from the first run. Rows say what a model is
+shown, its kind first (ids, attributes, profile, times): only rows of one kind are
+compared. All models of a table must have ranked the same number of users. Writes
+benchmarks/results/NAME.json after every run; with --add what is in it stays, and
+only what it lacks is run.
 """
 
 import argparse
+import ast
+import itertools
 import json
 import pathlib
 import time
+from collections.abc import Sequence
 
 import results
 from absl import logging
@@ -45,16 +63,70 @@ def protocol(config) -> str:
 
 
 def sees(config) -> str:
-  """What the model is shown."""
+  """What the model is shown; before the colon, with what it may be compared."""
   d, m = config.data, config.model
-  parts = [d.target]
-  parts += ["attributes"] if m.use_attributes else []
-  parts += ["other fields"] if m.use_fields else []
-  parts += ["profile"] if m.profile_as != "none" else []
-  parts += ["times of the history"] if m.time_bias else []
-  parts += ["time of the target"] if m.target_time else []
-  parts += ["whether the target is later"] if m.tell_later else []
-  return "sees " + ", ".join(parts)
+  parts, kind = [d.target], "ids"
+  if m.use_attributes:
+    parts, kind = [*parts, "attributes"], "attributes"
+  if m.profile_as != "none":
+    parts, kind = [*parts, "profile"], "profile"
+  # Other fields may be clocks and gaps.
+  times = {
+    "other fields": m.use_fields,
+    "times of the history": m.time_bias,
+    "time of the target": m.target_time,
+    "whether the target is later": m.tell_later,
+  }
+  shown = [name for name, given in times.items() if given]
+  return f"{'times' if shown else kind}: sees {', '.join(parts + shown)}"
+
+
+def expand(models: Sequence[str], grid: str) -> list[str]:
+  """Each model with every combination of a grid's values, in order.
+
+  Args:
+    models: "panther:ids" or the like.
+    grid: "width=96,192 sprm=none,paper", "" for none.
+
+  Raises:
+    ValueError: An axis has no value.
+  """
+  axes = []
+  for axis in grid.split():
+    name, _, values = axis.partition("=")
+    if not values:
+      raise ValueError(f"--grid: {axis!r} is not of the form NAME=VALUE,VALUE")
+    axes.append([f"{name}={v}" for v in values.split(",")])
+  return [":".join((m, *v)) for m in models for v in itertools.product(*axes)]
+
+
+def override(config, settings: Sequence[str]) -> None:
+  """Sets config keys of "KEY=VALUE", as --config.KEY=VALUE of main does."""
+  with config.unlocked():
+    for part in settings:
+      key, _, text = part.partition("=")
+      config_lib.check_key(config, key)
+      try:
+        value = ast.literal_eval(text)
+      except (ValueError, SyntaxError):
+        value = text
+      config.update_from_flattened_dict({key: value})
+
+
+def check_users(rows) -> None:
+  """Raises ValueError where models of a split ranked different users."""
+  found = {}
+  for r in rows:
+    if "users" in r["metrics"]:
+      place = found.setdefault((r["dataset"], r["protocol"], r["split"]), {})
+      place.setdefault(r["metrics"]["users"], r["model"])
+  for where, counts in found.items():
+    if len(counts) > 1:
+      said = ", ".join(f"{m}: {int(n):,}" for n, m in counts.items())
+      raise ValueError(
+        f"{' '.join(where)}: models ranked different users ({said}), so their "
+        "rows cannot be compared; with a start token every user is ranked"
+      )
 
 
 def rows_of(config, label, workdir, seed):
@@ -84,7 +156,7 @@ def rows_of(config, label, workdir, seed):
         split=kw.get("split", "test"),
         model=label if kw["type"] == "next_event" else f"{label} {name}",
         config=sees(config),
-        steps=config.train.steps,
+        steps=found["steps"][name],
         wall_seconds=wall,
         metrics=keep(found[name]),
       )
@@ -93,10 +165,18 @@ def rows_of(config, label, workdir, seed):
 
 
 def finished(workdir, config) -> bool:
-  """Whether every evaluator has seen the last step."""
+  """Whether every evaluator has seen the last step, or the best of them."""
   path = workdir / "eval.json"
   steps = json.loads(path.read_text())["steps"] if path.exists() else {}
-  return all(steps.get(name) == config.train.steps for name in config.evals)
+  if not all(name in steps for name in config.evals):
+    return False
+  if config.train.best.metric and config.train.steps == _trained_to(workdir):
+    return True
+  return all(steps[name] == config.train.steps for name in config.evals)
+
+
+def _trained_to(workdir) -> int:
+  return json.loads((workdir / "config.json").read_text())["train"]["steps"]
 
 
 def main():
@@ -110,6 +190,8 @@ def main():
     default="panther,sasrec,hstu,bert4rec",
     help="files of configs/, with commas; MODEL:ARGUMENTS too",
   )
+  parser.add_argument("--grid", default="", help="NAME=VALUE,VALUE of models")
+  parser.add_argument("--set", default="", help="KEY=VALUE of all configs")
   parser.add_argument("--seeds", type=int, default=3, help="how many")
   parser.add_argument("--peer-seeds", type=int, default=0, help="0: as many")
   parser.add_argument("--steps", type=int, default=0, help="0: the config's")
@@ -126,15 +208,17 @@ def main():
   have = {(r["dataset"], r["model"], r["seed"], r["steps"]) for r in old}
   rows, baselines = [], any(r["model"] == "popularity" for r in old)
   for seed in range(args.seeds):
-    models = args.models.split(",")
+    models = expand(args.models.split(","), args.grid)
     if args.peer_seeds and seed >= args.peer_seeds:
       models = models[:1]
     for model in models:
       file, _, more = model.partition(":")
       settings = [f"data={args.data}", f"seed={seed}"]
       settings += [f"steps={args.steps}"] if args.steps else []
-      settings += more.split(":") if more else []
+      keys = [x for x in more.split(":") if "." in x.partition("=")[0]]
+      settings += [x for x in more.split(":") if x and x not in keys]
       config = config_lib.load(f"{file}:{','.join(settings)}")
+      override(config, args.set.split() + keys)
       with config.unlocked():
         config.data.root = args.root or config.data.root
         config.report = False
@@ -152,6 +236,7 @@ def main():
         main_lib.run(config, workdir)
       logging.info("%s, seed %d: %.0f s", label, seed, time.time() - start)
       rows += rows_of(config, label, workdir, seed)
+      check_users(old + rows)
       print(results.write(args.name, rows, add=args.add))
 
 

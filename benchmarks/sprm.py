@@ -20,7 +20,7 @@ from flax import nnx
 
 from lumos_jax import config as config_lib
 from lumos_jax import state as state_lib
-from lumos_jax.models import panther
+from lumos_jax.models import attention, panther
 
 FORMS = {
   "attention": dict(attention="softmax", sprm="none"),
@@ -38,12 +38,13 @@ def measure(form: dict, length: int, width: int, heads: int, repeats: int):
   layer = panther.Layer(cfg, length, dtype=jnp.float32, rngs=nnx.Rngs(0))
   graph, params = state_lib.split(layer)
   segment = jnp.ones((1, length), jnp.int32)
+  place = jnp.arange(length)[None]
   days = jnp.zeros((1, length))
 
   def loss(params, x):
-    mask = jnp.tril(jnp.ones((length, length), bool))[None]
+    look = attention.Look(segment, segment, causal=True)
     module = state_lib.merge(graph, params)
-    return jnp.sum(module(x, mask, days, None, segment, None) ** 2)
+    return jnp.sum(module(x, look, days, None, place, None) ** 2)
 
   x = jnp.asarray(np.random.default_rng(0).standard_normal((1, length, width)))
   x = x.astype(jnp.float32)

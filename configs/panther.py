@@ -13,43 +13,36 @@ data: configs/sasrec.py, bert4rec.py, hstu.py.
 """
 
 from lumos_jax import config as config_lib
-from lumos_jax.presets import datasets, panther
+from lumos_jax.presets import panther
 
 
 def get_config(arg=None):
   """Arguments: see `panther.start`, and parts.
 
-  sprm= (paper, release, none), profile= (position, token, none),
-  contrastive= (lambda), ids (see the target's ids alone); target_time (be told
-  when the next event happens, though not which it is); copy= (on, off: a pointer
-  at the history; on where values of the history compete); bag= (width of vectors
-  that predict half of a user's events from the others: for user embeddings).
+  sprm= (paper, release, none; bsarec, tvrec: other filters in its place),
+  cosine= (on, off: cosines / .07, or products), profile= (position, token, none),
+  contrastive= (lambda), ids (see the target's ids alone, and the profile if
+  profile= is given); target_time (be told when the next event happens, though not
+  which it is); copy= (on, off: a pointer at the history; on where values of the
+  history compete); bag= (width of vectors that predict half of a user's events
+  from the others: for user embeddings).
   """
   parts = dict(sprm="paper", profile="", contrastive=0.0, ids=False)
-  parts |= dict(target_time=False, copy="", bag=0)
+  parts |= dict(target_time=False, copy="", bag=0, cosine="on")
   c, args = panther.start("panther", arg, **parts)
-  if args.copy not in ("", "on", "off"):
-    raise config_lib.ConfigError(
-      f"config argument copy={args.copy!r}: use on or off"
-    )
+  for name, known in (("copy", ("", "on", "off")), ("cosine", ("on", "off"))):
+    if args[name] not in known:
+      raise config_lib.ConfigError(
+        f"config argument {name}={args[name]!r}: use on or off"
+      )
   c.model.sprm = args.sprm
-  c.model.cosine, c.model.temperature = True, 0.07  # The release has .05.
-  c.model.use_attributes = not args.ids
+  # The release has .05.
+  c.model.cosine, c.model.temperature = args.cosine == "on", 0.07
   # At a slice's length all pairs of tokens are too many to keep.
   repeats = not c.data.filter_seen and args.size != "large"
   if args.copy == "on" or (repeats and not args.copy):
     panther.pointer(c, args.data)
   c.objective.bag_width = args.bag
-  if args.data in datasets.TIMED and not args.ids:
-    panther.context(c, profile=args.profile or "position")
-    c.model.target_time = args.target_time
-    c.objective.contrastive_weight = args.contrastive
-    if args.data == "movielens":
-      c.objective.contrastive_fields = ("gender", "age")
-  elif args.contrastive or args.target_time or args.profile:
-    raise config_lib.ConfigError(
-      "profile=, contrastive= and target_time need times and profiles: use data= "
-      f"{datasets.TIMED}, without ids"
-    )
+  panther.shown(c, args)
   c.lock()
   return c

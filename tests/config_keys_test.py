@@ -39,6 +39,8 @@ SETTINGS = {
     {"model.masked": True, "model.use_fields": False},
     {"objective.contrastive_weight": 0.5, "model.profile_as": "token"},
     {"model.cosine": True, "objective.bag_width": 4},
+    {"model.sprm": "bsarec"},
+    {"model.sprm": "tvrec"},
     {"objective.attribute_weight": 0.1, "objective.gap_weight": 0.1},
   ],
 }

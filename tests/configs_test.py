@@ -29,6 +29,8 @@ ARGUMENTS = {
     "data=yelp,sprm=release",
     "sprm=none,profile=token",
     "data=movielens,ids,smoke",
+    "data=movielens,ids,profile=token,contrastive=0.8",
+    "data=beauty,ids,sprm=tvrec,cosine=off",
     "data=movielens,target_time",
     "data=tabformer,path=FOLDER",
   ],
@@ -149,7 +151,8 @@ def test_tasks_name_what_is_wrong():
     ("smoke,size=large", "exclude each other"),
     ("size=large,width=32", "width= is of size=small"),
     ("data=beauty,profile=token", "profile=.*need times"),
-    ("data=movielens,ids,contrastive=.5", "contrastive=.*need times"),
+    ("data=movielens,ids,contrastive=.5", "contrastive= and target_time need"),
+    ("data=beauty,cosine=yes", "cosine='yes': use on or off"),
   ],
 )
 def test_arguments_that_would_do_nothing_are_refused(arg, words):

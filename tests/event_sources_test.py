@@ -145,7 +145,8 @@ def test_movielens_as_the_sequence_benchmarks_give_it(tmp_path):
   frame.write_parquet(tmp_path / "ml" / "ml1m_sequences.parquet")
   data, users = prepare("movielens", tmp_path, path=folder, min_events=2)
   assert items(data, users["1"]) == items(data, users["2"]) == ["1", "2"]
-  assert data.stats["notes"]["times that the file interpolates"] == 1
+  notes = data.stats["notes"]
+  assert notes["interpolated times, replaced by the last exact one"] == 1
   rating = users["2"]["categorical"][:, 1]
   assert rating[0] == schema_lib.MISSING != rating[1]  # 0 is not known.
 

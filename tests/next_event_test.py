@@ -243,9 +243,10 @@ def test_contrastive_loss_equals_the_plain_formula():
   x = rng.standard_normal((6, 4)).astype(np.float32)
   group = np.asarray([0, 0, 1, 1, 2, 0])
   known = np.asarray([1, 1, 1, 1, 1, 0], bool)
+  owner = jnp.arange(6)
   alike = group[:, None] == group[None]
   total, count = contrastive.loss(
-    jnp.asarray(x), jnp.asarray(alike), jnp.asarray(known), 0.7
+    jnp.asarray(x), jnp.asarray(alike), jnp.asarray(known), 0.7, owner
   )
   expected = 0.0
   for i in range(4):

@@ -19,6 +19,10 @@ FORMS = {
   ),
   "release": dict(model__sprm="release", model__profile_as="token"),
   "linear": dict(model__sprm="paper", model__attention="none"),
+  "bsarec": dict(model__sprm="bsarec", model__norm="post"),
+  "tvrec": dict(
+    model__sprm="tvrec", model__attention="none", model__positions="none"
+  ),
   "hstu": dict(
     model__attention="pointwise", model__time_bias=True, model__d_ff=0
   ),
@@ -301,6 +305,7 @@ def test_probabilities_rank_as_evaluation_does(form):
   [
     (dict(model__attention="none"), "model.sprm = 'none'"),
     (dict(model__sprm="big"), "model.sprm = 'big'"),
+    (dict(MASKED, model__sprm="tvrec"), "every filter is here"),
     (
       dict(model__profile_as="token", data__start_token=False),
       "data.start_token = True",

@@ -392,4 +392,4 @@ def test_golden_number_of_parameters():
   config, _, recipe = build(**FULL)
   trainer = train.Trainer(config, recipe, jax.devices()[:1])
   params = trainer.abstract["params"]
-  assert sum(p.size for p in params.values()) == 20_931
+  assert sum(p.size for p in params.values()) == 21_571

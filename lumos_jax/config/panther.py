@@ -44,6 +44,9 @@ LIMITS = {
   "data.sequence_length": limits.at_least(1),
   "data.segments": limits.at_least(1),
   "model.sprm_prototypes": limits.at_least(1),
+  "model.filter_share": limits.SHARE,
+  "model.filter_frequencies": limits.at_least(1),
+  "model.filter_rank": limits.at_least(1),
   "model.temperature": limits.ABOVE_ZERO,
   "objective.negatives": limits.at_least(1),
   "objective.chunk": limits.at_least(1),
@@ -76,10 +79,17 @@ def defaults(c: ml_collections.ConfigDict) -> None:
   m.activation = "relu"
   m.dropout = 0.1
   m.attention = "softmax"  # Or HSTU's "pointwise", or "none".
-  m.sprm = "none"  # paper, release: beside attention.
+  # Beside attention, or instead of it: paper, release (PANTHER's), bsarec, tvrec.
+  m.sprm = "none"
   m.sprm_scales = ((3, 1), (3, 2), (3, 4))  # (kernel, dilation).
   m.sprm_prototypes = 64
+  m.filter_share = 0.7  # alpha of bsarec and tvrec; attention has the rest.
+  m.filter_frequencies = (
+    3  # That bsarec's low-pass keeps, the constant included.
+  )
+  m.filter_rank = 32  # M of tvrec: filters that its taps are mixtures of.
   m.profile_as = "none"  # token, or position: at every one.
+  m.profile_habits = True  # In it, statistics of the user's events until then.
   m.time_bias = False  # Attention biases of time differences.
   m.target_time = False  # When the next event is, not what, is seen too.
   m.tell_later = False  # Whether the next event is later, or of the same time.

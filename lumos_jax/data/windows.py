@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lumos_jax.data import instants
+from lumos_jax.data import instants, running
 from lumos_jax.data import schema as schema_lib
 
 Batch = dict[str, Any]
@@ -68,6 +68,7 @@ class Sequences:
     """Keeps what every user shares; `cfg` is config.data."""
     check_config(cfg)
     self._column = target_column(schema, cfg)
+    self._running = running.Running(schema)
     self.cfg = cfg
 
   def cut(self, record: Batch, split: str) -> int | None:
@@ -144,9 +145,7 @@ class Sequences:
       if start > first:
         target[: cfg.overlap] = 0
       window["target"] = target
-      for name in _PROFILE:
-        window[name] = record[name][None]
-      out.append(window)
+      out.append(window | self._user(record, start))
       if stop == n - 1:
         break
       start = stop - cfg.overlap
@@ -219,8 +218,17 @@ class Sequences:
     steps = np.arange(self.cfg.sequence_length, dtype=np.int32)
     out["segment"] = (steps < length).astype(np.int32)
     out["position"] = np.where(steps < length, steps, 0).astype(np.int32)
-    for name in _PROFILE:
-      out[name] = record[name][None]
+    return out | self._user(record, start)
+
+  def _user(self, record: Batch, start: int) -> Batch:
+    """What belongs to the user, not to a row: each [1, ...].
+
+    The profile, who it is (`running.user_number`), and the totals of the events
+    before the window.
+    """
+    out = {name: record[name][None] for name in _PROFILE}
+    out["profile_user"] = running.user_number(record.get("key", ""))[None]
+    out["profile_before"] = self._running.before(record, start)[None]
     return out
 
 

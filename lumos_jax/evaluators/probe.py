@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from lumos_jax.data import sequences
-from lumos_jax.evaluators import base, predict
+from lumos_jax.evaluators import base, bootstrap, metrics, predict
 
 _MODELS = ("logistic", "lightgbm")
+_DRAWS = 1000  # Of the paired bootstrap.
 _LIGHTGBM = dict(
   n_estimators=300,
   learning_rate=0.03,
@@ -28,7 +29,9 @@ class Probe(base.Evaluator):
   Beside the embedding: aggregates (how often each value of the target field
   occurs) and both together. Yields "FEATURES/MODEL/auc" (two classes) or
   ".../accuracy", means over the folds, and the same with "_deviation" between
-  them.
+  them. With two classes also "FEATURES_vs_aggregates/MODEL/auc" with its
+  difference and the bounds of a paired 95 % bootstrap interval: users are drawn
+  within the folds, whose classifiers stay as they are.
   """
 
   slow = True
@@ -91,9 +94,11 @@ class Probe(base.Evaluator):
       "embedding": embedding[known],
       "both": (counts[known], embedding[known]),
     }
+    scores: dict[tuple[str, str], np.ndarray] = {}
     for features, x in tables.items():
       for model in self._models:
-        yield from self._scores(features, model, x, y[known])
+        yield from self._scores(features, model, x, y[known], scores)
+    yield from self._against_aggregates(y[known], scores)
 
   def _users(self, keys: np.ndarray):
     """Counts [U, V] (sparse), label [U] and whether it is known [U]."""
@@ -120,24 +125,52 @@ class Probe(base.Evaluator):
     )
     return counts, y.astype(int), known
 
-  def _scores(self, features: str, model: str, x, y) -> base.Metrics:
-    from sklearn import metrics as sk_metrics
+  def _splits(self, y):
+    """Rows of training and of test, fold by fold."""
     from sklearn import model_selection
 
-    binary = len(np.unique(y)) == 2
     folds = model_selection.StratifiedKFold(
       self._folds, shuffle=True, random_state=self._seed
     )
-    found = []
-    for train, test in folds.split(np.zeros(len(y)), y):
-      fitted = _fit(model, x, y, train, self._seed)
+    return folds.split(np.zeros(len(y)), y)
+
+  def _scores(self, features: str, model: str, x, y, scores) -> base.Metrics:
+    """Metrics of one model on one table; its out-of-fold scores go to `scores`."""
+    from sklearn import metrics as sk_metrics
+
+    binary, found, out = len(np.unique(y)) == 2, [], np.zeros(len(y))
+    for train, test in self._splits(y):
+      p = _fit(model, x, y, train, self._seed)(x, test)
       if binary:
-        found.append(sk_metrics.roc_auc_score(y[test], fitted(x, test)[:, 1]))
+        out[test] = p[:, 1]
+        found.append(sk_metrics.roc_auc_score(y[test], p[:, 1]))
       else:
-        found.append(np.mean(fitted(x, test).argmax(1) == y[test]))
+        found.append(np.mean(p.argmax(1) == y[test]))
+    if binary:
+      scores[features, model] = out
     metric = "auc" if binary else "accuracy"
     yield f"{features}/{model}/{metric}", float(np.mean(found))
     yield f"{features}/{model}/{metric}_deviation", float(np.std(found))
+
+  def _against_aggregates(self, y, scores) -> base.Metrics:
+    """Paired intervals of the mean over folds, see the class."""
+    tests = [test for _, test in self._splits(y)] if scores else []
+    for (features, model), mine in scores.items():
+      if features == "aggregates":
+        continue
+      theirs, values, draws = scores["aggregates", model], [], []
+      for seed, t in enumerate(tests):
+        known = np.ones(len(t), bool)
+        a, b = (
+          metrics.statistic("auc", y[t] * 1.0, p[t], known)
+          for p in (mine, theirs)
+        )
+        values.append((a(np.ones((1, len(t)))) - b(np.ones((1, len(t)))))[0])
+        drawn = [a(w) - b(w) for w in bootstrap.draws(len(t), _DRAWS, seed)]
+        draws.append(np.concatenate(drawn))
+      found = bootstrap.interval(np.mean(values), np.mean(draws, 0))
+      name = f"{features}_vs_aggregates/{model}/auc"
+      yield from bootstrap.flat({name: found}).items()
 
 
 def pooled(total: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lumos_jax.data import running
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.models import fields
 
@@ -51,6 +52,9 @@ def rules(
   if target_now:
     streams = {"model/event": ("activity", target_before, target_now)}
     out |= _values(before, now, target_before, target_now)
+    kernel = "model/habits/mlp/layers/0/kernel"
+    rows = _rows(_habits(before), _habits(now), "habits")
+    out[kernel] = _rule(kernel, rows)
   streams["model/profile"] = ("profile", "", "")
   for prefix, (table, less_before, less_now) in streams.items():
     out |= _stream(prefix, table, before, now, less_before, less_now)
@@ -256,6 +260,16 @@ def _values(before, now, target_before, target_now):
       source = f"attribute_heads/{old.index(name)}/{part}"
       axis = 1 if part == "kernel" else 0
       out[path] = _rule(source, _table(before, now, "activity", name, axis))
+  return out
+
+
+def _habits(schema) -> list:
+  """Names of habit statistics, in order (models/event_habits.py)."""
+  fields = schema.categorical("activity")
+  out: list = ["events", "days"]
+  for i in running.counted(schema):
+    name = fields[i].name
+    out += [(name, v) for v in _names(schema, "activity", name)]
   return out
 
 

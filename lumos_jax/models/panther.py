@@ -1,8 +1,9 @@
 """PANTHER (arXiv 2510.10102): a causal transformer over events.
 
-A layer is self-attention and SPRM side by side, their outputs added, then a
-feed-forward layer; the user's profile embedding joins every position. With
-other settings the same model is SASRec, BERT4Rec or HSTU.
+A layer is self-attention and SPRM (or another filter over time) side by side,
+then a feed-forward layer; the user's profile embedding joins every position.
+With other settings the same model is SASRec, BERT4Rec, HSTU, or like BSARec and
+TV-Rec.
 
 B batch, T tokens of a packed row, S segments (users) of a row, D model width,
 V vocabulary of the target field.
@@ -12,33 +13,34 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from lumos_jax import tables
 from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.models import (
   attention,
+  event_habits,
   fields,
+  filters,
   layers,
   pointer,
   relative,
   sprm,
   stack,
+  values,
 )
 
 ATTENTIONS = ("softmax", "pointwise", "none")
 PROFILES = ("none", "token", "position")
+SPRMS = (*sprm.KINDS, *filters.KINDS)
 POSITIONS = ("learned", "sinusoidal", "rotary", "none")
-_DEVIATION = 0.02
 
 
 def check_config(cfg, data_cfg) -> None:
   """Raises ValueError, naming the keys, where settings exclude each other."""
   for name, known in (
     ("attention", ATTENTIONS),
-    ("sprm", sprm.KINDS),
+    ("sprm", SPRMS),
     ("profile_as", PROFILES),
     ("positions", POSITIONS),
     ("attention_kernel", attention.KERNELS),
@@ -65,8 +67,8 @@ def check_config(cfg, data_cfg) -> None:
     )
   if cfg.masked and cfg.sprm != "none":
     raise ValueError(
-      "model.masked = True looks both ways, and SPRM is causal: set model.sprm "
-      "= 'none'"
+      "model.masked = True looks both ways, and SPRM is causal, as every filter "
+      "is here: set model.sprm = 'none'"
     )
   if cfg.target_time and not cfg.time_bias:
     raise ValueError("model.target_time = True needs model.time_bias = True")
@@ -85,14 +87,15 @@ def check_config(cfg, data_cfg) -> None:
 
 
 class Layer(nnx.Module):
-  """Attention and SPRM side by side, then a feed-forward layer."""
+  """Attention and SPRM, or a filter, side by side; then feed-forward."""
 
   def __init__(self, cfg, length: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
     """`cfg` is config.model; `length` is T."""
     kw = dict(dtype=dtype, rngs=rngs)
     width = cfg.d_model
     self.kind, self.pre = cfg.attention, cfg.norm == "pre"
-    self.merge = 0.5 if cfg.sprm == "release" else 1.0
+    # Of attention, and of what stands beside it.
+    self.merge = (0.5, 0.5) if cfg.sprm == "release" else (1.0, 1.0)
     if self.kind == "softmax":
       self.attention = attention.Attention(
         width,
@@ -105,7 +108,10 @@ class Layer(nnx.Module):
       self.attention = attention.PointwiseAttention(
         width, cfg.n_heads, length, **kw
       )
-    if cfg.sprm != "none":
+    if cfg.sprm in filters.KINDS:
+      self.filter = filters.make(cfg, length, rngs=rngs)
+      self.merge = (1.0 - cfg.filter_share, cfg.filter_share)
+    elif cfg.sprm != "none":
       self.sprm = sprm.SPRM(
         width, cfg.sprm, cfg.sprm_scales, cfg.sprm_prototypes, **kw
       )
@@ -118,91 +124,35 @@ class Layer(nnx.Module):
       self.ff_out = layers.linear(cfg.d_ff, width, ("mlp", "embed"), **kw)
     self.rate, self.activation = cfg.dropout, cfg.activation
 
-  def _mix(self, h, look, time, bias, segment):
-    out = 0
+  def _mix(self, h, look, time, bias, position):
+    if hasattr(self, "filter"):
+      found = self.filter(h, look, position)
+    elif hasattr(self, "sprm"):
+      found = self.sprm(h, look.query)
+    else:
+      found = None
+    if self.kind == "none":
+      return found
     if self.kind == "softmax":
       out = self.attention(h, h, look, time, time, bias)
-    elif self.kind == "pointwise":
+    else:
       out = self.attention(h, look, bias)
-    if hasattr(self, "sprm"):
-      found = self.sprm(h, segment)
-      out = found if self.kind == "none" else self.merge * (out + found)
-    return out
+    if found is None:
+      return out
+    return self.merge[0] * out + self.merge[1] * found
 
   def _ff(self, h, rngs):
     h = layers.ACTIVATIONS[self.activation](self.ff_in(h))
     return self.ff_out(layers.dropout(self.rate, rngs, h))
 
-  def __call__(self, x, look, time, bias, segment, rngs) -> jax.Array:
-    """x [B, T, D] -> [B, T, D]."""
+  def __call__(self, x, look, time, bias, position, rngs) -> jax.Array:
+    """x [B, T, D] -> [B, T, D]; `position` int32 [B, T], in the window."""
     drop = lambda y: layers.dropout(self.rate, rngs, y)
     if self.pre:
-      x = x + drop(self._mix(self.norm(x), look, time, bias, segment))
+      x = x + drop(self._mix(self.norm(x), look, time, bias, position))
       return x + drop(self._ff(self.norm_ff(x), rngs)) if self.has_ff else x
-    x = self.norm(x + drop(self._mix(x, look, time, bias, segment)))
+    x = self.norm(x + drop(self._mix(x, look, time, bias, position)))
     return self.norm_ff(x + drop(self._ff(x, rngs))) if self.has_ff else x
-
-
-class _Members:
-  """Which attributes each value has; no parameters.
-
-  Attributes:
-    at: int32 [V, P], padded with `count`.
-    number: float32 [V, 1], how many, at least 1.
-    count: A, different attributes.
-  """
-
-  def __init__(self, field: schema_lib.Categorical):
-    known = field.attributes
-    self.count = 1 + max((max(a) for a in known if a), default=-1)
-    most = max(1, *map(len, known))
-    self.at = np.full((field.size, most), self.count, np.int32)
-    for i, a in enumerate(known):
-      self.at[i + schema_lib.FIRST_VALUE, : len(a)] = a
-    number = (self.at < self.count).sum(-1, keepdims=True)
-    self.number = np.maximum(number, 1).astype(np.float32)
-
-
-class Values(nnx.Module):
-  """Vectors of the values of a field: a table, and what is known of each.
-
-  A value's vector is its own plus the mean of its attributes', so that a rare
-  value learns from its likes. Used at the input and, tied, at the output.
-  """
-
-  def __init__(self, field, width: int, use_attributes: bool, *, rngs):
-    """`field` has `size` ids and perhaps `attributes`."""
-    # Small, so that a rare value is soon what it learned, not how it began.
-    kw = dict(deviation=_DEVIATION, rngs=rngs)
-    self.table = layers.embedding(field.size, width, ("vocab", "embed"), **kw)
-    self.members = None
-    if use_attributes and getattr(field, "attributes", None):
-      self.members = _Members(field)
-      self.attributes = layers.embedding(
-        self.members.count, width, (None, "embed"), **kw
-      )
-
-  def __call__(
-    self, ids: jax.Array | None = None, alike: bool = False
-  ) -> jax.Array:
-    """Vectors of values.
-
-    Args:
-      ids: int32 [...] of tokens; None for all.
-      alike: `ids` are the same on all devices.
-
-    Returns:
-      float32 [..., D]; [V, D] of all.
-    """
-    take = lambda x: x if ids is None else jnp.asarray(x)[ids]
-    out = self.table[...]
-    if ids is not None:
-      out = tables.lookup(out, ids, alike)
-    if self.members is None:
-      return out
-    rows = jnp.pad(self.attributes[...], ((0, 1), (0, 0)))
-    rows = rows[take(self.members.at)]
-    return out + jnp.sum(rows, -2) / take(self.members.number)
 
 
 class Panther(nnx.Module):
@@ -224,7 +174,7 @@ class Panther(nnx.Module):
     names = [f.name for f in schema.categorical("activity")]
     self.column = names.index(data_cfg.target)
     field = schema.categorical("activity")[self.column]
-    self.values = Values(field, width, cfg.use_attributes, rngs=rngs)
+    self.values = values.Values(field, width, cfg.use_attributes, rngs=rngs)
     self.has_more = cfg.use_fields and len(schema.activity) > 1
     if self.has_more:
       self.event = fields.RowEncoder(
@@ -247,12 +197,19 @@ class Panther(nnx.Module):
       self.profile = fields.RowEncoder(
         schema, "profile", cfg.profile_width, activation=cfg.activation, **kw
       )
+      parts = 1
+      if cfg.profile_habits:
+        seen = () if cfg.use_fields else (data_cfg.target,)
+        self.habits = event_habits.Habits(
+          schema, cfg.profile_width, seen, cfg.activation, **kw
+        )
+        parts = 2
       self.profile_out = layers.linear(
-        cfg.profile_width, width, (None, "embed"), **kw
+        parts * cfg.profile_width, width, (None, "embed"), **kw
       )
     if cfg.positions == "learned":
       self.positions = layers.embedding(
-        self.length, width, (None, None), deviation=_DEVIATION, rngs=rngs
+        self.length, width, (None, None), deviation=values.DEVIATION, rngs=rngs
       )
     if cfg.time_bias or cfg.attention == "pointwise":
       self.bias = relative.RelativeBias(
@@ -264,12 +221,12 @@ class Panther(nnx.Module):
         relative.TIME_BUCKETS,
         width,
         (None, None),
-        deviation=_DEVIATION,
+        deviation=values.DEVIATION,
         rngs=rngs,
       )
     if cfg.tell_later:
       self.later = layers.embedding(
-        2, width, (None, None), deviation=_DEVIATION, rngs=rngs
+        2, width, (None, None), deviation=values.DEVIATION, rngs=rngs
       )
     layer = lambda r: Layer(cfg, self.length, dtype=self.dtype, rngs=r)
     self.layers = stack.Stack(layer, cfg.n_encoder_layers, cfg, rngs)
@@ -281,20 +238,38 @@ class Panther(nnx.Module):
     if cfg.masked or data_cfg.start_token:
       # The mask or, where none is, the start token: neither is a missing value.
       self.blank = layers.embedding(
-        1, width, (None, "embed"), deviation=_DEVIATION, rngs=rngs
+        1, width, (None, "embed"), deviation=values.DEVIATION, rngs=rngs
       )
     if cfg.cosine:
       # Cosines are at most 1: what they are multiplied by.
       self.scale = 1.0 / cfg.temperature
 
   def users(self, batch) -> jax.Array:
-    """Profile embeddings e_u [B, S, D]."""
+    """Profile embeddings e_u [B, T, D], as of each token.
+
+    Static attributes and, with model.profile_habits, statistics of the user's
+    events up to this token: none that is later, so that every token may be a
+    place of prediction.
+    """
     empty = lambda dtype: jnp.zeros((*batch["time"].shape[:1], 1, 0), dtype)
     x = self.profile(
       batch.get("profile_categorical", empty(jnp.int32)),
       batch.get("profile_numeric", empty(jnp.float32)),
     )
+    x = jnp.take_along_axis(x, _owner(batch)[..., None], 1)
+    if hasattr(self, "habits"):
+      x = jnp.concatenate([x, self.habits(batch)], -1)
     return self.profile_out(x)
+
+  def latest_users(self, batch) -> jax.Array:
+    """e_u as of the last token of each segment: [B, S, D]."""
+    segments = batch["profile_user"].shape[1]
+    mine = (
+      batch["segment"][:, None] == jnp.arange(1, segments + 1)[None, :, None]
+    )
+    step = jnp.arange(mine.shape[-1])[None, None]
+    last = jnp.max(jnp.where(mine, step, 0), -1)
+    return jnp.take_along_axis(self.users(batch), last[..., None], 1)
 
   def _embed(self, batch, ids, blank, rngs) -> jax.Array:
     """Input vectors [B, T, D].
@@ -318,8 +293,7 @@ class Panther(nnx.Module):
       more = self.event(batch["ids"], numeric)
       x = x + jnp.where(blank[..., None], 0, self.event_out(more))
     if cfg.profile_as != "none":
-      place = jnp.maximum(batch["segment"] - 1, 0)[..., None]
-      user = jnp.take_along_axis(self.users(batch), place, 1)
+      user = self.users(batch)
       if cfg.profile_as == "token":
         user = jnp.where(batch["start"][..., None], user, 0)
       x = x + user
@@ -368,7 +342,8 @@ class Panther(nnx.Module):
     first = jnp.arange(time.shape[1])[None] - batch["position"]
     first = jnp.take_along_axis(time, first[..., None], 1)
     days = instants.elapsed(time, first) / instants.DAY_SECONDS
-    step = lambda layer, x, r: layer(x, look, days, bias, segment, r)
+    place = batch["position"]
+    step = lambda layer, x, r: layer(x, look, days, bias, place, r)
     x = self.layers(step, x, rngs)
     return self.norm_out(x) if cfg.norm == "pre" else x
 
@@ -392,3 +367,8 @@ class Panther(nnx.Module):
       return states, vectors
     unit = lambda x: x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
     return unit(states) * self.scale, unit(vectors)
+
+
+def _owner(batch) -> jax.Array:
+  """int32 [B, T]: place of each token's user among the row's; 0 of padding."""
+  return jnp.maximum(batch["segment"] - 1, 0)

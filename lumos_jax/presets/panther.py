@@ -75,7 +75,10 @@ def start(name: str, arg: str | None, **more):
 
 def _form(c, data: str) -> None:
   """Ids alone, as in the published comparisons, and how they are learned."""
-  c.data.cache, c.data.start_token = True, False
+  c.data.cache = True
+  # Who begins after the split has no history: with a start token every model
+  # ranks the same users. A hold-out of the last event has none of these.
+  c.data.start_token = c.data.holdout == "time"
   m = c.model
   m.positions, m.activation = "learned", "gelu"
   m.dropout = 0.2 if data in datasets.TIMED else 0.5
@@ -125,8 +128,43 @@ def context(c, profile: str) -> None:
   m.use_fields = True
   # Long rows need a fused kernel, which takes no bias: there time turns phases.
   m.time_bias = m.positions != "rotary"
-  m.profile_as = profile
   m.tell_later = c.data.holdout == "time"
+  profile_as(c, profile)
+
+
+def profile_as(c, profile: str) -> None:
+  """Lets the user's profile join: "position", "token", "none"."""
+  c.model.profile_as = profile
+  c.data.start_token = c.data.start_token or profile == "token"
+
+
+def shown(c, args) -> None:
+  """What PANTHER sees, of the arguments of configs/panther.py.
+
+  Raises:
+    ConfigError: An argument would do nothing.
+  """
+  known = args.data in datasets.TIMED
+  profile = args.profile or ("none" if args.ids else "position")
+  if not known and (args.contrastive or args.target_time or args.profile):
+    raise config_lib.ConfigError(
+      "profile=, contrastive= and target_time need times and profiles: use data= "
+      f"{datasets.TIMED}"
+    )
+  if args.ids and (args.target_time or args.contrastive and profile == "none"):
+    raise config_lib.ConfigError(
+      "config argument ids leaves out times and, without profile=, profiles, "
+      "which contrastive= and target_time need: leave out one of them"
+    )
+  c.model.use_attributes = not args.ids
+  if known and args.ids:
+    profile_as(c, profile)
+  elif known:
+    context(c, profile)
+    c.model.target_time = args.target_time
+  c.objective.contrastive_weight = args.contrastive
+  if args.contrastive and args.data == "movielens":
+    c.objective.contrastive_fields = ("gender", "age")
 
 
 def pointer(c, data: str) -> None:

@@ -73,6 +73,11 @@ class Panther:
         "train.accumulate = 1, or objective.contrastive_weight = 0.0"
       )
     o = self.objective
+    if o.contrastive_weight and config.train.accumulate > 1:
+      raise ValueError(
+        "objective.contrastive_weight compares the users of a batch, and "
+        "train.accumulate cuts it up: set train.accumulate = 1"
+      )
     if self.cfg.copy and (
       o.loss == "gbce" or (o.loss == "sampled" and o.correct_target)
     ):
@@ -167,8 +172,11 @@ class Panther:
       part = part / totals["count"]
       value, logs["loss/bag"] = value + part, part
     if o.contrastive_weight:
-      close = self._contrastive(module.model, batch) * share
+      total, count = self._contrastive(module.model, batch)
+      close = share * total / jnp.maximum(count, 1.0)
       logs["loss/contrastive"] = close
+      # Windows that found another user like theirs: the loss is of them alone.
+      logs["contrastive_windows"] = count.astype(jnp.float32)
       w = o.contrastive_weight
       value = (1.0 - w) * value + w * close
     return value, logs
@@ -248,9 +256,9 @@ class Panther:
     return out
 
   def _contrastive(self, model, batch):
-    """Mean contrastive loss over the users of the batch."""
+    """Summed contrastive loss of the batch's windows, and of how many it is."""
     o, schema = self.objective, self.schema
-    users = model.users(batch)
+    users = model.latest_users(batch)
     b, s, width = users.shape
     place = jnp.arange(1, s + 1)
     known = (batch["segment"][:, :, None] == place[None, None]).any(1)
@@ -264,13 +272,13 @@ class Panther:
     for name, tolerance in o.contrastive_within.items():
       x = flat("profile_numeric")[:, schema.numeric_column("profile", name)]
       alike &= jnp.abs(x[:, None] - x[None]) <= tolerance
-    total, count = contrastive.loss(
+    return contrastive.loss(
       users.reshape(-1, width),
       alike,
       known.reshape(-1),
       o.contrastive_temperature,
+      batch["profile_user"].reshape(-1),
     )
-    return total / jnp.maximum(count, 1.0)
 
   def _asked(self, module, batch):
     """Scaled states [B, D] at `last`, value vectors [V, D], what is copied."""
