@@ -11,9 +11,9 @@ from lumos_jax.presets import lumos
 
 
 def get_config(arg=None):
-  """Arguments: path= (of the raw files), smoke, size=, steps=, seed=."""
+  """Arguments: path= (of the raw files), smoke, size=, steps=, seed=, baselines=all."""
   args = config_lib.parse_arg(
-    arg, path="", smoke=False, size="", steps=0, seed=0
+    arg, path="", smoke=False, size="", steps=0, seed=0, baselines=""
   )
   c = config_lib.default("lumos")
   c.name, c.seed = "online_retail", args.seed
@@ -34,6 +34,6 @@ def get_config(arg=None):
 
   lumos.weekly(c)
   c.train.steps, c.train.batch_size = args.steps or 400, 64
-  lumos.evaluate(c, every_steps=100, ablation=False)
+  lumos.evaluate(c, every_steps=100, ablation=False, baselines=args.baselines)
   lumos.finish(c, args, size="base")
   return c

@@ -12,8 +12,10 @@ from lumos_jax.presets import datasets, lumos
 
 
 def get_config(arg=None):
-  """Arguments: smoke, size=, steps=, seed=."""
-  args = config_lib.parse_arg(arg, smoke=False, size="", steps=0, seed=0)
+  """Arguments: smoke, size=, steps=, seed=, baselines=all."""
+  args = config_lib.parse_arg(
+    arg, smoke=False, size="", steps=0, seed=0, baselines=""
+  )
   c = config_lib.default("lumos")
   c.name, c.seed = "oulad", args.seed
   datasets.use(c, "oulad")
@@ -22,6 +24,6 @@ def get_config(arg=None):
   c.model.state_members, c.model.sparsity = 0, 0.0
   c.model.habit_days = (7, 14, 28, 56, 0)
   c.train.steps = args.steps or 600
-  lumos.evaluate(c, every_steps=100)
+  lumos.evaluate(c, every_steps=100, baselines=args.baselines)
   lumos.finish(c, args, size="base")
   return c

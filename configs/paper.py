@@ -15,9 +15,15 @@ from lumos_jax.presets import datasets, lumos
 
 
 def get_config(arg=None):
-  """Arguments: data= (complete_journey, oulad), smoke, size=, steps=, seed=."""
+  """Arguments: data= (complete_journey, oulad), smoke, size=, steps=, seed=, baselines=all."""
   args = config_lib.parse_arg(
-    arg, data="complete_journey", smoke=False, size="", steps=0, seed=0
+    arg,
+    data="complete_journey",
+    smoke=False,
+    size="",
+    steps=0,
+    seed=0,
+    baselines="",
   )
   c = config_lib.default("lumos")
   c.name, c.seed = "paper", args.seed
@@ -26,6 +32,6 @@ def get_config(arg=None):
   datasets.use(c, args.data)
   lumos.paper(c, history_days=360 if args.size == "large" else 252)
   c.train.steps = args.steps or 5000
-  lumos.evaluate(c, every_steps=200)
+  lumos.evaluate(c, every_steps=200, baselines=args.baselines)
   lumos.finish(c, args, size="paper")
   return c

@@ -14,7 +14,7 @@ from lumos_jax.presets import datasets, lumos
 
 
 def get_config(arg=None):
-  """Arguments: smoke, size=, steps=, seed=, ablate= (one of no_future, ...)."""
+  """Arguments: smoke, size=, steps=, seed=, baselines=all, ablate= (one of no_future, ...)."""
   args = config_lib.parse_arg(
     arg, smoke=False, size="", steps=0, seed=0, ablate=""
   )
@@ -28,6 +28,6 @@ def get_config(arg=None):
   if args.ablate:
     c.model.ablate = (args.ablate,)
   c.train.steps = args.steps or 600
-  lumos.evaluate(c, every_steps=200)
+  lumos.evaluate(c, every_steps=200, baselines=args.baselines)
   lumos.finish(c, args, size="base")
   return c

@@ -3,13 +3,9 @@
 from lumos_jax import config as config_lib
 
 # What a forecast is compared and stacked with: models on hand-made features.
-TABULAR = (
-  "baseline_lightgbm",
-  "baseline_catboost",
-  "baseline_linear",
-  "baseline_tabm",
-  "baseline_calendar",
-)
+TABULAR = ("baseline_lightgbm", "baseline_linear", "baseline_calendar")
+# As long again as all else of a run on two cores: `baselines=all`.
+LONG = ("baseline_catboost", "baseline_tabm")
 
 
 def weekly(c) -> None:
@@ -46,15 +42,26 @@ def paper(c, history_days: int) -> None:
   c.train.batch_size = 256
 
 
-def evaluate(c, every_steps: int, ablation: bool = True) -> None:
-  """Forecasts beside baselines', their stack, and the data set's questions."""
+def evaluate(
+  c, every_steps: int, ablation: bool = True, baselines: str = ""
+) -> None:
+  """Forecasts beside baselines', their stack, and the data set's questions.
+
+  Raises:
+    ConfigError: `baselines` is neither "" nor "all".
+  """
+  if baselines not in ("", "all"):
+    raise config_lib.ConfigError(
+      f"config argument baselines={baselines}: there is only baselines=all"
+    )
   own = c.evals
+  tabular = (*TABULAR, *(LONG if baselines else ()))
   c.evals = dict(
     validation=dict(
       type="forecast", split="validation", every_steps=every_steps
     ),
     forecast=dict(type="forecast"),
-    **{name: dict(type=name) for name in (*TABULAR, "baseline_naive")},
+    **{name: dict(type=name) for name in (*tabular, "baseline_naive")},
     baseline_best=dict(type="baseline_best"),
     stack=dict(type="stack"),
   )
@@ -84,11 +91,13 @@ def finish(c, args, size: str) -> None:
     t = c.train
     t.steps, t.batch_size, t.checkpoint_every = args.steps or 20, 16, 10
     c.optimizer.warmup_steps = 5
-    for name in TABULAR:
+    short = dict(baseline_lightgbm=dict(rounds=20))
+    short |= dict(
+      baseline_catboost=dict(rounds=20), baseline_tabm=dict(epochs=2)
+    )
+    for name in {*TABULAR, *LONG} & set(c.evals):
       c.evals[name].update(n_origins=2, members=2, folds=2)
-    for name in ("baseline_lightgbm", "baseline_catboost"):
-      c.evals[name].rounds = 20
-    c.evals.baseline_tabm.epochs = 2
+      c.evals[name].update(short.get(name, {}))
     if "what_if" in c.evals and c.evals.what_if.get("sweep_days"):
       c.evals.what_if.sweep_days = (7,)
   c.lock()
