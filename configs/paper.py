@@ -15,7 +15,8 @@ from lumos_jax.presets import datasets, lumos
 
 
 def get_config(arg=None):
-  """Arguments: data= (complete_journey, oulad), smoke, size=, steps=, seed=, baselines=all."""
+  """Arguments: data= (complete_journey, oulad), smoke, size=, steps=, seed=,
+  baselines=all."""
   args = config_lib.parse_arg(
     arg,
     data="complete_journey",

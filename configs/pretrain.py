@@ -14,9 +14,10 @@ from lumos_jax.presets import datasets, lumos
 
 
 def get_config(arg=None):
-  """Arguments: smoke, size=, steps=, seed=, baselines=all, ablate= (one of no_future, ...)."""
+  """Arguments: smoke, size=, steps=, seed=, ablate= (one of no_future, ...),
+  baselines=all."""
   args = config_lib.parse_arg(
-    arg, smoke=False, size="", steps=0, seed=0, ablate=""
+    arg, smoke=False, size="", steps=0, seed=0, ablate="", baselines=""
   )
   c = config_lib.default("lumos")
   c.name, c.seed = "pretrain", args.seed
