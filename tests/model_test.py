@@ -278,7 +278,7 @@ def _paper_records():
 )
 def test_golden_parameter_counts(size, parameters):
   """The paper's form: 360 days, 7 days ahead, 5 targets."""
-  c = fake.config(**PAPER)
+  c = fake.config(**PAPER, model__regression_loss="mse_nonzero")
   config_lib.set_size(c, size)
   c.data.update(history_days=360, eval_history_days=360)
   tasks = [
