@@ -5,6 +5,7 @@ rows were: the same chain, so that predictions are the same.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from . import encode, engine, times
-from .fitted import Fitted
+from .fitted import Fitted, drift
 from .inputs import InputError, Inputs
 
 _TABLES = ("activity", "calendar", "membership", "profile", "labels", "span")
@@ -80,6 +81,10 @@ def records(
       calendar is the fitted data set's.
     fitted: See `data_prep.fitted.load`.
 
+  Warns:
+    UserWarning: Values were not fitted, or lie beyond the fitted range; with the
+      counts that `data_prep --fitted` prints.
+
   Raises:
     InputError: A table or column is unknown, absent or of another type.
   """
@@ -107,4 +112,8 @@ def records(
     time_zone=schema.time_zone,
     **frames,
   )
-  return MemoryRecords(engine.prepare(raw, fitted))
+  prepared = engine.prepare(raw, fitted)
+  if lines := drift(prepared.stats["fitted"]["outside"]):
+    text = f"tables in memory, encoded as fitted by {fitted.where}:"
+    warnings.warn("\n".join([text, *lines]), stacklevel=2)
+  return MemoryRecords(prepared)
