@@ -14,6 +14,7 @@ from lumos_jax.data import schema as schema_lib
 
 Day = int | str | datetime.date | None
 _USERS_A_BLOCK = 4096
+_NAMED = 10  # Ids that an error names.
 _FEW_USERS = 64  # Up to here small batches are quicker than whole ones.
 
 
@@ -197,11 +198,17 @@ class Run:
 
   def _of(self, records, kind, day, users, **kw) -> list[blocks_lib.Block]:
     p, people = self.predictor, self._people(records)
-    positions, unknown = p.users(people, users)
-    if unknown:
-      raise predictor.PredictError(
-        f"{len(unknown)} of the users asked for are not in the data"
-      )
+    if users is None:
+      positions = np.arange(len(people))
+    else:
+      users = list(users)
+      if not users:
+        raise predictor.PredictError(
+          "users is empty: give ids, or None for all"
+        )
+      positions, unknown = people.find(users)
+      if unknown:
+        raise predictor.PredictError(_not_there(unknown, len(users), people))
     blocks = enumerate(
       positions[i : i + _USERS_A_BLOCK]
       for i in range(0, len(positions), _USERS_A_BLOCK)
@@ -209,6 +216,18 @@ class Run:
     few = len(positions) <= _FEW_USERS
     found = p.predict(kind, records, people, blocks, day, few=few, **kw)
     return list(found)
+
+
+def _not_there(unknown: Sequence[str], asked: int, people) -> str:
+  """Names ids to the one who asked for them; they go into no log."""
+  named = ", ".join(map(repr, unknown[:_NAMED]))
+  if len(unknown) > _NAMED:
+    named += f" and {len(unknown) - _NAMED:,} more"
+  return (
+    f"not in the data: {named} ({len(unknown):,} of {asked:,} asked for). There "
+    f"are {len(people):,} users, in the splits {list(people.splits)}; ids are "
+    "text, as in the raw tables"
+  )
 
 
 def as_of_value(day: int, schema: schema_lib.Schema) -> datetime.date | int:
