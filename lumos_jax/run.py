@@ -24,9 +24,9 @@ class Run:
   Each predicts as of a day (a date, or a day number where the data have no
   dates): earlier events are known, and of the calendar what was announced by
   then. Default is the day after the data's last. Users are ids as in the raw
-  tables; default all. Data are the run's own, another prepared data set
-  (`data=DIR`), or frames in memory (`tables={"activity": frame, ...}`, see
-  data_prep/memory.py).
+  tables, and rows follow their order; default all. Data are the run's own,
+  another prepared data set (`data=DIR`), or frames in memory
+  (`tables={"activity": frame, ...}`, see data_prep/memory.py).
 
   Attributes:
     predictor: The model, opened.
