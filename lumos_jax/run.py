@@ -131,6 +131,11 @@ class Run:
     """
     kind = predictor.FORECASTS
     self.predictor.check_kind(kind)
+    if not self.predictor.schema.calendar:
+      raise predictor.PredictError(
+        "this run's data have no calendar, so there is no entry to edit: "
+        "what_if needs data prepared with a calendar table (docs/data.md)"
+      )
     records = self._records(data, tables)
     schema, users = records.schema, users if users is None else list(users)
     day = self.predictor.day(as_of, schema)
