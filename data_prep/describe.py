@@ -1,6 +1,6 @@
 """Guesses what raw tables are, for a first draft of a description.
 
-python -m data_prep describe FILES_OR_FOLDERS --out=shop.py
+lumos data_prep describe FILES_OR_FOLDERS --out=shop.py
 
 Reads the first rows of each file. Every guess is a comment in the draft; what is
 guessed wrong is corrected there.
@@ -22,7 +22,7 @@ from .readers import moments, problems, rows
 def main(argv: Sequence[str]) -> int:
   """The sub-command; returns the exit status."""
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep describe",
+    prog="lumos data_prep describe",
     description="Drafts a description of raw tables, and a config.",
   )
   parser.add_argument("paths", nargs="+", help="Files, or folders of files.")
