@@ -55,7 +55,7 @@ class Run:
     """Forecasts of all declared tasks.
 
     Returns:
-      key, as_of, and a column a task: probability, or an amount's mean, with
+      key, as_of, and a column per task: probability, or an amount's mean, with
       "TASK_median", "TASK_low" and "TASK_high" (80 % interval) beside it.
     """
     found, day, schema = self._predict(
