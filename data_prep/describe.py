@@ -1,6 +1,6 @@
 """Guesses what raw tables are, for a first draft of a description.
 
-python -m data_prep describe FILES_OR_FOLDERS --out=shop.py
+lumos data_prep describe FILES_OR_FOLDERS --out=shop.py
 
 Reads the first rows of each file. Every guess is a comment in the draft; what is
 guessed wrong is corrected there.
@@ -22,7 +22,7 @@ from .readers import moments, problems, rows
 def main(argv: Sequence[str]) -> int:
   """The sub-command; returns the exit status."""
   parser = argparse.ArgumentParser(
-    prog="python -m data_prep describe",
+    prog="lumos data_prep describe",
     description="Drafts a description of raw tables, and a config.",
   )
   parser.add_argument("paths", nargs="+", help="Files, or folders of files.")
@@ -72,6 +72,8 @@ def describe(
   )
   start = first if isinstance(first, int) else 0  # Dates count from 0.
   config.write_text(drafts.config(description.resolve(), tasks, days, start))
+  if activity.doubt:
+    print(f"check {description}: {activity.doubt}", file=sys.stderr)
   return [description, config]
 
 
@@ -104,6 +106,8 @@ def _activity(tables: Sequence[guesses.Table]) -> guesses.Table:
   fits = [t for t in tables if t.key and (t.time or t.parts)]
   if not fits:
     seen = "; ".join(f"{t.file.name}: {t.sample.columns}" for t in tables)
+    if unread := [text for t in tables for text in t.unread]:
+      seen += f". No times: {'; '.join(unread)}"
     raise InputError(
       "no table has both a column of users and one of times that can be read. "
       f"Found: {seen or 'no table'}. Rename a column (user_id, time), or write "

@@ -38,7 +38,7 @@ def description(
     tasks["amount"] = dict(kind="regression", field=worth, horizon_days=horizon)
   kinds = {"Categorical", "Numeric", "Schema"}
   body = [
-    f'"""A first draft of {name}, by python -m data_prep describe.',
+    f'"""A first draft of {name}, by lumos data_prep describe.',
     "",
     "Every guess is a comment; correct what is wrong. docs/data.md says what can",
     'stand here."""',
@@ -145,10 +145,10 @@ def config(path: pathlib.Path, tasks: dict, days: int, start: int = 0) -> str:
   validation = test - horizon
   last = max(1, validation - horizon)
   lines = "\n".join(f"    {k}={v!r}," for k, v in tasks.items())
-  return f'''"""LUMOS on {path.stem}, a first draft by python -m data_prep describe.
+  return f'''"""LUMOS on {path.stem}, a first draft by lumos data_prep describe.
 
-  python -m lumos_jax.main --config={path.stem}_config.py:smoke
-  python -m lumos_jax.main --config={path.stem}_config.py
+  lumos train --config={path.stem}_config.py:smoke
+  lumos train --config={path.stem}_config.py
 """
 
 from lumos_jax import config as config_lib

@@ -137,3 +137,23 @@ def load(path: epath.PathLike, step: int | None = None) -> Fitted:
   spanning = [c.removesuffix(":age") for c in columns if c.endswith(":age")]
   schema = schema_lib.Schema.from_json(meta["schema"])
   return Fitted(str(path), schema, tuple(spanning))
+
+
+def drift(outside: dict) -> list[str]:
+  """Lines about values that are not among what was fitted.
+
+  Args:
+    outside: stats["fitted"]["outside"] of a data set: {table: {field: counts}}.
+  """
+  lines = []
+  words = {
+    "unseen": "hold a value that is not in the fitted vocabulary",
+    "beyond_range": "lie beyond the fitted range",
+  }
+  for table, fields in outside.items():
+    for name, counts in fields.items():
+      for kind, word in words.items():
+        if count := counts.get(kind):
+          share = count / max(1, counts["rows"])
+          lines.append(f"  {table}.{name}: {count:,} rows ({share:.2%}) {word}")
+  return lines

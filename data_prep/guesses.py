@@ -33,7 +33,9 @@ class Table:
     rows: All of its rows.
     key: Column of user ids; "".
     time: Column of times; "".
-    declared: Format or unit of the times; "" for none.
+    declared: Format or unit of the times; {} for none.
+    doubt: What of the times cannot be told from their values; "" for nothing.
+    unread: Why columns named like times are none; () where one is.
     zoned: Whether its times have a zone.
     parts: Columns of year, month, day and, if there is one, the clock's text,
       where the time is cut into such columns; () otherwise.
@@ -48,6 +50,8 @@ class Table:
   declared: dict = dataclasses.field(default_factory=dict)
   zoned: bool = False
   parts: tuple[str, ...] = ()
+  doubt: str = ""
+  unread: tuple[str, ...] = ()
   why: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -121,11 +125,17 @@ def _find_time(table: Table) -> None:
   named = [c for w in _TIMES for c in columns if w in c.lower()]
   for column in [*typed, *named]:
     frame = table.sample.lazy().select(pl.col(column))
-    for declared in ({}, {"unit": "s"}, {"unit": "ms"}):
+    spelled = moments.formats(frame, column)
+    if len(spelled) > 1 and table.rows > len(table.sample):
+      file = {"file": table.file.name}  # Later rows may tell.
+      whole = files_lib.read(table.file.parent, "activity", file, set()).frame
+      spelled = moments.formats(whole, column) or spelled
+    units = ({}, {"unit": "s"}, {"unit": "ms"})
+    for declared in ({"format": spelled[0]},) if spelled else units:
       dtype = table.sample[column].dtype
       if not (dtype.is_temporal() or dtype == pl.String or dtype.is_integer()):
         continue
-      if dtype == pl.Time or (declared and not dtype.is_integer()):
+      if dtype == pl.Time or ("unit" in declared and not dtype.is_integer()):
         continue
       low = table.sample[column].min()
       if declared.get("unit") == "s" and low > 10**11:
@@ -136,12 +146,24 @@ def _find_time(table: Table) -> None:
         )
         dtype = read.collect_schema()[column]
         read.collect()
-      except (InputError, pl.exceptions.PolarsError):
+      except InputError as e:
+        if not declared:
+          table.unread += (f"{table.file.name}{e}",)
+        continue
+      except pl.exceptions.PolarsError:
         continue
       table.time, table.declared = column, declared
       table.zoned = isinstance(dtype, pl.Datetime) and bool(dtype.time_zone)
-      how = f", numbers in {declared['unit']}" if declared else ""
+      table.unread = ()
+      how = f", numbers in {declared['unit']}" if "unit" in declared else ""
+      how = f" by {spelled[0]}" if spelled else how
       table.why.append(f"time is {column!r}: it reads as {dtype}{how}")
+      if len(spelled) > 1:
+        table.doubt = (
+          f"{column!r} can be read in two ways, and day first was taken: if the "
+          f'month comes first, its "format" is {spelled[1]!r}'
+        )
+        table.why.append(f"CHECK: {table.doubt}")
       return
 
 

@@ -77,6 +77,12 @@ _STRUCTURE = {
   "span": ("key", "enter", "exit", "observed_until"),
   "split": ("key", "split"),
 }
+TIMES = {
+  "activity": ("time",),
+  "calendar": ("start", "end", "announced"),
+  "labels": ("time",),
+  "span": ("enter", "exit", "observed_until"),
+}
 _OPTIONAL = {
   ("calendar", "group"),
   ("calendar", "announced"),

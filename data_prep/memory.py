@@ -5,15 +5,19 @@ rows were: the same chain, so that predictions are the same.
 """
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from lumos_jax.data import schema as schema_lib
+
 from . import encode, engine, times
-from .fitted import Fitted
-from .inputs import InputError, Inputs
+from .fitted import Fitted, drift
+from .inputs import TIMES, InputError, Inputs
+from .readers import moments
 
 _TABLES = ("activity", "calendar", "membership", "profile", "labels", "span")
 
@@ -80,6 +84,10 @@ def records(
       calendar is the fitted data set's.
     fitted: See `data_prep.fitted.load`.
 
+  Warns:
+    UserWarning: Values were not fitted, or lie beyond the fitted range; with the
+      counts that `data_prep --fitted` prints.
+
   Raises:
     InputError: A table or column is unknown, absent or of another type.
   """
@@ -90,8 +98,10 @@ def records(
       f"{sorted(tables)}"
     )
   frames = {n: t.lazy().collect() for n, t in tables.items()}
+  schema, notes = fitted.schema, {}
+  for table in frames:
+    frames[table] = _timed(frames[table], table, schema, notes)
   activity = frames.pop("activity").lazy()
-  schema = fitted.schema
   day = times.moment(
     activity, "time", schema.time_zone, schema.epoch, "table activity"
   ).day
@@ -105,6 +115,30 @@ def records(
     ),
     activity=activity,
     time_zone=schema.time_zone,
+    notes=notes,
     **frames,
   )
-  return MemoryRecords(engine.prepare(raw, fitted))
+  prepared = engine.prepare(raw, fitted)
+  if lines := drift(prepared.stats["fitted"]["outside"]):
+    text = f"tables in memory, encoded as fitted by {fitted.where}:"
+    warnings.warn("\n".join([text, *lines]), stacklevel=2)
+  return MemoryRecords(prepared)
+
+
+def _timed(frame, table: str, schema, notes: dict) -> pl.DataFrame:
+  """The table, its times read as those of files are (readers/moments.py)."""
+  where, lazy = f"table {table}", frame.lazy()
+  daily = table == "activity" and schema.rows == "day"
+  fields = schema.events if daily else getattr(schema, table, ())
+  stamps = [f.name for f in fields if isinstance(f, schema_lib.Timestamp)]
+  names = dict.fromkeys([*TIMES.get(table, ()), *stamps])
+  for name in (n for n in names if n in frame.columns):
+    try:
+      lazy, told = moments.resolve(lazy, name, where, schema.time_zone)
+    except InputError as e:
+      raise InputError(
+        f"{e}. Of a frame in memory: read the column before, as in "
+        f'frame.with_columns(pl.col({name!r}).str.to_datetime("%d/%m/%Y"))'
+      ) from e
+    notes |= {f"{table}: {k}": v for k, v in told.items()}
+  return lazy.collect()

@@ -170,7 +170,7 @@ def summary(stats: dict, seconds: float) -> str:
       )
   if "fitted" in stats:
     lines.append(f"  encoded as fitted by {stats['fitted']['by']}")
-    lines += _drift(stats["fitted"]["outside"])
+    lines += fitted_lib.drift(stats["fitted"]["outside"])
   for what, count in stats["notes"].items():
     lines.append(f"  {what}: {count:,}")
   return "\n".join(lines)
@@ -187,19 +187,3 @@ def _entries(stats: dict) -> str:
     text += f"; never, with neither: {found['never']:,}"
   share = found["user_days_before"] / max(1, stats["users"] * days)
   return f"{text}; {share:.1%} of all user-days lie before and have no labels"
-
-
-def _drift(outside: dict) -> list[str]:
-  """Lines about values that are not among what was fitted."""
-  lines = []
-  words = {
-    "unseen": "hold a value that is not in the fitted vocabulary",
-    "beyond_range": "lie beyond the fitted range",
-  }
-  for table, fields in outside.items():
-    for name, counts in fields.items():
-      for kind, word in words.items():
-        if count := counts.get(kind):
-          share = count / max(1, counts["rows"])
-          lines.append(f"  {table}.{name}: {count:,} rows ({share:.2%}) {word}")
-  return lines

@@ -108,7 +108,7 @@ def _tell(task: parts.Export, unknown: Sequence[str]) -> None:
   )
   if unknown:
     say(f"{len(unknown):,} of the listed users are not in the data")
-  if "horizon_days" in h:
+  if "horizon_days" in h and task.records.schema.calendar:
     last = task.day + h["horizon_days"] - 1
     known = h["calendar_known_until_day"]
     say(

@@ -45,7 +45,7 @@ class Population:
     return out
 
   def find(self, keys: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """Positions of users, ascending, and the ids that nobody has."""
+    """Positions of users, in the order asked for, and the ids nobody has."""
     keys = list(dict.fromkeys(map(str, keys)))
     found: dict[str, int] = {}
     for source, end in zip(self._sources, self._ends.tolist(), strict=True):
@@ -53,7 +53,7 @@ class Population:
       left = [k for k in keys if k not in found]
       for key, place in _places(source, left).items():
         found[key] = first + place
-    positions = np.sort(np.asarray([*found.values()], np.int64))
+    positions = np.asarray([found[k] for k in keys if k in found], np.int64)
     return positions, [k for k in keys if k not in found]
 
 

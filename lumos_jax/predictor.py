@@ -199,7 +199,7 @@ class Predictor:
   def users(
     self, people: population.Population, keys: Iterable[str] | None
   ) -> tuple[np.ndarray, list[str]]:
-    """Positions of the wanted users, all by default; and ids nobody has."""
+    """Ascending positions of users, all by default; and ids nobody has."""
     if keys is None:
       return np.arange(len(people)), []
     positions, unknown = people.find(keys)
@@ -209,7 +209,7 @@ class Predictor:
         f"{len(people):,} users in the splits {list(people.splits)}; the first "
         "asked for was not found. Ids are text, as in the raw tables"
       )
-    return positions, unknown
+    return np.sort(positions), unknown
 
   def predict(
     self,

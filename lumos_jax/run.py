@@ -14,6 +14,7 @@ from lumos_jax.data import schema as schema_lib
 
 Day = int | str | datetime.date | None
 _USERS_A_BLOCK = 4096
+_NAMED = 10  # Ids that an error names.
 _FEW_USERS = 64  # Up to here small batches are quicker than whole ones.
 
 
@@ -23,9 +24,9 @@ class Run:
   Each predicts as of a day (a date, or a day number where the data have no
   dates): earlier events are known, and of the calendar what was announced by
   then. Default is the day after the data's last. Users are ids as in the raw
-  tables; default all. Data are the run's own, another prepared data set
-  (`data=DIR`), or frames in memory (`tables={"activity": frame, ...}`, see
-  data_prep/memory.py).
+  tables, and rows follow their order; default all. Data are the run's own,
+  another prepared data set (`data=DIR`), or frames in memory
+  (`tables={"activity": frame, ...}`, see data_prep/memory.py).
 
   Attributes:
     predictor: The model, opened.
@@ -54,7 +55,7 @@ class Run:
     """Forecasts of all declared tasks.
 
     Returns:
-      key, as_of, and a column a task: probability, or an amount's mean, with
+      key, as_of, and a column per task: probability, or an amount's mean, with
       "TASK_median", "TASK_low" and "TASK_high" (80 % interval) beside it.
     """
     found, day, schema = self._predict(
@@ -130,6 +131,11 @@ class Run:
     """
     kind = predictor.FORECASTS
     self.predictor.check_kind(kind)
+    if not self.predictor.schema.calendar:
+      raise predictor.PredictError(
+        "this run's data have no calendar, so there is no entry to edit: "
+        "what_if needs data prepared with a calendar table (docs/data.md)"
+      )
     records = self._records(data, tables)
     schema, users = records.schema, users if users is None else list(users)
     day = self.predictor.day(as_of, schema)
@@ -197,11 +203,17 @@ class Run:
 
   def _of(self, records, kind, day, users, **kw) -> list[blocks_lib.Block]:
     p, people = self.predictor, self._people(records)
-    positions, unknown = p.users(people, users)
-    if unknown:
-      raise predictor.PredictError(
-        f"{len(unknown)} of the users asked for are not in the data"
-      )
+    if users is None:
+      positions = np.arange(len(people))
+    else:
+      users = list(users)
+      if not users:
+        raise predictor.PredictError(
+          "users is empty: give ids, or None for all"
+        )
+      positions, unknown = people.find(users)
+      if unknown:
+        raise predictor.PredictError(_not_there(unknown, len(users), people))
     blocks = enumerate(
       positions[i : i + _USERS_A_BLOCK]
       for i in range(0, len(positions), _USERS_A_BLOCK)
@@ -209,6 +221,18 @@ class Run:
     few = len(positions) <= _FEW_USERS
     found = p.predict(kind, records, people, blocks, day, few=few, **kw)
     return list(found)
+
+
+def _not_there(unknown: Sequence[str], asked: int, people) -> str:
+  """Names ids to the one who asked for them; they go into no log."""
+  named = ", ".join(map(repr, unknown[:_NAMED]))
+  if len(unknown) > _NAMED:
+    named += f" and {len(unknown) - _NAMED:,} more"
+  return (
+    f"not in the data: {named} ({len(unknown):,} of {asked:,} asked for). There "
+    f"are {len(people):,} users, in the splits {list(people.splits)}; ids are "
+    "text, as in the raw tables"
+  )
 
 
 def as_of_value(day: int, schema: schema_lib.Schema) -> datetime.date | int:

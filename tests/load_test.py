@@ -77,9 +77,13 @@ def test_forecasts_of_few_users_are_those_among_all(lumos):
   some = run.forecast(users=whole["key"][5:7].to_list())
   assert some.equals(whole[5:7])
   assert whole.columns[:2] == ["key", "as_of"]
-  with pytest.raises(predictor.PredictError, match="1 of the users"):
+  with pytest.raises(
+    predictor.PredictError, match="data: 'nobody' .1 of 2 asked for"
+  ):
     run.forecast(users=["nobody", whole["key"][0]])
-  with pytest.raises(predictor.PredictError, match="none of 1 user ids"):
+  with pytest.raises(
+    predictor.PredictError, match="data: 'nobody' .1 of 1 asked for"
+  ):
     run.forecast(users=["nobody"])
 
 

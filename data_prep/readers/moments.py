@@ -17,6 +17,12 @@ _MAX_DAYS = 1_000_000
 _OFFSET = r"(?:[zZ]|[+-]\d\d:?\d\d)$"
 _DATE = r"^\s*(\d{1,4})([./-])(\d{1,2})[./-](\d{1,4})"
 _CLOCKS = ("", " %H:%M", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p")
+# Of a description: without fractions of a second where there are none.
+_WRITTEN = (*_CLOCKS[:2], " %H:%M:%S", *_CLOCKS[2:])
+
+
+class AmbiguousError(InputError):
+  """Text dates of which day first and month first are both possible."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,8 +197,36 @@ def _text(frame, name, where, zone, unit):
   return frame.with_columns(expr.alias(name)), told
 
 
-def _guess(frame, column, where):
-  """Format of text like 31/12/2024, which must be the only one."""
+def formats(frame: pl.LazyFrame, name: str) -> list[str]:
+  """Formats, with their clock, that read all dates like 31/12/2024 of a column.
+
+  Two where days and months cannot be told apart; none where it is ISO 8601 text,
+  or rows are written in several ways.
+  """
+  if frame.collect_schema()[name] != pl.String:
+    return []
+  column = pl.col(name)
+  naive, zoned = iso(column)
+  count, slashed, read = _one(
+    frame,
+    column.count(),
+    column.str.contains(_DATE).sum().alias("slashed"),
+    (naive.is_not_null() | zoned.is_not_null()).sum().alias("iso"),
+  )
+  if not count or slashed * 2 < count or read * 2 >= count:
+    return []
+  found = []
+  for way in _candidates(frame, column)[0]:
+    for clock in _WRITTEN:
+      unread = _formatted(column, way + clock).is_null() & column.is_not_null()
+      if not _one(frame, unread.any())[0]:
+        found.append(way + clock)
+        break
+  return found
+
+
+def _candidates(frame, column) -> tuple[list[str], list[str], str]:
+  """Dates' formats that fit; day first and month first; the first value."""
   parts = column.str.extract_groups(_DATE).struct
   a, mark, b, c = (parts.field(str(i)) for i in range(1, 5))
   number = lambda e: e.cast(pl.Int64, strict=False)
@@ -212,10 +246,20 @@ def _guess(frame, column, where):
   if year_first >= allowed:
     ways = [f"%Y{sign}%m{sign}%d"]
   else:
+    # Of two that fit nearly all rows, one that fits all: of a few rows, a single
+    # 31st tells.
+    best = max(day_month, month_day)
+    allowed = count if best == count else allowed
     fits = (day_month >= allowed, month_day >= allowed)
     ways = [w for w, fit in zip(both, fits, strict=True) if fit]
+  return ways, both, value
+
+
+def _guess(frame, column, where):
+  """Format of text like 31/12/2024, which must be the only one."""
+  ways, both, value = _candidates(frame, column)
   if len(ways) == 2:
-    raise InputError(
+    raise AmbiguousError(
       f"{where} can be read in two ways, such as {value!r}: declare "
       f'"format": "{both[0]}" (day first) or "{both[1]}" (month first)'
     )

@@ -34,7 +34,7 @@ import polars as pl
 from lumos_jax.data import schema as schema_lib
 
 from .. import description
-from ..inputs import InputError, Inputs, missing_column
+from ..inputs import TIMES, InputError, Inputs, missing_column
 from ..readers import files, moments, problems, splits
 from ..readers import rows as rows_lib
 
@@ -48,12 +48,6 @@ _IDS = {
   "labels": ("key", "name"),
   "span": ("key",),
   "split": ("key", "split"),
-}
-_TIMES = {
-  "activity": ("time",),
-  "calendar": ("start", "end", "announced"),
-  "labels": ("time",),
-  "span": ("enter", "exit", "observed_until"),
 }
 
 
@@ -163,7 +157,7 @@ class _Reader:
       declared[n].column if n in declared else n for n in names
     }
     ids = [*_IDS[table], *of_type(schema_lib.Categorical)]
-    times = [*_TIMES.get(table, ()), *of_type(schema_lib.Timestamp)]
+    times = [*TIMES.get(table, ()), *of_type(schema_lib.Timestamp)]
     spelled = {
       n: d for n, d in declared.items() if n in times and (d.format or d.unit)
     }
