@@ -1,10 +1,12 @@
 """What is counted of a user's history: right, and in little memory."""
 
+import dataclasses
 import tracemalloc
 
 import fake_events
 import numpy as np
 
+from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import sequences, windows
 
 
@@ -22,7 +24,14 @@ def test_counts_equal_the_plain_ones():
 def test_a_long_history_takes_little_memory():
   events, items = 60_000, 20_000
   cfg = fake_events.config(data__filter_seen=False).data
-  cut = sequences.Sequences(fake_events.schema(), cfg)
+  schema = fake_events.schema(attributes=False)
+  values = tuple(map(str, range(items)))
+  wide = [
+    dataclasses.replace(f, values=values) if schema_lib.has_ids(f) else f
+    for f in schema.activity
+  ]
+  schema = dataclasses.replace(schema, activity=tuple(wide))
+  cut = sequences.Sequences(schema, cfg)
   user = fake_events.record(np.random.default_rng(0), 0, 1)
   ids = np.random.default_rng(1).integers(2, items, (events, 2))
   user |= fake_events.times(np.arange(events))

@@ -336,10 +336,11 @@ def test_figures_of_a_config(slice_of_four):
   assert text.endswith("fits") and "v5e:2x2" in text
 
 
+@pytest.mark.slow  # Four compilations for a TPU.
 def test_what_does_not_fit_is_told_with_what_does(slice_of_four, monkeypatch):
   """A chip as small as this step: the compiler is not asked to fail."""
   topology, devices = slice_of_four
-  config = build(data__sequence_length=32, train__batch_size=256)
+  config = build(data__sequence_length=64, train__batch_size=16384)
   records = fake_events.Records()
   first = plan.Plan(config, records, topology, devices).report()
   small = dataclasses.replace(
