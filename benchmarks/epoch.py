@@ -7,7 +7,7 @@ r"""Time of an epoch of SASRec against RecBole's, and what both learn in it.
 
 Data: the first 600 users of MovieLens-1M, 90,457 ratings. An epoch has each
 training event but a user's first as a target once. RecBole makes a sample of
-each target, with the 50 events before it; ours foretells all targets of a
+each target, with the 50 events before it; ours predicts all targets of a
 packed row at once, with up to 199 events before them. D, layers, heads, dropout
 and the softmax over all items are the same, the rest is each side's own:
 RecBole's defaults, configs/sasrec.py with less in a batch. RecBole's batch, 2,048

@@ -178,7 +178,7 @@ class MetricWriter:
       (self._events / path.name).write_bytes(path.read_bytes())
 
   def _write_all(self) -> None:
-    """Replaces metrics.jsonl by the lines at hand, in one move."""
+    """Replaces metrics.jsonl atomically by the lines in memory."""
     path = self._workdir / METRICS
     text = "".join(x + "\n" for x in self._lines)
     if self._remote:  # A write replaces an object as a whole.

@@ -332,9 +332,8 @@ class Predictor:
       return base.of(fn), blocks_lib.of_states
     fn = lambda params, batch: recipe.embed(merge(params), batch)
     windows = recipe.inputs is sequences
-    return base.of(
-      fn
-    ), blocks_lib.of_windows if windows else blocks_lib.of_users
+    reduce = blocks_lib.of_windows if windows else blocks_lib.of_users
+    return base.of(fn), reduce
 
 
 def day_text(schema: schema_lib.Schema, day: int) -> str:

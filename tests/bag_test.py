@@ -1,4 +1,4 @@
-"""Half a user's events foretell the other half."""
+"""Half of a user's events predict the other half."""
 
 import jax
 import jax.numpy as jnp

@@ -243,7 +243,7 @@ def test_nothing_to_train_on_is_said_at_once(length, start_token, words):
     ),
   ],
 )
-def test_nothing_to_foretell_is_said_at_once(overrides, words):
+def test_nothing_to_predict_is_said_at_once(overrides, words):
   cfg = fake_events.config(**overrides).data
   records = fake_events.Records(lengths=[2] * 5)
   with pytest.raises(ValueError, match=f"5 users has an event.*{words}"):

@@ -56,7 +56,7 @@ def _log(x: np.ndarray) -> np.ndarray:
   return np.sign(x) * np.log1p(np.abs(x))
 
 
-class BaselineLinear(tabular.Tabular):
+class BaselineLinear(tabular.PerTarget):
   """Logistic, Tweedie and ridge regression; the penalty is chosen in folds.
 
   Probabilities come from logistic regression; means from a Tweedie model with

@@ -59,12 +59,6 @@ class BaselineTabM(tabular.Tabular):
     """As of tabular.Tabular."""
     return [self._epochs, self._patience, self._p]
 
-  def prepare(self, rows):
-    """Not used: all targets are learned at once."""
-    raise NotImplementedError
-
-  choose = member = prepare
-
   def forecasts(self, rows, wanted, asked):
     """As of tabular.Tabular."""
     network = _Network(rows, wanted, self._members, self._p)

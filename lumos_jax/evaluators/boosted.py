@@ -5,7 +5,7 @@ from typing import Any
 from lumos_jax.evaluators import tabular
 
 
-class Boosted(tabular.Tabular):
+class Boosted(tabular.PerTarget):
   """Trees whose number is chosen for each target by its loss in the folds."""
 
   def __init__(self, *args, rounds: int = 800, patience: int = 50, **kw):

@@ -145,25 +145,22 @@ class Tabular(base.Evaluator):
     self.validation: predict.Predictions | None = None
 
   @abc.abstractmethod
-  def prepare(self, rows: Rows) -> Any:
-    """State that all targets share: what `choose` and `member` are given."""
-
-  @abc.abstractmethod
-  def choose(
-    self, state: Any, target: targets.Target, folds: Sequence[Fold]
-  ) -> dict[str, Any]:
-    """Settings (for json) with the least loss in the folds."""
-
-  @abc.abstractmethod
-  def member(
+  def forecasts(
     self,
-    state: Any,
-    target: targets.Target,
-    chosen: dict[str, Any],
-    rows: np.ndarray,
-    seed: int,
-  ) -> Forecast:
-    """A model that trained on some rows."""
+    rows: Rows,
+    wanted: Sequence[targets.Target],
+    asked: Sequence[np.ndarray],
+  ) -> dict[str, tuple[dict[str, Any], list[np.ndarray]]]:
+    """What was chosen for each target, and each member's forecasts.
+
+    Args:
+      rows: Of training.
+      wanted: Targets.
+      asked: Features [n, F] to forecast.
+
+    Returns:
+      {target's name: (chosen, [members, n] for each of `asked`)}.
+    """
 
   def settings(self) -> list[Any]:
     """What a cached result depends on, beside what all have."""
@@ -313,22 +310,49 @@ class Tabular(base.Evaluator):
 
     return predictions(test, 0), predictions(validation, 1), about
 
+  def folds(self, rows: Rows, target: targets.Target) -> list[Fold]:
+    """Rows of each fold, a turn each; folds without two classes are left out."""
+    out = []
+    for k in range(self._folds):
+      mine = rows.of_turn(target, k)
+      held = rows.fold[mine] == k
+      train, out_of_it = mine[~held], mine[held]
+      if varied(target, train) and len(out_of_it):
+        out.append((train, out_of_it))
+    return out
+
+
+class PerTarget(Tabular):
+  """A model of its own for each target."""
+
+  @abc.abstractmethod
+  def prepare(self, rows: Rows) -> Any:
+    """State that all targets share: what `choose` and `member` are given."""
+
+  @abc.abstractmethod
+  def choose(
+    self, state: Any, target: targets.Target, folds: Sequence[Fold]
+  ) -> dict[str, Any]:
+    """Settings (for json) with the least loss in the folds."""
+
+  @abc.abstractmethod
+  def member(
+    self,
+    state: Any,
+    target: targets.Target,
+    chosen: dict[str, Any],
+    rows: np.ndarray,
+    seed: int,
+  ) -> Forecast:
+    """A model that trained on some rows."""
+
   def forecasts(
     self,
     rows: Rows,
     wanted: Sequence[targets.Target],
     asked: Sequence[np.ndarray],
   ) -> dict[str, tuple[dict[str, Any], list[np.ndarray]]]:
-    """What was chosen for each target, and each member's forecasts.
-
-    Args:
-      rows: Of training.
-      wanted: Targets.
-      asked: Features [n, F] to forecast.
-
-    Returns:
-      {target's name: (chosen, [members, n] for each of `asked`)}.
-    """
+    """As of Tabular."""
     state, out = self.prepare(rows), {}
     for target in wanted:
       folds = self.folds(rows, target)
@@ -348,17 +372,6 @@ class Tabular(base.Evaluator):
         for part, x in zip(parts, asked, strict=True):
           part.append(target.bound(forecast(x)))
       out[target.name] = chosen, [np.stack(p) for p in parts]
-    return out
-
-  def folds(self, rows: Rows, target: targets.Target) -> list[Fold]:
-    """Rows of each fold, a turn each; folds without two classes are left out."""
-    out = []
-    for k in range(self._folds):
-      mine = rows.of_turn(target, k)
-      held = rows.fold[mine] == k
-      train, out_of_it = mine[~held], mine[held]
-      if varied(target, train) and len(out_of_it):
-        out.append((train, out_of_it))
     return out
 
 
