@@ -15,6 +15,8 @@ from lumos_jax.state import State
 
 T = TypeVar("T")
 DAMAGED = "damaged_checkpoints"  # Of a workdir: steps that could not be read.
+# What the transport between processes and the coordination service write.
+_PEER_GONE = ("by peer", "Gloo", "coordination service", "task died")
 
 
 class CheckpointError(RuntimeError):
@@ -27,6 +29,9 @@ def _lost_a_process(error: BaseException | None) -> bool:
     return False
   while error is not None:
     if isinstance(error, jax.errors.JaxRuntimeError):
+      return True
+    # Orbax collects the errors of its threads in one that holds only their text.
+    if any(sign in str(error) for sign in _PEER_GONE):
       return True
     error = error.__cause__ or error.__context__
   return False

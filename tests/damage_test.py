@@ -106,18 +106,35 @@ def test_a_full_disk_names_the_file(tmp_path):
     predict.write_atomic(tmp_path / "file" / "eval.json", b"")
 
 
+@pytest.mark.parametrize(
+  "text", ["Read error [::1]:5: Connection reset by peer", "another task died"]
+)
+def test_a_write_that_fails_for_a_lost_process_says_so(
+  tmp_path, monkeypatch, text
+):
+  """Also where only the text of the thread's error is left."""
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  with checkpoint.Checkpoints(tmp_path) as store:
+    lost = store._write_error(ValueError(text))
+    full = store._write_error(OSError("No space left on device"))
+    monkeypatch.undo()
+  assert "process 0 of 2 lost the others" in str(lost)
+  assert "could not be written" in str(full)
+
+
 def test_a_folder_that_becomes_unwritable_ends_the_process_soon(tmp_path):
   """As in lumos_jax.main: the error, exit 1, and no wait for Orbax's threads."""
   script = tmp_path / "run.py"
   script.write_text(
     "import sys\n"
     f"sys.path.insert(0, {str(HERE)!r})\n"
-    "import conftest, pathlib, shutil, train_test\n"
+    "import conftest, pathlib, train_test\n"
     "from lumos_jax import main\n"
     f"work = pathlib.Path({str(tmp_path / 'run')!r})\n"
     "def evaluate(step, params, last):\n"
     "  if step == 4:\n"
-    "    shutil.rmtree(work / 'checkpoints')\n"
+    # Renamed, since a write in the background changes what rmtree walks over.
+    "    (work / 'checkpoints').rename(work / 'gone')\n"
     "    (work / 'checkpoints').write_text('')\n"
     "  return {}\n"
     "def run(config, workdir):\n"
