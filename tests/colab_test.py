@@ -124,6 +124,7 @@ def tables(found):
   return [d.get("text/plain", "") for d in data]
 
 
+@pytest.mark.slow
 def test_lumos_notebook_runs(execute):
   found, run = execute("lumos_quickstart")
   values = json.loads((run / "eval.json").read_text())
@@ -144,6 +145,7 @@ def test_lumos_notebook_runs(execute):
   assert all(r[1] == r[2] for r in rows)
 
 
+@pytest.mark.slow
 def test_panther_notebook_runs(execute):
   found, run = execute("panther_next_event")
   values = json.loads((run / "eval.json").read_text())

@@ -8,11 +8,12 @@ import sys
 import time
 
 import fake
+import jax
 import numpy as np
 import pytest
 import tiny_data
 
-from lumos_jax import files, metric_writer
+from lumos_jax import checkpoint, files, metric_writer
 from lumos_jax.data import hosts, pipeline
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import tasks as tasks_lib
@@ -113,11 +114,11 @@ def test_a_write_that_fails_for_a_lost_process_says_so(
   tmp_path, monkeypatch, text
 ):
   """Also where only the text of the thread's error is left."""
-  monkeypatch.setattr(jax, "process_count", lambda: 2)
   with checkpoint.Checkpoints(tmp_path) as store:
-    lost = store._write_error(ValueError(text))
-    full = store._write_error(OSError("No space left on device"))
-    monkeypatch.undo()
+    with monkeypatch.context() as m:
+      m.setattr(jax, "process_count", lambda: 2)
+      lost = store._write_error(ValueError(text))
+      full = store._write_error(OSError("No space left on device"))
   assert "process 0 of 2 lost the others" in str(lost)
   assert "could not be written" in str(full)
 

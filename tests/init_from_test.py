@@ -196,12 +196,12 @@ def test_tokens_are_matched_by_what_they_say():
 
 
 def test_a_run_begins_where_another_one_ended(tmp_path, capsys):
-  c, records, recipe, tasks = build(train__ema_decay=0.9)
+  # One program, however many steps.
+  same = dict(train__ema_decay=0.9, optimizer__schedule="constant")
+  c, records, recipe, tasks = build(**same)
   device = jax.devices()[:1]
   ended = train.train(c, tmp_path / "a", records, recipe, tasks, None, device)
-  c = fake.config(
-    train__ema_decay=0.9, init_from=str(tmp_path / "a"), train__steps=3
-  )
+  c = fake.config(**same, init_from=str(tmp_path / "a"), train__steps=3)
   first = {}
 
   def look(step, params, last):
@@ -215,7 +215,7 @@ def test_a_run_begins_where_another_one_ended(tmp_path, capsys):
   said = capsys.readouterr().err
   assert "step 6" in said and f"loaded {len(first)} of {len(first)}" in said
   # A resume reads its own checkpoints, also where the other run has gone.
-  c = fake.config(train__ema_decay=0.9, init_from="gone", train__steps=4)
+  c = fake.config(**same, init_from="gone", train__steps=4)
   train.train(c, tmp_path / "b", records, recipe, tasks, look, device)
   c = fake.config(init_from=str(tmp_path / "none"))
   with pytest.raises(checkpoint_lib.CheckpointError, match="no such directory"):

@@ -102,7 +102,7 @@ def test_gradient_of_an_origin_ends_at_the_origin():
     return z[0, 0, 1].sum()
 
   numeric = jnp.nan_to_num(jnp.asarray(batch["history_numeric"]))
-  days = np.abs(np.asarray(jax.grad(middle)(numeric)))[0].sum(-1)
+  days = np.abs(np.asarray(jax.jit(jax.grad(middle))(numeric)))[0].sum(-1)
   first = 84 - 56
   assert np.all(days[77 - first :] == 0)
   assert np.all(days[: 77 - first].reshape(-1, 7).sum(-1) > 0)
@@ -137,7 +137,7 @@ def test_habits_take_their_scale_from_the_first_batch():
   # Not trained: nothing flows back.
   graph, params = state_lib.split(recipe.init(nnx.Rngs(params=0), batch))
   total = lambda p: state_lib.merge(graph, p).model(batch).sum()
-  grads = jax.grad(total)(params)
+  grads = jax.jit(jax.grad(total))(params)
   for name in ("mean", "deviation"):
     assert not np.any(grads[f"model/habits/{name}"])
   assert np.any(grads["model/head/mix/kernel"])

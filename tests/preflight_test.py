@@ -353,6 +353,7 @@ def test_what_does_not_fit_is_told_with_what_does(slice_of_four, monkeypatch):
   assert "this does (" in table.text(found)
 
 
+@pytest.mark.slow  # Two compilations for a TPU, one of them long.
 def test_rows_that_are_too_long_for_a_chip_are_cut(slice_of_four, monkeypatch):
   topology, devices = slice_of_four
   config = build(

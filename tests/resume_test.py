@@ -1,6 +1,7 @@
 """What a resume may change, what it must not, and what it chooses."""
 
 import json
+import shutil
 
 import fake
 import jax
@@ -45,8 +46,22 @@ def scores(*values):
   return evaluate, seen
 
 
-def test_more_steps_go_on_with_the_schedule_of_the_new_total(tmp_path, caplog):
-  run(tmp_path, train__steps=6)
+@pytest.fixture(scope="module")
+def six_steps(tmp_path_factory):
+  """Workdir of a finished run; copy it before you write there."""
+  workdir = tmp_path_factory.mktemp("six")
+  run(workdir, train__steps=6)
+  return workdir
+
+
+def copied(workdir, to):
+  return shutil.copytree(workdir, to, dirs_exist_ok=True)
+
+
+def test_more_steps_go_on_with_the_schedule_of_the_new_total(
+  tmp_path, caplog, six_steps
+):
+  copied(six_steps, tmp_path)
   with caplog.at_level("WARNING"):
     state = run(tmp_path, train__steps=12)
   assert int(state["step"]) == 12
@@ -62,10 +77,9 @@ def test_more_steps_go_on_with_the_schedule_of_the_new_total(tmp_path, caplog):
   assert f"from {rate(6, 6):.3g} to {rate(6, 12):.3g}" in said
 
 
-def test_fewer_steps_than_done_are_refused(tmp_path):
-  run(tmp_path, train__steps=6)
+def test_fewer_steps_than_done_are_refused(six_steps):
   with pytest.raises(ValueError, match="train.steps = 4, .* is at step 6"):
-    run(tmp_path, train__steps=4)
+    run(six_steps, train__steps=4)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +116,9 @@ def test_the_checkpoint_itself_knows_whose_it_is(tmp_path, overrides, words):
     check(c, "other")
 
 
-def test_a_lost_config_changes_nothing(tmp_path):
-  run(tmp_path)
+def test_a_lost_config_changes_nothing(six_steps):
   with pytest.raises(checkpoint_lib.CheckpointError, match="batch_size: 16"):
-    run(tmp_path, train__steps=8, train__batch_size=16)
+    run(six_steps, train__steps=8, train__batch_size=16)
 
 
 def test_keys_that_came_later_have_their_default():
@@ -224,7 +237,7 @@ def test_a_damaged_newest_step_is_told_and_the_one_before_is_used(
   tmp_path, caplog
 ):
   whole = run(tmp_path / "a", train__steps=9)
-  run(tmp_path / "b", train__steps=9)
+  copied(tmp_path / "a", tmp_path / "b")
   # The meta of the newest step is cut in its middle.
   found = tmp_path / "b" / "checkpoints" / "9" / "meta" / "metadata"
   found.write_bytes(found.read_bytes()[:40])
@@ -238,9 +251,9 @@ def test_a_damaged_newest_step_is_told_and_the_one_before_is_used(
 
 
 def test_damage_to_numbers_is_found_and_none_usable_is_an_error(
-  tmp_path, caplog
+  tmp_path, caplog, six_steps
 ):
-  run(tmp_path, train__steps=6)
+  copied(six_steps, tmp_path)
   folder = tmp_path / "checkpoints"
   c, _, recipe, _ = build()
   abstract = train.Trainer(c, recipe, jax.devices()[:1]).abstract["params"]

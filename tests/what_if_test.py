@@ -3,6 +3,7 @@
 import json
 
 import fake
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -199,7 +200,9 @@ def test_rows_of_an_ensemble_average_to_its_forecast():
   batch = next(pipeline.eval_batches(records, c.data, tasks, "train", 112, 4))
   batch = {k: v for k, v in batch.items() if k != "key"}
   module = recipe.init(nnx.Rngs(params=0))
-  p, rows = recipe.predict(module, batch), recipe.rows(module, batch)
+  p, rows = jax.jit(
+    lambda b: (recipe.predict(module, b), recipe.rows(module, b))
+  )(batch)
   for m, t in enumerate(tasks):
     assert rows[t.name].shape == (4, len(recipe.weights))
     np.testing.assert_allclose(
@@ -216,10 +219,11 @@ def test_with_own_windows_nothing_comes_before_its_cause():
     module = recipe.init(nnx.Rngs(params=0), batch)
     for x in (module.model.head.linear,):  # Starts at zero.
       x[...] = jnp.ones_like(x[...]) / 10
-    before = recipe.predict(module, batch)
+    predict = jax.jit(lambda b, m=module: recipe.predict(m, b))
+    before = predict(batch)
     other = batch["future_calendar"].copy()
     other[:, :, 7:, :3] += 1.0
-    after = recipe.predict(module, batch | {"future_calendar": other})
+    after = predict(batch | {"future_calendar": other})
     later[own] = {
       t.name: float(jnp.abs(after[t.name] - before[t.name]).max())
       for t in tasks
