@@ -1,5 +1,6 @@
 """What-if that can be wrong: controls, assignment, intervals, whole moves."""
 
+import functools
 import json
 
 import fake
@@ -219,7 +220,7 @@ def test_with_own_windows_nothing_comes_before_its_cause():
     module = recipe.init(nnx.Rngs(params=0), batch)
     for x in (module.model.head.linear,):  # Starts at zero.
       x[...] = jnp.ones_like(x[...]) / 10
-    predict = jax.jit(lambda b, m=module: recipe.predict(m, b))
+    predict = jax.jit(functools.partial(recipe.predict, module))
     before = predict(batch)
     other = batch["future_calendar"].copy()
     other[:, :, 7:, :3] += 1.0
