@@ -45,7 +45,8 @@ def make(
     cfg: config.optimizer.
     steps: Length of the schedule.
     axes: {path: logical axes}: matrices decay, biases, scales and embedding
-      tables do not; Muon takes the hidden layers' matrices, Adam the rest.
+      tables do not (under Muon they do: what Adam takes knows no mask there);
+      Muon takes the hidden layers' matrices, Adam the rest.
   """
   matrix = {k: k.endswith("/kernel") for k in axes}
   decayed = lambda params: {k: matrix[k] for k in params}
