@@ -49,7 +49,7 @@ def config(root: str, own_window: bool = True):
   d.origin_jitter_days = 13
   config_lib.set_size(c, "tiny")
   m = c.model
-  m.patch_days, m.habit_days, m.regression_loss = 7, (7, 28, 112), "tweedie"
+  m.patch_days, m.habit_days = 7, (7, 28, 112)
   o = c.optimizer
   o.learning_rate, o.warmup_steps = 3e-3, 20
   c.train.batch_size, c.train.ema_decay = 32, 0.98
