@@ -331,6 +331,36 @@ def test_an_expectation_is_fixed_before_the_event_is_seen(form):
     assert made.next_events(states, 3)["value"].shape == (3, 3)
 
 
+def test_nothing_compiles_once_all_is_compiled(form):
+  made, _, _ = form
+  made.compile(k=3, seen=32)
+  programs = made._reader._programs
+  before = {name: f._cache_size() for name, f in programs.items()}
+  assert set(before.values()) == {1}
+  records = users(5, 30, seed=11)
+  for count, some in ((4, records), (30, records[:1]), (11, records[:3])):
+    parts = [first_events(r, count) for r in some]
+    states = made.rebuild(parts, [profile(r) for r in some])
+    made.next_events(states, 3, [s.last_time for s in states])
+    made.embedding(states)
+    made.deviation(states, [events(r, count - 1, count) for r in some])
+  assert {name: f._cache_size() for name, f in programs.items()} == before
+
+
+def test_a_user_whose_numbers_are_none_harms_no_other(form):
+  made, _, _ = form
+  records = users(4, 5, seed=12)
+  states = made.rebuild(records)
+  before = made.embedding(states)
+  bad = {**records[0], "numeric": np.full((5, 1), np.inf, np.float32)}
+  broken = made.rebuild([bad] * 4)
+  assert not np.isfinite(made.embedding(broken)).all()
+  short = made.rebuild([first_events(r, 1) for r in records])
+  more = [events(r, 1, 5) for r in records]
+  after = made.embedding(made.append(short, more))
+  np.testing.assert_allclose(after, before, **CLOSE)
+
+
 def test_windows_begin_where_the_number_of_rows_says():
   for length in (1, 2, 5, 6):
     begins = [held_from(rows, length) for rows in range(40)]

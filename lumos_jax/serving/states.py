@@ -14,27 +14,23 @@ n users asked for, B users of a compiled batch, C rows of each, T tokens of a
 window, D model width, V values.
 """
 
+import dataclasses
 import functools
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lumos_jax import identity
 from lumos_jax import predictor as predictor_lib
-from lumos_jax.data import instants, running, sequences
+from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.evaluators import probe
-from lumos_jax.models import held as held_lib
 from lumos_jax.objectives import deviation as deviation_lib
 from lumos_jax.recipes import expected
-from lumos_jax.serving import appends, stored, user_state
+from lumos_jax.serving import appends, reader, refusals, stored, user_state
+from lumos_jax.serving.refusals import CannotAppend, NotAsked, OutOfOrder
 from lumos_jax.serving.stored import StaleState
-from lumos_jax.serving.user_state import RAW, State
+from lumos_jax.serving.user_state import State
 
 __all__ = [
   "CannotAppend",
@@ -49,21 +45,6 @@ Events = Mapping[str, np.ndarray]
 Profile = tuple[np.ndarray, np.ndarray]
 _CHUNKS = (1, 8, 64, 512)  # Rows of a user that a program reads at a time.
 _SEEN = 8  # Least width of a list of seen values; others are doubles of it.
-
-
-class CannotAppend(ValueError):
-  """The model's states cannot be updated event by event; names the setting.
-
-  The way out is `Predictor.predict` on the whole history.
-  """
-
-
-class OutOfOrder(ValueError):
-  """An event is older than the last one: `rebuild` from sorted events."""
-
-
-class NotAsked(ValueError):
-  """A state cannot say this: no events without a start token, or no time."""
 
 
 class States:
@@ -88,54 +69,24 @@ class States:
     Raises:
       CannotAppend: It is not one of events that looks back only.
     """
-    check(predictor.recipe)
+    refusals.check_model(predictor.recipe)
     if batch_size < 1:
       raise ValueError(f"batch_size = {batch_size} must be 1 or more")
     self._recipe, self.batch_size = predictor.recipe, batch_size
-    self._predictor, self._schema = predictor, predictor.schema
-    self.step = predictor.step
-    recipe, self._data = self._recipe, predictor.config.data
-    self._start_token = bool(self._data.start_token)
-    self._length = self._data.sequence_length
-    self._copies = bool(recipe.cfg.copy)
-    self.features = expected.names(recipe)
-    self.model_hash = _hash(predictor)
-    # Where the model was compiled to run: on the first device.
-    self._device = jax.local_devices()[0]
-    self._params = jax.device_put(
-      {k: np.asarray(v) for k, v in predictor.parameters.items()}, self._device
-    )
-    made = jax.jit(self._made)(self._params)
-    self._table = made["table"]
-    self._vectors = np.asarray(made["vectors"])
-    width = recipe.cfg.d_model
-    self._sums_width = width + self._vectors.shape[1]
-    self.embedding_width = 2 * self._sums_width + 1
-    nothing = jax.eval_shape(
-      lambda p: predictor.module(p).model.nothing(1), self._params
-    )
-    self._kept = {n: x for n, x in nothing.items() if n != held_lib.TAIL}
-    self._tail = nothing.get(held_lib.TAIL)
-    counts = running.Running(self._schema)
+    self._schema, self._data = predictor.schema, predictor.config.data
+    self.step, self.model_hash = predictor.step, stored.model_hash(predictor)
+    self.features = expected.names(self._recipe)
+    self._reader = reader.Reader(predictor, batch_size)
+    width = self._recipe.cfg.d_model + self._reader.vectors.shape[1]
+    self._sums_width, self.embedding_width = width, 2 * width + 1
+    copies = bool(self._recipe.cfg.copy)
     self._settings = appends.Settings(
-      self._length,
-      recipe.column,
-      bool(self._data.filter_seen) and not self._copies,
-      counts,
+      self._data.sequence_length,
+      self._recipe.column,
+      bool(self._data.filter_seen) and not copies,
+      self._reader.counts,
     )
-    self._chunks = [c for c in _CHUNKS if c < self._length] + [self._length]
-    self._programs: dict[Any, Any] = {}
-    self._staged: dict[int, dict[str, np.ndarray]] = {}
     self._empty = self.new()
-
-  def _made(self, params):
-    """Tables that all calls share."""
-    module = self._predictor.module(params)
-    model = module.model
-    return {
-      "table": model.scored_values(model.values()),
-      "vectors": self._recipe.event_vectors(module),
-    }
 
   # The state of a user.
 
@@ -164,19 +115,21 @@ class States:
         (1, self._schema.numeric_width("activity")), np.float32
       ),
     }
+    kept = self._reader.kept
     past = {
-      n: np.zeros(self._shape(n, x), x.dtype) for n, x in self._kept.items()
+      n: np.zeros((x.shape[0], 1, *x.shape[3:]), x.dtype)
+      for n, x in kept.items()
     }
     window, rows = user_state.Window.like(raw, past, 1), 0
-    if self._start_token:
+    start_token = bool(self._data.start_token)
+    if start_token:
       window, rows = window.grown(0, raw), 1
-    tail = None
-    if self._tail is not None:
-      count, _, *shape = self._tail.shape
-      tail = np.zeros((count, *shape), self._tail.dtype)
+    tail = self._reader.tail
+    if tail is not None:
+      tail = np.zeros((tail.shape[0], *tail.shape[2:]), tail.dtype)
     return State(
       profile=(np.asarray(ids, np.int32), np.asarray(numeric, np.float32)),
-      start_token=self._start_token,
+      start_token=start_token,
       rows=rows,
       begin=0,
       window=window,
@@ -186,12 +139,6 @@ class States:
       sums=np.zeros(self._sums_width, np.float64),
       seen=np.zeros(0, np.int32),
     )
-
-  def _shape(self, name: str, x) -> tuple[int, ...]:
-    """Of one user's rows [L, 1, ...]; what the pointer keeps has one layer."""
-    if name == "pointer":
-      return 1, 1, *x.shape[2:]
-    return x.shape[0], 1, *x.shape[3:]
 
   def append(
     self, states: Sequence[State], events: Sequence[Events]
@@ -206,7 +153,7 @@ class States:
         place. Nobody has changed.
     """
     for i, (state, more) in enumerate(zip(states, events, strict=True)):
-      _check_order(i, state, more)
+      refusals.check_order(i, state, more)
     drafts = [
       appends.Draft(s, e, self._settings) if len(e["time"]) else None
       for s, e in zip(states, events, strict=True)
@@ -218,17 +165,17 @@ class States:
 
   def _read_some(self, drafts: list[appends.Draft]) -> list[appends.Draft]:
     """Lets each draft read some rows; those that are not at their end."""
-    found = [(d, d.next(self._chunks[-1])) for d in drafts]
+    found = [(d, d.next(self._reader.chunks[-1])) for d in drafts]
     found = [(d, rows) for d, rows in found if rows is not None]
     # Alike many rows together.
     found.sort(key=lambda x: len(x[1].next_time))
     for i in range(0, len(found), self.batch_size):
       some = found[i : i + self.batch_size]
-      states, new = self._extend([rows for _, rows in some])
+      states, new = self._reader.extend([rows for _, rows in some])
       for b, (draft, rows) in enumerate(some):
         c = len(rows.next_time)
         kept = {n: x[:, b, :c] for n, x in new.items()}
-        draft.read(c, states[b, :c], self._vectors, kept)
+        draft.read(c, states[b, :c], self._reader.vectors, kept)
     return [d for d, _ in found]
 
   def rebuild(
@@ -239,6 +186,33 @@ class States:
     """States of whole histories, sorted by time."""
     profiles = profiles or [None] * len(events)
     return self.append([self.new(p) for p in profiles], events)
+
+  def compile(self, k: int = 10, seen: int = 64) -> None:
+    """Compiles all programs before the first user asks; takes a minute or more.
+
+    Args:
+      k: Of `next_events`.
+      seen: Different values of a history that the longest has, where values that
+        were seen do not compete; longer ones compile when they come.
+    """
+    start = bool(self._data.start_token)
+    for users in sorted({1, self.batch_size}):
+      states = [self._empty] * users
+      for chunk in self._reader.chunks:
+        n = chunk if start else chunk + 1
+        raw = {x: v[[0] * n] for x, v in self._empty.window.raw.items()}
+        states = self.append([self._empty] * users, [_zeros(raw)] * users)
+      width = _SEEN
+      while True:
+        some = np.arange(width, dtype=np.int32)
+        like = [dataclasses.replace(s, seen=some) for s in states]
+        self.next_events(like, k, [0] * users)
+        if width >= seen or not self._settings.keeps_seen:
+          break
+        width *= 2
+      self.embedding(states)
+      one = _zeros({x: v[:1] for x, v in raw.items()})
+      self.deviation(states, [one] * users)
 
   # What a state says.
 
@@ -254,10 +228,10 @@ class States:
       mine = some[i : i + self.batch_size]
       # The last one, which no other follows.
       last = [self._last(states[j], states[j].last_time) for j in mine]
-      found, _ = self._extend(last)
+      found, _ = self._reader.extend(last)
       ids = [states[j].row("categorical")[-1] for j in mine]
       column = self._settings.column
-      vectors = self._vectors[[row[column] for row in ids]]
+      vectors = self._reader.vectors[[row[column] for row in ids]]
       sums[mine] += np.concatenate([found[: len(mine), 0], vectors], 1)
     count = np.asarray([[s.count] for s in states], np.float64)
     return probe.pooled(sums, count).astype(np.float32)
@@ -285,7 +259,7 @@ class States:
     Raises:
       NotAsked: See there.
     """
-    k = min(k, self._table.shape[0])
+    k = min(k, self._reader.values)
     width = _SEEN
     while width < max((len(s.seen) for s in states), default=0):
       width *= 2
@@ -350,7 +324,7 @@ class States:
     for i, (state, event) in enumerate(zip(states, events, strict=True)):
       if len(event["time"]) != 1:
         raise ValueError(f"user {i}: {len(event['time'])} events; give one")
-      _check_order(i, state, event)
+      refusals.check_order(i, state, event)
     at = [int(e["time"][0]) for e in events]
     ids = [np.asarray(e["categorical"][0], np.int32) for e in events]
     return self._deviations(states, at, ids)["features"]
@@ -385,11 +359,7 @@ class States:
     for i in range(0, len(states), self.batch_size):
       some = slice(i, i + self.batch_size)
       rows = [self._last(s, t) for s, t in zip(states[some], when[some])]
-      batch, past, size = self._batch(rows, 1)
-      for key, x in more(some).items():
-        batch[key] = _padded(x, size)
-      found = self._run((name, size), run, batch, past)
-      parts.append({n: np.asarray(x)[: len(rows)] for n, x in found.items()})
+      parts.append(self._reader.ask(name, run, rows, more(some)))
     if not parts:
       return {}
     return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
@@ -428,163 +398,6 @@ class States:
     """
     return stored.from_bytes(found, self.model_hash, self._empty)
 
-  # Batches and programs.
 
-  def _extend(self, rows: Sequence[appends.Rows]):
-    """States float32 [B, C, D] and what is to be kept {name: [L, B, C, ...]}."""
-    most = max(len(r.next_time) for r in rows)
-    chunk = next(c for c in self._chunks if c >= most)
-    batch, past, size = self._batch(rows, chunk)
-    found, new = self._run(("extend", size, chunk), None, batch, past)
-    return np.asarray(found), {n: np.asarray(x) for n, x in new.items()}
-
-  def _run(self, name, run, batch, past):
-    if name not in self._programs:
-      self._programs[name] = jax.jit(functools.partial(self._program, run))
-    return self._programs[name](self._params, self._table, batch, past)
-
-  def _program(self, run, params, table, batch, past):
-    module = self._predictor.module(params)
-    model, batch = module.model, dict(batch)
-    if "pointer" in past:
-      past = past | {"pointer": past["pointer"][0]}
-    states, new = model.extend(batch, past)
-    if run is None:
-      if "pointer" in new:
-        new = new | {"pointer": new["pointer"][None]}
-      return states.astype(jnp.float32), new
-    copied = None
-    if self._copies:
-      copied = model.copied(states, batch, past["pointer"])
-      copied = copied.at(jnp.zeros(states.shape[0], jnp.int32))
-    return run(module, table, batch, states[:, 0], copied)
-
-  def _batch(self, rows: Sequence[appends.Rows], chunk: int):
-    """What `Panther.extend` reads, of one user or of B, and how many these are."""
-    size = 1 if len(rows) == 1 else self.batch_size
-    length = self._length
-    columns = len(self._schema.categorical("activity"))
-    numbers = self._schema.numeric_width("activity")
-    ids = np.zeros((size, chunk, columns), np.int32)
-    numeric = np.zeros((size, chunk, numbers), np.float32)
-    time = np.zeros((2, size, chunk), np.int64)
-    window_time = np.zeros((size, length), np.int64)
-    window_ids = np.zeros((size, length), np.int32)
-    segment = np.zeros((size, chunk), np.int32)
-    at = np.zeros((size, 1), np.int32)
-    start = np.zeros((size, chunk), bool)
-    before = np.zeros((size, 1, self._settings.counts.width), np.float32)
-    profile = [
-      np.zeros((size, 1, len(x)), x.dtype) for x in rows[0].state.profile
-    ]
-    past = self._staging(size)
-    for b, r in enumerate(rows):
-      state, c = r.state, len(r.next_time)
-      mine, own = slice(r.at, r.at + c), slice(0, c)
-      raw, held = {name: state.row(name) for name in RAW}, r.at + c
-      ids[b, own], numeric[b, own] = (
-        raw["categorical"][mine],
-        raw["numeric"][mine],
-      )
-      time[0, b, own], time[1, b, own] = raw["time"][mine], r.next_time
-      window_time[b, :held] = raw["time"][:held]
-      window_ids[b, :held] = raw["categorical"][:held, self._settings.column]
-      segment[b, own], at[b, 0] = 1, r.at
-      start[b, 0] = state.start_token and not state.begin and not r.at
-      before[b, 0] = r.totals
-      for x, value in zip(profile, state.profile, strict=True):
-        x[b, 0] = value
-      for name, x in past.items():
-        if name == held_lib.TAIL:
-          x[:, b] = state.tail
-        else:
-          x[:, b, : r.at] = state.window.past[name][:, : r.at]
-    window_time = instants.split(window_time)
-    batch = {
-      "ids": ids,
-      "numeric": numeric,
-      "start": start,
-      "time": instants.split(time[0]),
-      "next_time": instants.split(time[1]),
-      "position": at + np.arange(chunk, dtype=np.int32)[None],
-      "segment": segment,
-      "begin": window_time[:, 0],
-      "window_time": window_time,
-      "window_ids": window_ids,
-      "profile_categorical": profile[0],
-      "profile_numeric": profile[1],
-      "profile_before": before,
-      "profile_user": np.zeros((size, 1), np.int32),
-    }
-    return batch, past, size
-
-  def _staging(self, size: int) -> dict[str, np.ndarray]:
-    """Arrays for B users' past, used again and again: {name: [L, B, T, ...]}."""
-    if size not in self._staged:
-      kept = dict(self._kept)
-      if self._tail is not None:
-        kept[held_lib.TAIL] = self._tail
-      made = {}
-      for name, x in kept.items():
-        shape = x.shape if name != "pointer" else (1, *x.shape)
-        made[name] = np.zeros((shape[0], size, *shape[2:]), x.dtype)
-      self._staged[size] = made
-    return self._staged[size]
-
-
-def check(recipe) -> None:
-  """Raises CannotAppend where a recipe's states cannot go on with new events."""
-  if recipe.inputs is not sequences:
-    raise CannotAppend(
-      "recipe 'lumos' reads days up to a day of prediction, not events: its "
-      "forecasts and embeddings are recomputed from the history"
-    )
-  if recipe.cfg.masked:
-    raise CannotAppend(
-      "model.masked = True looks both ways, so that each new event changes the "
-      "states of all others: they are recomputed from the history"
-    )
-
-
-def _check_order(i: int, state: State, events: Events) -> None:
-  time = np.asarray(events["time"], np.int64)
-  last = state.last_time
-  if last is not None:
-    time = np.concatenate([[last], time])
-  if not (time[1:] < time[:-1]).any():
-    if last is None or len(time) < 2 or time[1] > last or not state.tie:
-      return
-    tie = int(events["tie"][0]) if "tie" in events else 0
-    if not tie or tie >= state.tie:
-      return
-    raise OutOfOrder(
-      f"user {i}: event 0 has the instant of the last one and comes before it in "
-      "the order of data_prep: rebuild the state from sorted events"
-    )
-  place = int((time[1:] < time[:-1]).argmax()) + (last is None)
-  raise OutOfOrder(
-    f"user {i}: event {place} is older than the one before it: rebuild the state "
-    "from sorted events"
-  )
-
-
-def _hash(predictor: predictor_lib.Predictor) -> str:
-  config = identity.plain(predictor.config)
-  data = {
-    k: config["data"][k]
-    for k in ("target", "sequence_length", "start_token", "filter_seen")
-  }
-  doc = [
-    predictor.model_hash,
-    predictor.schema.model_hash,
-    config["model"],
-    data,
-  ]
-  text = json.dumps(doc, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _padded(x: np.ndarray, size: int) -> np.ndarray:
-  out = np.zeros((size, *x.shape[1:]), x.dtype)
-  out[: len(x)] = x
-  return out
+def _zeros(raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {name: np.zeros_like(x) for name, x in raw.items()}

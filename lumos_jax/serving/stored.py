@@ -7,12 +7,15 @@ The document names rows, begin and the other numbers, and each array's dtype and
 shape, in order. Of a window only rows in use are stored. All little-endian.
 """
 
+import hashlib
 import json
 import struct
 import zlib
 
 import numpy as np
 
+from lumos_jax import identity
+from lumos_jax import predictor as predictor_lib
 from lumos_jax.serving import user_state
 from lumos_jax.serving.user_state import RAW, State
 
@@ -25,6 +28,26 @@ _OWN = ("totals", "sums", "seen")
 
 class StaleState(ValueError):
   """Stored bytes are another model's or format's: `rebuild` from events."""
+
+
+def model_hash(predictor: predictor_lib.Predictor) -> str:
+  """16 hex digits of what states depend on.
+
+  Parameters, the fitted schema, and the settings of model and window.
+  """
+  config = identity.plain(predictor.config)
+  data = {
+    k: config["data"][k]
+    for k in ("target", "sequence_length", "start_token", "filter_seen")
+  }
+  doc = [
+    predictor.model_hash,
+    predictor.schema.model_hash,
+    config["model"],
+    data,
+  ]
+  text = json.dumps(doc, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def to_bytes(state: State, model_hash: str) -> bytes:
