@@ -37,9 +37,11 @@ def low_pass(length: int, frequencies: int) -> np.ndarray:
   return np.fft.irfft(kept.astype(float), length).astype(np.float32)
 
 
-def _mix(weights: jax.Array, x: jax.Array, look: attention.Look) -> jax.Array:
+def _mix(weights: jax.Array, x: jax.Array, look: attention.Look, held=None):
   """Sums of states by weights [B or 1, T, T] where a place may look."""
   weights = jnp.where(look.dense(), weights, 0.0).astype(x.dtype)
+  if held is not None:
+    return held.filtered(weights, x)
   return jnp.einsum("bts,bsd->btd", weights, attention.whole_sequence(x))
 
 
@@ -51,7 +53,7 @@ def _steps_back(length: int, held: held_lib.Held | None = None):
   if held is None:
     step = np.arange(length)
     return np.maximum(step[:, None] - step[None], 0)[None]
-  keys = jnp.arange(length)[None, None]
+  keys = jnp.arange(held.past["input"].shape[1])[None, None]
   return jnp.maximum(held.step[..., None] - keys, 0)
 
 
@@ -76,11 +78,10 @@ class LowPass(nnx.Module):
     With `held`, x go on with earlier tokens of the window.
     """
     del position
-    every = held_lib.join(held, "input", x)
-    back = _steps_back(every.shape[1], held)
+    back = _steps_back(x.shape[1], held)
     response = np.asarray(self.response, np.float32)
     response = response if held is None else jnp.asarray(response)
-    low = _mix(response[back], every, look)
+    low = _mix(response[back], x, look, held)
     high = jnp.square(self.beta[...]).astype(x.dtype)
     return low + high[None, None] * (x - low)
 
@@ -100,8 +101,7 @@ class TimeVariant(nnx.Module):
 
     With `held`, x go on with earlier tokens of the window.
     """
-    every = held_lib.join(held, "input", x)
-    back = _steps_back(every.shape[1], held)
+    back = _steps_back(x.shape[1], held)
     basis = self.basis[...]
     size = jnp.sum(jnp.square(basis), -1, keepdims=True)
     basis = basis * jax.lax.rsqrt(size + 1e-12)
@@ -111,7 +111,7 @@ class TimeVariant(nnx.Module):
     else:  # Each row has places of its own: no taps [M, B, C, T].
       taps = jnp.einsum("bcm,ms->bcs", mixture, basis)
       weights = jnp.take_along_axis(taps, back, 2)
-    return _mix(weights, every, look)
+    return _mix(weights, x, look, held)
 
 
 def make(cfg, length: int, *, rngs: nnx.Rngs) -> LowPass | TimeVariant:

@@ -268,7 +268,9 @@ class Panther(nnx.Module):
     x = self._embed(batch, ids, masked, rngs)
     # Padding is a segment too: its states are defined, and nobody's.
     look = attention.Look(segment, segment, causal=not cfg.masked)
-    return self._through(batch, x, look, time, rngs)[0]
+    context = self._context(batch, time)
+    step = lambda layer, x, r: layer(x, look, *context, r)
+    return self._normed(self.layers(step, x, rngs))
 
   def extend(
     self, batch: dict[str, Any], past: dict[str, jax.Array]
@@ -283,18 +285,24 @@ class Panther(nnx.Module):
         field, of all the window's rows, these included. `profile_before` counts
         all rows before these, its days those before the window.
       past: Of `nothing`, or as what was found before was put into it: {name: [L,
-        B, T, ...]}, held.TAIL [L, B, R, D], "pointer" [B, T, D].
+        B, ..., T, H]}, held.TAIL [L, B, R, D], "pointer" [B, T, D]. L parts in a
+        tuple do as well, and need not be cut.
 
     Returns:
       States [B, C, D], as a pass over the whole window has them, and what these
-      tokens add to the past: {name: [L, B, C, ...]}, "pointer" [B, C, D].
+      tokens add to the past: {name: [L, B, ..., C, H]}, "pointer" [B, C, D].
     """
     look, step = self._ahead(batch)
     x = self._embed(batch, batch["ids"][..., self.column], batch["start"], None)
-    own = {k: v for k, v in past.items() if k != "pointer"}
-    x, new = self._through(
-      batch, x, look, batch["window_time"], None, own, step
-    )
+    context = self._context(batch, batch["window_time"], step)
+    new = []
+    for i, layer in enumerate(self.layers.each()):
+      mine = {k: v[i] for k, v in past.items() if k != "pointer"}
+      held = held_lib.Held(mine, step)
+      x = layer(x, look, *context, None, held)
+      new.append(held.new)
+    new = {k: jnp.stack([n[k] for n in new]) for k in new[0]} if new else {}
+    x = self._normed(x)
     if self.cfg.copy:
       new["pointer"] = self.pointer.key(x)
     return x, new
@@ -314,14 +322,11 @@ class Panther(nnx.Module):
     cfg, out = self.cfg, {}
     count, width = cfg.n_encoder_layers, cfg.d_model
     make = lambda *shape: jnp.zeros(shape, self.dtype)
-    heads = cfg.n_heads, width // cfg.n_heads
-    whole = count, rows, self.length
-    if cfg.attention == "softmax":
-      out["key"], out["value"] = make(*whole, *heads), make(*whole, *heads)
-    elif cfg.attention == "pointwise":
-      out["key"], out["value"] = make(*whole, width), make(*whole, width)
+    if cfg.attention != "none":
+      shape = count, rows, cfg.n_heads, self.length, width // cfg.n_heads
+      out["key"], out["value"] = make(*shape), make(*shape)
     if cfg.sprm in filters.KINDS:
-      out["input"] = make(*whole, width)
+      out["input"] = make(count, rows, self.length, width)
     elif cfg.sprm != "none":
       reach = sprm.reach(cfg.sprm, cfg.sprm_scales)
       out[held_lib.TAIL] = make(count, rows, reach, width)
@@ -329,23 +334,18 @@ class Panther(nnx.Module):
       out["pointer"] = make(rows, self.length, width)
     return out
 
-  def _through(self, batch, x, look, key_time, rngs, past=None, step=None):
-    """All layers: states, and what their tokens add to the past."""
+  def _context(self, batch, key_time, step=None):
+    """Of all layers: days, biases, places."""
     bias = None
     if hasattr(self, "bias"):
       bias = self.bias(self._query_time(batch), key_time, step)
     # From the user's first event: float32 is right to some seconds over years.
     first = instants.begin(batch)
     days = instants.elapsed(batch["time"], first) / instants.DAY_SECONDS
-    place = batch["position"]
+    return days, bias, batch["position"]
 
-    def one(layer, x, r, own):
-      held = None if own is None else held_lib.Held(own, step)
-      x = layer(x, look, days, bias, place, r, held)
-      return x, None if held is None else held.new
-
-    x, new = self.layers.run(one, x, rngs, past)
-    return self.norm_out(x) if self.cfg.norm == "pre" else x, new
+  def _normed(self, x):
+    return self.norm_out(x) if self.cfg.norm == "pre" else x
 
   def _query_time(self, batch) -> jax.Array:
     return batch["next_time" if self.cfg.target_time else "time"]

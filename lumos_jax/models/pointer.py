@@ -101,11 +101,16 @@ class Pointer(nnx.Module):
       held: Of earlier tokens, where states [B, C, D] go on with them; ids and
         time are then of all.
     """
-    q = self.query(states)
-    k = held_lib.join(held, "pointer", self.key(states))
-    logits = jnp.einsum(
-      "btd,bsd->bts", q, k, preferred_element_type=jnp.float32
+    q, k = self.query(states), self.key(states)
+    product = lambda keys: jnp.einsum(
+      "btd,bsd->bts", q, keys, preferred_element_type=jnp.float32
     )
+    logits = product(k)
+    if held is not None:  # New tokens' own keys stand at their places.
+      place = jnp.arange(ids.shape[1])[None, None] == held.step[..., None]
+      own = jnp.einsum("bcj,bjt->bct", logits, place.astype(jnp.float32))
+      mine = place.any(1)[:, None]
+      logits = jnp.where(mine, own, product(held.past["pointer"]))
     step = None if held is None else held.step
     bias = self.bias(query_time, time, step)[:, 0]
     logits = logits * q.shape[-1] ** -0.5 + bias

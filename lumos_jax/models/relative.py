@@ -54,11 +54,15 @@ class RelativeBias(nnx.Module):
       out = _take(self.position[...], away)[None]
     else:
       away = step[..., None] - keys[None, None] + length - 1
-      out = jnp.moveaxis(_take(self.position[...], away), 0, 1)
+      out = jnp.moveaxis(self.position[...][away], -1, 1)
     if self.use_time:
       gap = instants.elapsed(query_time[:, :, None], key_time[:, None])
       gap = jnp.abs(gap)
-      out = out + jnp.moveaxis(_take(self.time[...], time_bucket(gap)), 0, 1)
+      bucket = time_bucket(gap)
+      if step is None:
+        out = out + jnp.moveaxis(_take(self.time[...], bucket), 0, 1)
+      else:
+        out = out + jnp.moveaxis(self.time[...][bucket], -1, 1)
     return out
 
 

@@ -4,7 +4,7 @@ A deep model then compiles as one block that is scanned, and a block's inner
 values may be made again in the backward pass instead of kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -59,42 +59,30 @@ class Stack(nnx.Module):
       x: The first block's input.
       rngs: Stream "dropout" in training; None to predict.
     """
-    alone = lambda block, x, stream, _: (step(block, x, stream), None)
-    return self.run(alone, x, rngs)[0]
-
-  def run(
-    self,
-    step: Callable[[nnx.Module, Any, nnx.Rngs | None, Any], Any],
-    x: jax.Array,
-    rngs: nnx.Rngs | None,
-    own: Any = None,
-  ) -> tuple[jax.Array, Any]:
-    """Runs x through all blocks, each with something of its own.
-
-    Args:
-      step: (block, x, rngs, own) -> x, found.
-      x: The first block's input.
-      rngs: As above.
-      own: Arrays [L, ...], a part for each block.
-
-    Returns:
-      The last x, and what the blocks found, arrays [L, ...].
-    """
     if not self.count:
-      return x, own
+      return x
     graph, params = nnx.split(self.blocks)
     keys = (
       None if rngs is None else jax.random.split(rngs.dropout(), self.count)
     )
 
     def body(x, item):
-      values, key, mine = item
+      values, key = item
       # Parameters come to the rows; XLA might send the rows, which are larger.
       x = partition.lay(x, partition.TOKENS)
       stream = None if key is None else nnx.Rngs(dropout=key)
-      return step(nnx.merge(graph, values), x, stream, mine)
+      return step(nnx.merge(graph, values), x, stream), None
 
     if self.remat != "none":
       body = jax.checkpoint(body, policy=REMAT[self.remat])
-    unroll = 1 if self.scan else self.count
-    return jax.lax.scan(body, x, (params, keys, own), unroll=unroll)
+    x, _ = jax.lax.scan(
+      body, x, (params, keys), unroll=1 if self.scan else self.count
+    )
+    return x
+
+  def each(self) -> Iterator[nnx.Module]:
+    """The blocks, one after another, to predict with."""
+    if self.count:
+      graph, params = nnx.split(self.blocks)
+      for i in range(self.count):
+        yield nnx.merge(graph, jax.tree.map(lambda v, i=i: v[i], params))

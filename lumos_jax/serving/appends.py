@@ -13,8 +13,7 @@ import numpy as np
 
 from lumos_jax.data import instants, running
 from lumos_jax.models import held as held_lib
-from lumos_jax.serving import user_state
-from lumos_jax.serving.user_state import RAW, State
+from lumos_jax.serving.user_state import RAW, Arrays, State, Window
 
 _DAY = instants.DAY_SECONDS * 1e6  # Microseconds.
 
@@ -41,86 +40,99 @@ class Rows:
   """C rows of a user's window that the model is to read next.
 
   Attributes:
-    state: Whose, with its window.
-    at: Place of the first one in the window.
+    state: Whose; its profile is read.
+    window: Holds the rows.
+    begin: Row that the window begins with.
+    at: Place of the first of the C rows in the window.
     next_time: int64 [C], instants of the rows after each.
     totals: Before the first one, see State.
+    tail: As of State.
   """
 
   state: State
+  window: Window
+  begin: int
   at: int
   next_time: np.ndarray
   totals: np.ndarray
+  tail: np.ndarray | None
 
 
 class Draft:
   """A user on the way to a state that has more events.
 
-  `next` says what is to be read, at most C rows; `read` takes what was found.
+  `next` says what is to be read, at most C rows; `read` takes what was found;
+  `done` is the state at the end.
   """
 
   def __init__(self, state: State, events: Mapping[str, Any], of: Settings):
     """Takes events, one at least, none older than the state's last one."""
-    self._of, self._before = of, state
-    time = np.asarray(events["time"], np.int64)
-    first = int(state.held and state.start_token and not state.begin)
-    more = {name: np.asarray(events[name]) for name in RAW}
-    self._raw = {n: np.concatenate([state.row(n), more[n]]) for n in RAW}
-    first_time = state.first_time
+    self._of, self._state = of, state
+    self._more = {
+      name: np.asarray(events[name], x.dtype)
+      for name, x in state.window.raw.items()
+    }
+    self._tie = int(events["tie"][-1]) if "tie" in events else 0
+    time = self._more["time"]
+    self._base, self._end = state.rows, state.rows + len(time)
+    self._first_time = state.first_time
+    window, held = state.window, state.held
     if not state.count:
-      first_time = int(time[0])
-      self._raw["time"][:first] = first_time  # The start token's.
-    self._base, self._end = state.begin, state.rows + len(time)
-    # What is not read yet begins with the last row.
-    self._row = max(state.rows - 1, 0)
-    self._counted = self._row
-    room = min(self._end - state.begin, of.length)
-    seen = state.seen
-    if of.keeps_seen:
-      seen = np.union1d(seen, more["categorical"][:, of.column])
-    if state.count or not state.rows:
-      held = state.held
-      window = state.window
-    else:  # The start token's row has another time now.
-      held, window = 0, state.window
-    mine = self._rows(state.begin + held, state.begin + room)
-    self.state = dataclasses.replace(
-      state,
-      window=window.grown(held, mine),
-      first_time=first_time,
-      rows=state.begin + room,
-      seen=seen.astype(np.int32),
-      tie=int(events["tie"][-1]) if "tie" in events else 0,
+      self._first_time = int(time[0])
+      if state.rows:  # The start token has another time from now on.
+        start = {name: state.row(name).copy() for name in RAW}
+        start["time"][:] = time[0]
+        window = Window(window.raw, window.past, of.length, self._end)
+        window = window.grown(0, start)
+    self._begin, self._totals = state.begin, state.totals
+    self._tail, self._sums = state.tail, state.sums
+    # Nothing is kept yet of the last row.
+    self._row = self._counted = max(state.rows - 1, 0)
+    self._window = window.grown(
+      held, self._new(state.rows, state.begin + of.length)
     )
 
-  def _rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
-    at = slice(start - self._base, stop - self._base)
-    return {name: x[at] for name, x in self._raw.items()}
+  def _new(self, start: int, stop: int) -> Arrays:
+    """New rows [start, stop), as far as there are any."""
+    at = slice(start - self._base, min(stop, self._end) - self._base)
+    return {name: x[at] for name, x in self._more.items()}
+
+  def _raw(self, name: str, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of the window."""
+    return self._window.raw[name][start - self._begin : stop - self._begin]
+
+  @property
+  def _stop(self) -> int:
+    """Row behind the last one that this window reads."""
+    return min(self._begin + self._of.length, self._end - 1)
 
   def next(self, most: int) -> Rows | None:
     """The next rows, at most so many; None where all is read."""
-    state = self.state
-    stop = min(state.begin + self._of.length, self._end - 1)
-    if self._row >= stop:
-      if state.begin + self._of.length >= self._end:
+    while self._row >= self._stop:
+      if self._begin + self._of.length >= self._end:
         return None
       self._restart()
-      return self.next(most)
-    stop = min(stop, self._row + most)
-    after = self._rows(self._row + 1, stop + 1)["time"]
-    return Rows(state, self._row - state.begin, after, state.totals)
-
-  def left(self) -> int:
-    """Rows until the window ends or all is read."""
-    stop = min(self.state.begin + self._of.length, self._end - 1)
-    return max(stop - self._row, 0)
+    stop = min(self._stop, self._row + most)
+    after = self._raw("time", self._row + 1, stop + 1)
+    if len(after) < stop - self._row:  # The last one's next is not held here.
+      beyond = self._more["time"][stop - self._base]
+      after = np.append(after, beyond)
+    return Rows(
+      self._state,
+      self._window,
+      self._begin,
+      self._row - self._begin,
+      after,
+      self._totals,
+      self._tail,
+    )
 
   def read(
     self,
     count: int,
     states: np.ndarray,
     vectors: np.ndarray,
-    new: Mapping[str, np.ndarray],
+    new: Arrays,
   ) -> None:
     """Takes what the model found of the next rows.
 
@@ -128,33 +140,32 @@ class Draft:
       count: C of them.
       states: float32 [C, D].
       vectors: [V, ...], of the recipe's `event_vectors`.
-      new: {name: [L, C, ...]}, what they add to the past.
+      new: {name: [L, ..., C, H]}, what they add to the past.
     """
-    state, row = self.state, self._row
-    at, tail = row - state.begin, state.tail
+    row, at = self._row, self._row - self._begin
     for name, x in new.items():
       if name == held_lib.TAIL:
-        both = np.concatenate([tail, x], 1)
-        tail = both[:, both.shape[1] - tail.shape[1] :]
+        both = np.concatenate([self._tail, x], 1)
+        self._tail = both[:, both.shape[1] - self._tail.shape[1] :]
       else:
-        state.window.past[name][:, at : at + count] = x
-    ids = self._rows(row, row + count)["categorical"]
+        self._window.past[name][..., at : at + count, :] = x
+    ids = self._raw("categorical", row, row + count)
     # The start token counts nothing.
-    skip = int(row == 0 and state.start_token)
-    totals = self._added(state.totals, ids[skip:], 1.0)
+    skip = int(row == 0 and self._state.start_token)
+    self._totals = self._added(ids[skip:], 1.0)
     fresh = max(self._counted - row, skip)
-    sums = state.sums
     if fresh < count:
+      width, sums = states.shape[1], self._sums.copy()
+      sums[:width] += states[fresh:].sum(0, dtype=np.float64)
       of_values = vectors[ids[fresh:, self._of.column]]
-      found = states[fresh:].sum(0, dtype=np.float64)
-      more = of_values.sum(0, dtype=np.float64)
-      sums = sums + np.concatenate([found, more])
+      sums[width:] += of_values.sum(0, dtype=np.float64)
+      self._sums = sums
     self._row = row + count
     self._counted = max(self._counted, self._row)
-    self.state = dataclasses.replace(state, tail=tail, totals=totals, sums=sums)
 
-  def _added(self, totals, categorical, sign: float) -> np.ndarray:
-    out = totals.copy()
+  def _added(self, categorical: np.ndarray, sign: float) -> np.ndarray:
+    """Totals with events more (or, with sign -1, fewer)."""
+    out = self._totals.copy()
     out[0] += sign * len(categorical)
     values = self._of.counts.values(categorical)
     out[running.FIRST_COUNT :] += sign * values
@@ -162,30 +173,38 @@ class Draft:
 
   def _restart(self) -> None:
     """Begins the next window, with rows of this one."""
-    state, length = self.state, self._of.length
-    old = state.begin
+    length, old = self._of.length, self._begin
     begin = old + length - length // 2
-    stop = min(begin + length, self._end)
-    totals = state.totals
-    if length // 2:
-      again = self._rows(begin, old + length)["categorical"]
-      totals = self._added(totals, again, -1.0)
-    else:
-      totals = totals.copy()
-    mine = self._rows(begin, stop)
-    totals[1] = 0.0
-    if begin > state.start_token:
-      totals[1] = (int(mine["time"][0]) - state.first_time) / _DAY
-    window = user_state.Window.like(
-      state.window.raw, state.window.past, stop - begin
-    )
-    tail = None if state.tail is None else np.zeros_like(state.tail)
-    self._row = begin
-    self.state = dataclasses.replace(
-      state,
-      rows=stop,
-      begin=begin,
-      window=window.grown(0, mine),
-      tail=tail,
-      totals=totals,
+    again = {name: self._raw(name, begin, old + length) for name in RAW}
+    self._totals = self._added(again["categorical"], -1.0)
+    more = self._new(old + length, begin + length)
+    rows = {name: np.concatenate([again[name], more[name]]) for name in RAW}
+    self._totals[1] = 0.0
+    if begin > self._state.start_token:
+      self._totals[1] = (int(rows["time"][0]) - self._first_time) / _DAY
+    known = self._window
+    window = Window(known.raw, known.past, length, len(rows["time"]))
+    self._window = window.grown(0, rows)
+    if self._tail is not None:
+      self._tail = np.zeros_like(self._tail)
+    self._begin = self._row = begin
+
+  def done(self) -> State:
+    """The state, once all is read."""
+    state, seen = self._state, self._state.seen
+    if self._of.keeps_seen:
+      ids = self._more["categorical"][:, self._of.column]
+      seen = np.union1d(seen, ids).astype(np.int32)
+    return State(
+      profile=state.profile,
+      start_token=state.start_token,
+      rows=self._end,
+      begin=self._begin,
+      window=self._window,
+      tail=self._tail,
+      first_time=self._first_time,
+      totals=self._totals,
+      sums=self._sums,
+      seen=seen,
+      tie=self._tie,
     )

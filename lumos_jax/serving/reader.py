@@ -16,8 +16,8 @@ from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import instants, running
 from lumos_jax.models import held as held_lib
 from lumos_jax.serving import appends
-from lumos_jax.serving.user_state import RAW
 
+_SMALL = 1 << 20  # Numbers of a parameter.
 _CHUNKS = (1, 8, 64, 512)  # Rows of a user that a program reads at a time.
 
 # (module, scored table [V, D], batch, states [B, D], what is copied) -> outputs.
@@ -32,7 +32,7 @@ class Reader:
     counts: Of habits.
     values: V.
     vectors: [V, ...], `event_vectors` of the recipe.
-    kept: {name: shape and dtype [L, 1, T, ...]}, what is kept of each row.
+    kept: {name: shape and dtype [L, 1, ..., T, H]}, what is kept of each row.
     tail: Of what convolutions reach back to [L, 1, R, D]; or None.
     chunks: Numbers of rows that there are programs for, ascending.
   """
@@ -44,14 +44,17 @@ class Reader:
     data = predictor.config.data
     self._length = data.sequence_length
     device = jax.local_devices()[0]
-    self._params = jax.device_put(
-      {k: np.asarray(v) for k, v in predictor.parameters.items()}, device
-    )
-    made = jax.jit(self._made)(self._params)
+    params = {k: np.asarray(v) for k, v in predictor.parameters.items()}
+    # Small ones are constants of a program: it need not slice layers out of them
+    # at each call.
+    small = {k: v for k, v in params.items() if v.size < _SMALL}
+    large = {k: v for k, v in params.items() if v.size >= _SMALL}
+    self._small, self._large = jax.device_put((small, large), device)
+    made = jax.jit(self._made)(self._large)
     self._table, self.vectors = made["table"], np.asarray(made["vectors"])
     self.values = len(self.vectors)
     nothing = jax.eval_shape(
-      lambda p: predictor.module(p).model.nothing(1), self._params
+      lambda p: predictor.module(self._small | p).model.nothing(1), self._large
     )
     if "pointer" in nothing:  # As of one layer, so that axes are alike.
       x = nothing["pointer"]
@@ -61,12 +64,11 @@ class Reader:
     self.counts = running.Running(self._schema)
     self.chunks = [c for c in _CHUNKS if c < self._length] + [self._length]
     self._programs: dict[Any, Any] = {}
-    self._staged: dict[int, dict[str, np.ndarray]] = {}
-    self._used: dict[int, list[int]] = {}
+    self._staged: dict[int, tuple[dict[str, np.ndarray], list[int]]] = {}
 
   def _made(self, params):
     """Tables that all calls share."""
-    module = self._predictor.module(params)
+    module = self._predictor.module(self._small | params)
     model = module.model
     return {
       "table": model.scored_values(model.values()),
@@ -79,7 +81,7 @@ class Reader:
     """Reads rows of at most B users.
 
     Returns:
-      States float32 [B, C, D], and what is to be kept {name: [L, B, C, ...]}.
+      States float32 [B, C, D], and what is to be kept {name: [L, B, ..., C, H]}.
     """
     most = max(len(r.next_time) for r in rows)
     chunk = next(c for c in self.chunks if c >= most)
@@ -112,10 +114,10 @@ class Reader:
   def _run(self, name, run, batch, past):
     if name not in self._programs:
       self._programs[name] = jax.jit(functools.partial(self._program, run))
-    return self._programs[name](self._params, self._table, batch, past)
+    return self._programs[name](self._large, self._table, batch, past)
 
   def _program(self, run, params, table, batch, past):
-    module = self._predictor.module(params)
+    module = self._predictor.module(self._small | params)
     model = module.model
     if "pointer" in past:
       past = past | {"pointer": past["pointer"][0]}
@@ -148,31 +150,19 @@ class Reader:
     profile = [
       np.zeros((size, 1, len(x)), x.dtype) for x in rows[0].state.profile
     ]
-    past, used = self._staging(size), self._used[size]
     for b, r in enumerate(rows):
-      state, c = r.state, len(r.next_time)
-      mine, own = slice(r.at, r.at + c), slice(0, c)
-      raw, held = {name: state.row(name) for name in RAW}, r.at + c
-      ids[b, own], numeric[b, own] = (
-        raw["categorical"][mine],
-        raw["numeric"][mine],
-      )
-      time[0, b, own], time[1, b, own] = raw["time"][mine], r.next_time
+      raw, c = r.window.raw, len(r.next_time)
+      held = r.at + c
+      ids[b, :c] = raw["categorical"][r.at : held]
+      numeric[b, :c] = raw["numeric"][r.at : held]
+      time[0, b, :c], time[1, b, :c] = raw["time"][r.at : held], r.next_time
       window_time[b, :held] = raw["time"][:held]
       window_ids[b, :held] = raw["categorical"][:held, self._recipe.column]
-      segment[b, own], at[b, 0] = 1, r.at
-      start[b, 0] = state.start_token and not state.begin and not r.at
+      segment[b, :c], at[b, 0] = 1, r.at
+      start[b, 0] = r.state.start_token and not r.begin and not r.at
       before[b, 0] = r.totals
-      for x, value in zip(profile, state.profile, strict=True):
+      for x, value in zip(profile, r.state.profile, strict=True):
         x[b, 0] = value
-      for name, x in past.items():
-        if name == held_lib.TAIL:
-          x[:, b] = state.tail
-        else:
-          x[:, b, : r.at] = state.window.past[name][:, : r.at]
-          # Weights of 0 let no other user's number through, unless it is none.
-          x[:, b, r.at : used[b]] = 0
-      used[b] = r.at
     window_time = instants.split(window_time)
     batch = {
       "ids": ids,
@@ -190,16 +180,35 @@ class Reader:
       "profile_before": before,
       "profile_user": np.zeros((size, 1), np.int32),
     }
-    return batch, past, size
+    return batch, self._past(rows, size), size
 
-  def _staging(self, size: int) -> dict[str, np.ndarray]:
-    """Arrays for B users' past, used again and again: {name: [L, B, T, ...]}."""
+  def _past(self, rows: Sequence[appends.Rows], size: int):
+    """What is kept of B users' windows: {name: L of [B, ..., T, H]}."""
+    out = {}
+    if self.tail is not None:
+      shape = self.tail.shape[0], size, *self.tail.shape[2:]
+      out[held_lib.TAIL] = np.zeros(shape, self.tail.dtype)
+      for b, r in enumerate(rows):
+        out[held_lib.TAIL][:, b] = r.tail
+    full = len(rows[0].window.raw["time"]) == self._length
+    if size == 1 and full:  # Read where it lies.
+      past = rows[0].window.past
+      return out | {n: tuple(x[None] for x in past[n]) for n in self.kept}
+    staged, used = self._staging(size)
+    for b, r in enumerate(rows):
+      for name, x in staged.items():
+        x[:, b, ..., : r.at, :] = r.window.past[name][..., : r.at, :]
+        # Weights of 0 let no other user's number through, unless it is none.
+        x[:, b, ..., r.at : used[b], :] = 0
+      used[b] = r.at
+    return out | {n: tuple(x) for n, x in staged.items()}
+
+  def _staging(self, size: int) -> tuple[dict[str, np.ndarray], list[int]]:
+    """Arrays for B users, used again and again, and rows in use of each."""
     if size not in self._staged:
-      kept = dict(self.kept)
-      if self.tail is not None:
-        kept[held_lib.TAIL] = self.tail
-      made = {}
-      for name, x in kept.items():
-        made[name] = np.zeros((x.shape[0], size, *x.shape[2:]), x.dtype)
-      self._staged[size], self._used[size] = made, [0] * size
+      made = {
+        n: np.zeros((x.shape[0], size, *x.shape[2:]), x.dtype)
+        for n, x in self.kept.items()
+      }
+      self._staged[size] = made, [0] * size
     return self._staged[size]

@@ -115,12 +115,12 @@ class States:
         (1, self._schema.numeric_width("activity")), np.float32
       ),
     }
-    kept = self._reader.kept
     past = {
-      n: np.zeros((x.shape[0], 1, *x.shape[3:]), x.dtype)
-      for n, x in kept.items()
+      n: np.zeros((x.shape[0], *x.shape[2:-2], 0, x.shape[-1]), x.dtype)
+      for n, x in self._reader.kept.items()
     }
-    window, rows = user_state.Window.like(raw, past, 1), 0
+    most = self._settings.length
+    window, rows = user_state.Window(raw, past, most, 1), 0
     start_token = bool(self._data.start_token)
     if start_token:
       window, rows = window.grown(0, raw), 1
@@ -161,7 +161,7 @@ class States:
     waiting = [d for d in drafts if d is not None]
     while waiting := self._read_some(waiting):
       pass
-    return [s if d is None else d.state for s, d in zip(states, drafts)]
+    return [s if d is None else d.done() for s, d in zip(states, drafts)]
 
   def _read_some(self, drafts: list[appends.Draft]) -> list[appends.Draft]:
     """Lets each draft read some rows; those that are not at their end."""
@@ -174,7 +174,7 @@ class States:
       states, new = self._reader.extend([rows for _, rows in some])
       for b, (draft, rows) in enumerate(some):
         c = len(rows.next_time)
-        kept = {n: x[:, b, :c] for n, x in new.items()}
+        kept = {n: x[:, b, ..., :c, :] for n, x in new.items()}
         draft.read(c, states[b, :c], self._reader.vectors, kept)
     return [d for d, _ in found]
 
@@ -382,7 +382,15 @@ class States:
   def _last(self, state: State, next_time: int) -> appends.Rows:
     """A state's last row, of which nothing is kept yet."""
     after = np.asarray([next_time], np.int64)
-    return appends.Rows(state, state.held - 1, after, state.totals)
+    return appends.Rows(
+      state,
+      state.window,
+      state.begin,
+      state.held - 1,
+      after,
+      state.totals,
+      state.tail,
+    )
 
   # Storage.
 

@@ -60,7 +60,7 @@ def to_bytes(state: State, model_hash: str) -> bytes:
   held = state.held
   arrays = {name: state.row(name) for name in RAW}
   for name, x in state.window.past.items():
-    arrays[f"past/{name}"] = x[:, : max(held - 1, 0)]
+    arrays[f"past/{name}"] = x[..., : max(held - 1, 0), :]
   arrays |= {name: getattr(state, name) for name in _OWN}
   arrays["ids"], arrays["numbers"] = state.profile
   if state.tail is not None:
@@ -121,10 +121,11 @@ def from_bytes(stored: bytes, model_hash: str, like: State) -> State:
   _check(arrays, like)
   raw = {name: arrays[name] for name in RAW}
   held = doc["rows"] - doc["begin"]
-  window = user_state.Window.like(like.window.raw, like.window.past, held)
+  known = like.window
+  window = user_state.Window(known.raw, known.past, known.most, held)
   window = window.grown(0, raw)
   for name, x in window.past.items():
-    x[:, : max(held - 1, 0)] = arrays[f"past/{name}"]
+    x[..., : max(held - 1, 0), :] = arrays[f"past/{name}"]
   own = {name: arrays[name].copy() for name in _OWN}
   return State(
     profile=(arrays["ids"].copy(), arrays["numbers"].copy()),
@@ -142,10 +143,15 @@ def _check(arrays, like: State) -> None:
   The hash says that they are; this is for programs that changed what they keep.
   """
   mine = {name: like.window.raw[name][:0] for name in RAW}
-  mine |= {f"past/{n}": x[:, :0] for n, x in like.window.past.items()}
+  mine |= {f"past/{n}": x for n, x in like.window.past.items()}
   if like.tail is not None:
     mine["tail"] = like.tail
-  row = lambda name, x: x.shape[2 if name.startswith("past/") else 1 :]
+
+  def row(name, x):
+    if name.startswith("past/"):
+      return *x.shape[:-2], x.shape[-1]
+    return x.shape[1:]
+
   for name, x in mine.items():
     found = arrays.get(name)
     if (

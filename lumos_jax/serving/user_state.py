@@ -25,35 +25,39 @@ class Window:
 
   Attributes:
     raw: {name: [room, ...]} of RAW.
-    past: {name: [L, room, ...]}, see models/held.py.
+    past: {name: [L, ..., room, H]}, see models/held.py.
+    most: T, rows that it ever has room for.
   """
 
-  def __init__(self, raw: dict[str, np.ndarray], past: dict[str, np.ndarray]):
-    """Takes arrays with equal room, without rows yet."""
-    self.raw, self.past, self._rows = raw, past, 0
+  def __init__(self, raw: Arrays, past: Arrays, most: int, rows: int = 0):
+    """An empty one.
 
-  @classmethod
-  def like(cls, raw: Arrays, past: Arrays, room: int) -> "Window":
-    """An empty one; the arrays say names, dtypes and shapes of rows."""
-    room = max(_LEAST, 1 << max(room - 1, 0).bit_length())
-    return cls(
-      {n: np.empty((room, *x.shape[1:]), x.dtype) for n, x in raw.items()},
-      {
-        n: np.empty((x.shape[0], room, *x.shape[2:]), x.dtype)
-        for n, x in past.items()
-      },
-    )
+    Args:
+      raw, past: Arrays of any room, for names, dtypes and shapes of rows.
+      most: T.
+      rows: To have room for, at least.
+    """
+    self.most, self._rows = most, 0
+    # Doubles as it grows: each row is copied once or twice in all.
+    room = min(most, max(_LEAST, 1 << max(rows - 1, 0).bit_length()))
+    self.raw = {
+      n: np.zeros((room, *x.shape[1:]), x.dtype) for n, x in raw.items()
+    }
+    self.past = {
+      n: np.zeros((*x.shape[:-2], room, x.shape[-1]), x.dtype)
+      for n, x in past.items()
+    }
 
   def grown(self, rows: int, more: Arrays) -> "Window":
     """The first rows and more behind them: this window or a longer one."""
     count = rows + len(more["time"])
     window = self
     if self._rows != rows or count > len(self.raw["time"]):
-      window = Window.like(self.raw, self.past, count)
+      window = Window(self.raw, self.past, self.most, count)
       for name, x in self.raw.items():
         window.raw[name][:rows] = x[:rows]
       for name, x in self.past.items():
-        window.past[name][:, :rows] = x[:, :rows]
+        window.past[name][..., :rows, :] = x[..., :rows, :]
     for name in RAW:
       window.raw[name][rows:count] = more[name]
     window._rows = count
