@@ -15,10 +15,10 @@ import numpy as np
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import instants, running
 from lumos_jax.models import held as held_lib
-from lumos_jax.serving import appends
+from lumos_jax.serving import appends, user_state
 
 _SMALL = 1 << 20  # Numbers of a parameter.
-_CHUNKS = (1, 8, 64, 512)  # Rows of a user that a program reads at a time.
+_CHUNKS = (1, 8, 64)  # Rows of a user that a program reads at a time.
 
 # (module, scored table [V, D], batch, states [B, D], what is copied) -> outputs.
 Ask = Callable[..., dict[str, jax.Array]]
@@ -62,7 +62,11 @@ class Reader:
     self.kept = {n: x for n, x in nothing.items() if n != held_lib.TAIL}
     self.tail = nothing.get(held_lib.TAIL)
     self.counts = running.Running(self._schema)
-    self.chunks = [c for c in _CHUNKS if c < self._length] + [self._length]
+    # A full window is begun anew with half of its rows at once.
+    half = max(self._length // 2, 1)
+    self.chunks = [c for c in _CHUNKS if c < half] + [half]
+    self._columns = len(self._schema.categorical("activity"))
+    self._numbers = self._schema.numeric_width("activity")
     self._programs: dict[Any, Any] = {}
     self._staged: dict[int, tuple[dict[str, np.ndarray], list[int]]] = {}
 
@@ -136,10 +140,8 @@ class Reader:
     """What `Panther.extend` reads, of one user or of B, and how many these are."""
     size = 1 if len(rows) == 1 else self.batch_size
     length = self._length
-    columns = len(self._schema.categorical("activity"))
-    numbers = self._schema.numeric_width("activity")
-    ids = np.zeros((size, chunk, columns), np.int32)
-    numeric = np.zeros((size, chunk, numbers), np.float32)
+    ids = np.zeros((size, chunk, self._columns), np.int32)
+    numeric = np.zeros((size, chunk, self._numbers), np.float32)
     time = np.zeros((2, size, chunk), np.int64)
     window_time = np.zeros((size, length), np.int64)
     window_ids = np.zeros((size, length), np.int32)
@@ -207,7 +209,7 @@ class Reader:
     """Arrays for B users, used again and again, and rows in use of each."""
     if size not in self._staged:
       made = {
-        n: np.zeros((x.shape[0], size, *x.shape[2:]), x.dtype)
+        n: user_state.aligned((x.shape[0], size, *x.shape[2:]), x.dtype)
         for n, x in self.kept.items()
       }
       self._staged[size] = made, [0] * size
