@@ -9,8 +9,8 @@ start. Both end with the users' embeddings, which agree. Both are timed as a
 service has them, from encoded events in memory to numbers in memory, and as the
 compiled programs alone ("program"), from arrays that lie ready; for one user and
 for a batch. They take turns of five calls, and the best of all calls counts: a
-busy machine slows both. "cycle" is the mean of the 256 appends from one restart of a full
-window to the next, the restart with its 256 old events included. Writes
+busy machine slows both. "cycle" is the mean of the 256 appends from one restart of
+a full window to the next, the restart with its 256 old events included. Writes
 benchmarks/results/append.json.
 """
 

@@ -8,7 +8,7 @@
 A user's `State` is immutable: `append` returns another one. Events are encoded
 rows as records have them (data/records.py): {"time": int64 [n], microseconds since
 the epoch, never falling; "categorical": int32 [n, C]; "numeric": float32 [n, N]};
-and, if known, "tie": uint64 [n] of data_prep/order.py.
+and, if known, "tie": uint64 [n] of data_prep.order.ties.
 
 n users asked for, B users of a compiled batch, C rows of each, T tokens of a
 window, D model width, V values.
