@@ -114,6 +114,15 @@ class Predictor:
       digest.update(np.asarray(x.addressable_data(0)).tobytes())
     return digest.hexdigest()[:16]
 
+  @property
+  def parameters(self) -> dict[str, jax.Array]:
+    """The model's, on this host's devices; `module` takes them."""
+    return self._params
+
+  def module(self, params: dict[str, jax.Array]) -> Any:
+    """The recipe's module with parameters, traced ones too."""
+    return state_lib.merge(self._graph, params)
+
   def empty_calendar(self) -> calendar_lib.Calendar:
     """The columns of the run's calendar, without entries."""
     columns = self.calendar_columns
@@ -335,12 +344,12 @@ class Predictor:
       first = self._base.devices[0]
       here = lambda x: jax.device_put(x.addressable_data(0), first)
       self._alone = jax.tree.map(here, self._params)
-    run = jax.jit(lambda p, *xs: fn(state_lib.merge(self._graph, p), *xs))
+    run = jax.jit(lambda p, *xs: fn(self.module(p), *xs))
     params = self._alone
     return lambda *arrays: run(params, *arrays)
 
   def _made(self, base, kind, k, per_event):
-    recipe, merge = self.recipe, lambda p: state_lib.merge(self._graph, p)
+    recipe, merge = self.recipe, self.module
     if kind == FORECASTS:
       fn = lambda params, batch: recipe.predict(merge(params), batch)
       return base.of(fn), blocks_lib.of_users

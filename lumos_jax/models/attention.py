@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lumos_jax import partition
+from lumos_jax.models import held as held_lib
 from lumos_jax.models import layers
 
 KERNELS = ("auto", "xla", "splash", "cudnn")
@@ -247,6 +248,7 @@ class Attention(nnx.Module):
     time_x: jax.Array,
     time_context: jax.Array,
     bias: jax.Array | None = None,
+    held: held_lib.Held | None = None,
   ) -> jax.Array:
     """Attends.
 
@@ -256,6 +258,8 @@ class Attention(nnx.Module):
       look: Where a query may look.
       time_x, time_context: float32 [B, Q] and [B, T] in days.
       bias: [B or 1, heads, Q, T], added to the scores.
+      held: Keys and values of earlier tokens, where the context's go on with
+        them; T are then those of all.
 
     Returns:
       [B, Q, D].
@@ -265,7 +269,9 @@ class Attention(nnx.Module):
     v = split(self.value(context))
     if self.use_rotary:
       q, k = rotary(q, time_x), rotary(k, time_context)
-    y = attend(q, k, v, look, bias, self.kernel)
+    k, v = held_lib.join(held, "key", k), held_lib.join(held, "value", v)
+    # Fused kernels are for whole rows.
+    y = attend(q, k, v, look, bias, self.kernel if held is None else "xla")
     return self.out(y.reshape(x.shape))
 
 
@@ -296,10 +302,20 @@ class PointwiseAttention(nnx.Module):
     self.out = layers.linear(width, width, ("heads", "embed"), **kw)
     self.n_heads, self.length = n_heads, length
 
-  def __call__(self, x: jax.Array, look: Look, bias: jax.Array) -> jax.Array:
-    """x [B, T, D], bias [B or 1, heads, T, T] -> x's."""
+  def __call__(
+    self,
+    x: jax.Array,
+    look: Look,
+    bias: jax.Array,
+    held: held_lib.Held | None = None,
+  ) -> jax.Array:
+    """x [B, T, D], bias [B or 1, heads, T, T] -> x's.
+
+    With `held`, x [B, C, D] go on with earlier tokens; bias [B, heads, C, T].
+    """
     gate, q, k, v = jnp.split(jax.nn.silu(self.inner(x)), 4, -1)
     split = lambda a: a.reshape(*a.shape[:2], self.n_heads, -1)
+    k, v = held_lib.join(held, "key", k), held_lib.join(held, "value", v)
     k, v = whole_sequence(k), whole_sequence(v)
     scores = jnp.einsum("bqnk,btnk->bnqt", split(q), split(k))
     scores = jax.nn.silu(scores + bias.astype(x.dtype)) / self.length

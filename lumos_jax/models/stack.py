@@ -59,23 +59,42 @@ class Stack(nnx.Module):
       x: The first block's input.
       rngs: Stream "dropout" in training; None to predict.
     """
+    alone = lambda block, x, stream, _: (step(block, x, stream), None)
+    return self.run(alone, x, rngs)[0]
+
+  def run(
+    self,
+    step: Callable[[nnx.Module, Any, nnx.Rngs | None, Any], Any],
+    x: jax.Array,
+    rngs: nnx.Rngs | None,
+    own: Any = None,
+  ) -> tuple[jax.Array, Any]:
+    """Runs x through all blocks, each with something of its own.
+
+    Args:
+      step: (block, x, rngs, own) -> x, found.
+      x: The first block's input.
+      rngs: As above.
+      own: Arrays [L, ...], a part for each block.
+
+    Returns:
+      The last x, and what the blocks found, arrays [L, ...].
+    """
     if not self.count:
-      return x
+      return x, own
     graph, params = nnx.split(self.blocks)
     keys = (
       None if rngs is None else jax.random.split(rngs.dropout(), self.count)
     )
 
     def body(x, item):
-      values, key = item
+      values, key, mine = item
       # Parameters come to the rows; XLA might send the rows, which are larger.
       x = partition.lay(x, partition.TOKENS)
       stream = None if key is None else nnx.Rngs(dropout=key)
-      return step(nnx.merge(graph, values), x, stream), None
+      return step(nnx.merge(graph, values), x, stream, mine)
 
     if self.remat != "none":
       body = jax.checkpoint(body, policy=REMAT[self.remat])
-    x, _ = jax.lax.scan(
-      body, x, (params, keys), unroll=1 if self.scan else self.count
-    )
-    return x
+    unroll = 1 if self.scan else self.count
+    return jax.lax.scan(body, x, (params, keys, own), unroll=unroll)

@@ -359,8 +359,13 @@ class Panther:
     listed = self._listed(states, table, copied, batch["seen"], k)
     return {"rank": found[:, None]} | listed
 
-  def embed(self, module, batch) -> dict[str, jax.Array]:
+  def embed(self, module, batch, counted=None) -> dict[str, jax.Array]:
     """Sums over a window, to be added up over a user's windows.
+
+    Args:
+      module: Of `init`.
+      batch: Of `data.sequences`.
+      counted: bool [B, T], events that count; default all.
 
     Returns:
       {"sums": [B, 2 D], of states and of the events' value vectors, in
@@ -375,5 +380,7 @@ class Panther:
       found.append(module.bag(ids))
     found = jnp.concatenate(found, -1)
     own = (batch["segment"] > 0) & ~batch["start"]
+    if counted is not None:
+      own = own & counted
     total = jnp.sum(jnp.where(own[..., None], found, 0.0), 1)
     return {"sums": total, "tokens": jnp.sum(own, 1, keepdims=True)}

@@ -7,9 +7,7 @@ the stored events.
 """
 
 import dataclasses
-import hashlib
 import json
-import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,9 +15,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from lumos_jax import predictor as predictor_lib
-from lumos_jax.data import schema as schema_lib
-from lumos_jax.serving import batching, cache, encoder, history, problems
+from lumos_jax.serving import (
+  answers,
+  batching,
+  cache,
+  encoder,
+  history,
+  problems,
+)
 from lumos_jax.serving import model as model_lib
 from lumos_jax.serving import store as store_lib
 from lumos_jax.serving.problems import Problem
@@ -293,11 +296,11 @@ class Scorer:
         kinds.setdefault(job.what, []).append(i)
       else:
         found[i] = problems.unknown_user()
-    answers = Answers(self, live)
+    answer = answers.Answers(self, live)
     for what, places in kinds.items():
       some = [(users[jobs[i].user], jobs[i]) for i in places]
       try:
-        results = getattr(answers, what)(some)
+        results = getattr(answer, what)(some)
       except Exception as e:
         results = [e] * len(some)
       for i, result in zip(places, results, strict=True):
