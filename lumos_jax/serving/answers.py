@@ -14,7 +14,7 @@ import numpy as np
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.serving import history, model, problems
+from lumos_jax.serving import history, problems
 from lumos_jax.serving.problems import Problem
 
 _MOST_HISTORY = 200
@@ -145,9 +145,7 @@ class Answers:
     out: list[Any] = [None] * len(users)
     if not self._model.timed:
       known = [n for n, k in enumerate(keys) if k is not None]
-      found = self._states(
-        [users[n] for n in known], [keys[n] for n in known]
-      )
+      found = self._states([users[n] for n in known], [keys[n] for n in known])
       for n, state in zip(known, found, strict=True):
         out[n] = state
     rows = {}
@@ -339,7 +337,7 @@ class Answers:
 
   # In words.
 
-  def history(self, pairs: Pairs) -> list[Any]:
+  def past(self, pairs: Pairs) -> list[Any]:
     """The newest rows of users, in words, newest first."""
     return [
       {
@@ -395,7 +393,7 @@ class Answers:
       out.append({"time": time, "values": values})
     return out
 
-  def calendar(self, pairs: Pairs) -> list[Any]:
+  def ahead(self, pairs: Pairs) -> list[Any]:
     """Calendar entries of users that are running or ahead."""
     return [self._entries(user, ask) for user, ask in pairs]
 
@@ -430,6 +428,3 @@ class Answers:
       })  # fmt: skip
     entries.sort(key=lambda x: (x["start"], x["end"]))
     return {"as_of": clock.day_text(day), "entries": entries}
-
-
-MOST_NEXT = model.MOST_NEXT

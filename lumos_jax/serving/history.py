@@ -28,9 +28,7 @@ class OrderError(ValueError):
   """An event comes before one that is there already."""
 
 
-def row_type(
-  categorical: int, numeric: int, time: bool
-) -> np.dtype:
+def row_type(categorical: int, numeric: int, time: bool) -> np.dtype:
   """Structured type of an encoded row."""
   fields = [("day", "<i4")]
   if time:

@@ -296,9 +296,7 @@ class Model:
     for batch, count in self._batches(records, days, calendar):
       found = jax.device_get(self._forecast(batch))
       found = {k.replace("/", "_"): v.reshape(-1) for k, v in found.items()}
-      out += [
-        {k: float(v[i]) for k, v in found.items()} for i in range(count)
-      ]
+      out += [{k: float(v[i]) for k, v in found.items()} for i in range(count)]
     return out
 
   def embeddings(

@@ -52,7 +52,9 @@ class RedisStore:
       StoreError: There is no server, or it refuses.
     """
     self._redis = redis.Redis.from_url(
-      url, socket_timeout=timeout_seconds, socket_connect_timeout=timeout_seconds
+      url,
+      socket_timeout=timeout_seconds,
+      socket_connect_timeout=timeout_seconds,
     )
     where = self._redis.connection_pool.connection_kwargs
     self.about = f"redis at {where.get('host', 'a socket')}"
@@ -67,7 +69,9 @@ class RedisStore:
     try:
       found = self._redis.config_get("append*")
     except redis.RedisError:  # Hosted servers hide their settings.
-      logging.warning("%s does not say whether its writes are durable", self.about)
+      logging.warning(
+        "%s does not say whether its writes are durable", self.about
+      )
       return
     append, sync = found.get("appendonly"), found.get("appendfsync")
     if (append, sync) != ("yes", "always"):

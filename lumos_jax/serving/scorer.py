@@ -9,7 +9,7 @@ the stored events.
 import dataclasses
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,8 +104,9 @@ class Live:
 
   def __init__(self, model: model_lib.Model, settings: Settings):
     self.model = model
-    size = lambda x: 256 + sum(
-      v.nbytes if isinstance(v, np.ndarray) else 64 for v in x.values()
+    size = lambda x: (
+      256
+      + sum(v.nbytes if isinstance(v, np.ndarray) else 64 for v in x.values())
     )
     self.looks = cache.Cache(settings.cache_bytes, size)
     self.answers = cache.Cache(settings.cache_bytes // 4, size)
@@ -238,6 +239,19 @@ class Scorer:
     for key in keys:
       self._evict(key)
     return sum(gone)
+
+  def tidy(self, seconds: float, ended: Callable[[], bool]) -> None:
+    """Compacts the store so long after a deletion, until `ended` says so."""
+    since = None
+    while not ended():
+      time.sleep(0.1)
+      if not self.deleted_since_compaction:
+        since = None
+        continue
+      since = since or time.monotonic()
+      if time.monotonic() - since >= seconds:
+        self.writes.post(Compact())
+        since = None
 
   def close(self) -> None:
     """Ends the threads once what waits is done, and the store."""
