@@ -369,11 +369,21 @@ class Panther(nnx.Module):
 
   def scored(self, states: jax.Array, vectors: jax.Array):
     """States and value vectors whose products are the logits, in float32."""
-    states, vectors = (x.astype(jnp.float32) for x in (states, vectors))
-    if not self.cfg.cosine:
-      return states, vectors
-    unit = lambda x: x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
-    return unit(states) * self.scale, unit(vectors)
+    return self.scored_states(states), self.scored_values(vectors)
+
+  def scored_states(self, states: jax.Array) -> jax.Array:
+    """As `scored`, of states alone."""
+    states = states.astype(jnp.float32)
+    return _unit(states) * self.scale if self.cfg.cosine else states
+
+  def scored_values(self, vectors: jax.Array) -> jax.Array:
+    """As `scored`, of value vectors alone."""
+    vectors = vectors.astype(jnp.float32)
+    return _unit(vectors) if self.cfg.cosine else vectors
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
 
 
 def _owner(batch) -> jax.Array:
