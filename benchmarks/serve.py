@@ -101,7 +101,9 @@ def event(rng, seconds: int) -> dict:
   }
 
 
-async def load(port: int, rate: float, seconds: float, appends: float, seed: int):
+async def load(
+  port: int, rate: float, seconds: float, appends: float, seed: int
+):
   """Asks at times drawn beforehand; latencies [n] in seconds and statuses [n]."""
   loop, rng = asyncio.get_running_loop(), np.random.default_rng(seed)
   count = int(rate * seconds)
@@ -300,7 +302,9 @@ def curve(args, workdir) -> list[dict]:
   try:
     begin = time.perf_counter()
     ended(asked(port, "--rate=0"))
-    print(f"states made in {time.perf_counter() - begin:.0f} s", file=sys.stderr)
+    print(
+      f"states made in {time.perf_counter() - begin:.0f} s", file=sys.stderr
+    )
     for i, rate in enumerate(args.loads):
       cpu = cpu_seconds(running.pid)
       flags = f"--rate={rate}", f"--seconds={args.seconds}", f"--seed={i + 1}"

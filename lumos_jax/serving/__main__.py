@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     default=0.0,
     help="requests a second of one client; more get 429; 0 for no limit",
   )
-  add("--cache_mib", type=int, default=256, help="users, and states, in memory")
+  add("--cache_mib", type=int, default=256, help="of users in memory")
+  add("--state_mib", type=int, default=1024, help="of their states in memory")
   add("--threads", type=int, default=1, help="of a call of the model, on CPUs")
   add(
     "--poll_seconds", type=float, default=10.0, help="between looks for steps"
@@ -247,7 +248,11 @@ def _serve(args, folder, service, server) -> None:
     step = int(step)
   make = lambda n: model.Model(args.workdir, n, args.data_dir)
   made = make(step)
-  settings = scorer.Settings(window=args.keep, cache_bytes=args.cache_mib << 20)
+  settings = scorer.Settings(
+    window=args.keep,
+    cache_bytes=args.cache_mib << 20,
+    state_bytes=args.state_mib << 20,
+  )
   core = scorer.Scorer(made, kept, keys, settings)
   if kept.get_meta(b"filled") is None and not args.empty:
     _fill(core, args)

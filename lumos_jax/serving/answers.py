@@ -15,9 +15,14 @@ from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.serving import history, problems
+from lumos_jax.serving import model as model_lib
 from lumos_jax.serving.problems import Problem
 
 _MOST_HISTORY = 200
+_NOTHING = (
+  "the user has no events yet, and this model expects nothing of a user without "
+  "history"
+)
 _YEAR_DAYS = 366
 Pairs = Sequence[tuple[history.User, Any]]
 Document = dict[str, Any]
@@ -39,32 +44,31 @@ class Answers:
 
   # States: what the model has to say of the next event.
 
-  def _states(self, users: Sequence[history.User], keys: Sequence[bytes]):
-    """States of users; those in memory are of this model and version."""
-    out: list[Any] = [
-      self._live.looks.get(k, u.version)
-      for u, k in zip(users, keys, strict=True)
-    ]
-    absent = [i for i, x in enumerate(out) if x is None]
-    if absent:
-      rows = [self._row(users[i]) for i in absent]
-      made = self._model.look([r for r in rows if r is not None])
-      made.reverse()
-      for i, row in zip(absent, rows, strict=True):
-        if row is None:
-          continue
-        out[i] = made.pop()
-        self._live.looks.put(keys[i], users[i].version, out[i])
+  def _states(
+    self, users: Sequence[history.User], keys: Sequence[bytes]
+  ) -> list[model_lib.Kept]:
+    """States of users, of this model; those in memory go on."""
+    out: list[Any] = [self._live.states.get(k) for k in keys]
+    late = {
+      k: i
+      for i, (k, u, x) in enumerate(zip(keys, users, out, strict=True))
+      if x is None or x.born != u.born or x.events != u.events
+    }
+    if late:
+      places = list(late.values())
+      made = self._model.advanced(
+        [users[i] for i in places], [out[i] for i in places]
+      )
+      for i, kept in zip(places, made, strict=True):
+        self._live.states.put(keys[i], users[i].version, kept)
+      # Several requests of a batch may be about one user.
+      found = dict(zip(late, made, strict=True))
+      out = [found.get(k, x) for k, x in zip(keys, out, strict=True)]
     return out
 
-  def _row(self, user: history.User, at: int | None = None):
-    record = user.record(self._model.layout)
-    day = int(record["day"][-1]) + 1 if len(record["day"]) else user.enter
-    return self._model.row(record, day, at)
-
   def refresh(self, pairs: Pairs) -> list[None]:
-    """Makes states of users whose events have just come."""
-    if self._model.events and not self._model.timed:
+    """Goes on with users whose events have just come."""
+    if self._model.events:
       self._states([u for u, _ in pairs], [a.user for _, a in pairs])
     return [None] * len(pairs)
 
@@ -96,35 +100,25 @@ class Answers:
         asked.append((i, rows, user))
       except Problem as e:
         out[i] = e
-    users, keys, owner, events = [], [], [], []
-    for i, rows, user in asked:
-      before = user
-      for n, row in enumerate(rows):
-        users.append(before)
-        keys.append(pairs[i][1].user if n == 0 else None)
-        owner.append(i)
-        events.append((row, before.last_time))
-        if n + 1 < len(rows):
-          before = self._scorer.extended(before, [row])
-    states = self._expecting(users, keys, [e.time for e, _ in events])
-    good = [n for n, s in enumerate(states) if s is not None]
+    kept = self._states(
+      [u for _, _, u in asked], [pairs[i][1].user for i, _, _ in asked]
+    )
+    owner, befores, events = [], [], []
+    for (i, rows, user), state in zip(asked, kept, strict=True):
+      befores += self._model.following(state, user, rows)
+      owner += [i] * len(rows)
+      events += [(np.asarray(r.categorical, np.int32), r.time) for r in rows]
+    good = [n for n, k in enumerate(befores) if k.state.rows]
+    numbers: dict[int, list[float]] = {}
     if good:
-      ids = np.asarray([events[n][0].categorical for n in good], np.int32)
-      gaps = [
-        0.0 if before is None else (row.time - before) / 1e6
-        for row, before in (events[n] for n in good)
-      ]
       found = self._model.deviations(
-        [states[n] for n in good], ids, np.asarray(gaps, np.float32)
+        [befores[n] for n in good], [events[n] for n in good]
       )
       numbers = dict(zip(good, found.tolist(), strict=True))
     for i, _, _ in asked:
       mine = [n for n, o in enumerate(owner) if o == i]
-      if any(states[n] is None for n in mine):
-        out[i] = problems.conflict(
-          "the user has no events yet, and this model expects none of a user "
-          "without history"
-        )
+      if not all(n in numbers for n in mine):
+        out[i] = problems.conflict(_NOTHING)
         continue
       features = [
         dict(zip(self._model.features, numbers[n], strict=True)) for n in mine
@@ -140,27 +134,6 @@ class Answers:
       kind="deviation", scores={"anomaly": anomaly}, events=features
     )
 
-  def _expecting(self, users, keys, times):
-    """States of users before events at these times; None without history."""
-    out: list[Any] = [None] * len(users)
-    if not self._model.timed:
-      known = [n for n, k in enumerate(keys) if k is not None]
-      found = self._states([users[n] for n in known], [keys[n] for n in known])
-      for n, state in zip(known, found, strict=True):
-        out[n] = state
-    rows = {}
-    for n, (user, at) in enumerate(zip(users, times, strict=True)):
-      if out[n] is None and (self._model.timed or keys[n] is None):
-        row = self._row(user, at)
-        if row is not None:
-          rows[n] = row
-    if rows:
-      for n, state in zip(
-        rows, self._model.look(list(rows.values())), strict=True
-      ):
-        out[n] = state
-    return out
-
   # Next events.
 
   def next(self, pairs: Pairs) -> list[Any]:
@@ -172,18 +145,16 @@ class Answers:
       )
       return [wrong] * len(pairs)
     users, keys = [u for u, _ in pairs], [a.user for _, a in pairs]
+    kept = self._states(users, keys)
     start = self._scorer.default_day * instants.DAY_SECONDS * 1_000_000
-    times = [max(start, u.last_time or start) for u in users]
-    states = self._expecting(users, keys, times)
-    good = [n for n, s in enumerate(states) if s is not None]
-    out: list[Any] = [
-      problems.conflict("the user has no events yet") for _ in pairs
-    ]
+    good = [n for n, k in enumerate(kept) if k.state.rows]
+    out: list[Any] = [problems.conflict(_NOTHING) for _ in pairs]
     if not good:
       return out
-    column = self._model.recipe.column
-    seen = [np.unique(users[n].rows["categorical"][:, column]) for n in good]
-    found = self._model.next_events([states[n] for n in good], seen)
+    found = self._model.next_events(
+      [kept[n] for n in good],
+      [max(start, users[n].last_time or start) for n in good],
+    )
     for n, (values, p) in zip(good, found, strict=True):
       out[n] = self._about(next=self._words(values, p, pairs[n][1].args["k"]))
     return out
@@ -325,7 +296,10 @@ class Answers:
 
   def _embedding_of(self, users, days, asks) -> list[Any]:
     layout, text = self._model.layout, self._scorer.clock.day_text
-    found = self._model.embeddings([u.record(layout) for u in users], days)
+    if self._model.events:
+      found = self._vectors(users, days, [a.user for a in asks])
+    else:
+      found = self._model.embeddings([u.record(layout) for u in users], days)
     out = []
     for vectors, day in zip(found, days, strict=True):
       if not all(np.isfinite(v).all() for v in vectors.values()):
@@ -333,6 +307,24 @@ class Answers:
         continue
       vectors = {k: v.tolist() for k, v in vectors.items()}
       out.append(self._about(as_of=text(day), embedding=vectors))
+    return out
+
+  def _vectors(self, users, days, keys) -> list[Any]:
+    """Embeddings where rows are events, of those before each day."""
+    whole, parts = {}, {}
+    for n, (user, day) in enumerate(zip(users, days, strict=True)):
+      known = int(np.searchsorted(instants.days(_columns(user)), day))
+      if known == len(user.rows):
+        whole[n] = user
+      else:
+        parts[n] = user.until(known)
+    kept = self._states(list(whole.values()), [keys[n] for n in whole])
+    kept += self._model.advanced(list(parts.values()), [None] * len(parts))
+    found = self._model.states.embedding([k.state for k in kept])
+    order = [*whole, *parts]
+    out: list[Any] = [None] * len(users)
+    for n, vector in zip(order, found, strict=True):
+      out[n] = {"embedding": vector}
     return out
 
   # In words.
@@ -428,3 +420,7 @@ class Answers:
       })  # fmt: skip
     entries.sort(key=lambda x: (x["start"], x["end"]))
     return {"as_of": clock.day_text(day), "entries": entries}
+
+
+def _columns(user: history.User) -> dict[str, np.ndarray]:
+  return {"day": user.rows["day"]}

@@ -17,8 +17,8 @@ from fastapi.responses import Response
 
 import lumos_jax
 from lumos_jax.serving import encoder, guard, messages, page
-from lumos_jax.serving import scorer as scorer_lib
 from lumos_jax.serving import metrics as metrics_lib
+from lumos_jax.serving import scorer as scorer_lib
 from lumos_jax.serving.problems import Problem
 
 _REFS = "#/components/schemas/{model}"
@@ -369,9 +369,9 @@ def _count(metrics: metrics_lib.Metrics, service: Service) -> None:
     ("commits_total", "Commits of the store", lambda s: s.commits),
     ("conflicts_total", "Commits tried again", lambda s: s.conflicts),
     ("users_in_memory", "Users in memory", lambda s: len(s.users)),
-    ("states_in_memory", "States in memory", lambda s: len(s.live.looks)),
-    ("state_hits_total", "States found", lambda s: s.live.looks.hits),
-    ("state_misses_total", "States made", lambda s: s.live.looks.misses),
+    ("states_in_memory", "States in memory", lambda s: len(s.live.states)),
+    ("state_hits_total", "States found", lambda s: s.live.states.hits),
+    ("state_misses_total", "States made", lambda s: s.live.states.misses),
     ("store_bytes", "Bytes of the store", lambda s: s.store.size()),
   ):
     metrics.gauge(name, text, of(fn))

@@ -99,6 +99,7 @@ class User:
 
   Attributes:
     version: Of the store; it never comes again, nor does a deleted user's.
+    born: The first version: tells the user from a deleted one of its id.
     rows: [N] structured, oldest first; without the open day.
     open: [O] structured events of the newest day, where rows are days.
     dropped: Rows that were forgotten since the window is full.
@@ -110,6 +111,7 @@ class User:
   """
 
   version: int
+  born: int
   rows: np.ndarray
   open: np.ndarray
   dropped: int
@@ -205,6 +207,10 @@ class User:
       enter=enter,
     )
 
+  def until(self, rows: int) -> "User":
+    """The user as of its first rows; not to be stored."""
+    return dataclasses.replace(self, rows=self.rows[:rows])
+
   def remembering(self, request: str, digest: str) -> "User":
     """The user with one more request remembered, the oldest forgotten."""
     kept = dict(self.requests)
@@ -224,6 +230,7 @@ def from_record(
   gone = max(len(rows) - window, 0)
   return User(
     version=version,
+    born=version,
     rows=rows[gone:],
     open=np.zeros(0, layout.event),
     dropped=gone,
@@ -273,6 +280,7 @@ def _chunk(user: User, number: int, rows: np.ndarray) -> bytes:
 
 def _head(user: User) -> bytes:
   doc = {
+    "born": user.born,
     "dropped": user.dropped,
     "rows": len(user.rows),
     "last_time": user.last_time,
@@ -314,6 +322,7 @@ def from_fields(layout: Layout, fields: Mapping[bytes, bytes]) -> User | None:
     )
   return User(
     version=store_lib.version_of(head),
+    born=doc["born"],
     rows=rows[:count],
     open=np.frombuffer(bytes.fromhex(doc["open"]), layout.event),
     dropped=dropped,

@@ -6,28 +6,28 @@ waited for here: an answer is there when a call returns.
 B batch, T tokens of a row, D model width, C categorical columns, F features.
 """
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
 
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import calendar as calendar_lib
-from lumos_jax.data import instants, pipeline, sequences
+from lumos_jax.data import pipeline
 from lumos_jax.data import records as records_lib
-from lumos_jax.evaluators import predict, probe
-from lumos_jax.objectives import deviation, next_event, top
+from lumos_jax.evaluators import predict
 from lumos_jax.recipes import expected
-from lumos_jax.serving import history
+from lumos_jax.serving import encoder, history, user_state
+from lumos_jax.serving import states as states_lib
 
 SIZES = (1, 8, 32)  # Users of a compiled batch.
 MOST_NEXT = 50
-_WIDTHS = (64, 4096)  # Lists of seen values that are compiled.
+_MOST_SEEN = 256  # Different values of a history that are compiled for.
 Arrays = dict[str, np.ndarray]
 
 
@@ -42,7 +42,7 @@ class Model:
     hash_bytes: Tells states of this model.
     scores: What a score is: "deviation", "forecast" or "risk".
     events: Whether it expects events (PANTHER and its relatives).
-    timed: Whether an expectation depends on when the next event comes.
+    direct: Whether a vector says all of what is expected of a user.
     calendar: Of the run's data; without entries where they are not there.
     last_day: Day after the data's last.
   """
@@ -71,17 +71,20 @@ class Model:
     self.events = predictor_lib.NEXT_EVENTS in p.kinds()
     self.scores = "deviation" if self.events else "forecast"
     cfg = p.config.model
-    self.timed = bool(cfg.get("target_time") or cfg.get("tell_later"))
     self.last_day, self.calendar = self._data(data_dir)
     if self.events:
-      self._cut = sequences.Sequences(p.schema, p.config.data)
-      self._filters = bool(p.config.data.filter_seen)
-      self._look = p.alone(self._look_fn)
+      self.states = states_lib.States(p)
+      self.features = self.states.features
+      # Where the state before an event does not depend on the event's time, and
+      # all that is said of what comes next follows from it.
+      self.direct = not (
+        cfg.get("target_time") or cfg.get("tell_later") or cfg.get("copy")
+      )
       self._deviation = p.alone(self._deviation_fn)
-      self._next = p.alone(self._next_fn)
-      self._embed = p.alone(p.recipe.embed)
-      self.features = expected.names(p.recipe)
+      table = lambda m: m.model.scored_values(m.model.values())
+      self._table = p.alone(table)()
     else:
+      self.direct = False
       self._example = self._examples(self.calendar)
       self._forecast = p.alone(p.recipe.predict)
       self._embed = p.alone(p.recipe.embed)
@@ -104,19 +107,19 @@ class Model:
   def warm(self) -> float:
     """Compiles and runs every program at every size; seconds it took."""
     begin = time.perf_counter()
-    day = self.last_day
-    for size in self.sizes:
-      users = [self._nobody()] * size
-      if self.events:
-        looks = self.look([self.row(u, day) for u in users])
-        ids = np.zeros((size, *self.layout.row["categorical"].shape), np.int32)
-        self.deviations(looks, ids, np.zeros(size, np.float32))
-        for width in _WIDTHS if self._filters else _WIDTHS[:1]:
-          seen = [np.zeros(width, np.int32)] * size
-          self.next_events(looks, seen)
-      else:
-        self.forecasts(users, [day] * size)
-      self.embeddings(users, [day] * size)
+    if self.events:
+      widest = len(self.schema.categorical("activity"))
+      self.states.compile(MOST_NEXT, _MOST_SEEN)
+      none = np.zeros(widest, np.int32)
+      look = np.zeros(self.predictor.config.model.d_model, np.float32)
+      for size in self.sizes if self.direct else ():
+        kept = Kept(0, 0, self.states.new(), look)
+        self.deviations([kept] * size, [(none, 0)] * size)
+    else:
+      for size in self.sizes:
+        users, days = [self._nobody()] * size, [self.last_day] * size
+        self.forecasts(users, days)
+        self.embeddings(users, days)
     return time.perf_counter() - begin
 
   def _nobody(self) -> dict[str, Any]:
@@ -141,118 +144,100 @@ class Model:
 
   # Events: PANTHER and its relatives.
 
-  def row(
-    self, record: Mapping[str, Any], day: int, at: int | None = None
-  ) -> Arrays | None:
-    """The row that expects a user's next event; None without history.
+  def advanced(
+    self, users: Sequence[history.User], before: Sequence["Kept | None"]
+  ) -> list["Kept"]:
+    """States of users, made from earlier ones where these go on in them.
 
     Args:
-      record: Of `history.User.record`.
-      day: Events before it are known.
-      at: Instant of the next event, where models are told; default as `day`
-        begins.
+      users: Of the store.
+      before: An earlier state of each, of this model; None for none.
     """
-    found = self._cut.upcoming(record, day)
-    if found is None:
-      return None
-    if at is not None:
-      found["next_time"][found["last"]] = instants.split(np.asarray(at))
-    drop = ("next", "history", "often", "seen")
-    return {k: v for k, v in found.items() if k not in drop}
+    states, events, kept = [], [], []
+    for user, old in zip(users, before, strict=True):
+      new = user.events - old.events if old is not None else -1
+      if old is None or old.born != user.born or not 0 <= new <= len(user.rows):
+        state = self.states.new(
+          (user.profile_categorical, user.profile_numeric)
+        )
+        new = len(user.rows)
+      else:
+        state = old.state
+      rows = user.rows[len(user.rows) - new :]
+      states.append(state)
+      events.append({n: rows[n] for n in ("time", "categorical", "numeric")})
+    made = self.states.append(states, events)
+    direct = [s for s in made if s.rows] if self.direct else []
+    looks = iter(self.states.expect(direct)["state"] if direct else ())
+    for user, state in zip(users, made, strict=True):
+      look = next(looks) if self.direct and state.rows else None
+      kept.append(Kept(user.born, user.events, state, look))
+    return kept
 
-  def seen(self, record: Mapping[str, Any], day: int) -> np.ndarray:
-    """Values that do not compete, where data.filter_seen says so; or copied."""
-    found = self._cut.upcoming(record, day)
-    return found["seen"] if found else np.zeros(0, np.int32)
+  def following(
+    self,
+    kept: "Kept",
+    user: history.User,
+    rows: Sequence[encoder.Row],
+  ) -> list["Kept"]:
+    """States before each of some events: the user's, and on from there.
 
-  def _look_fn(self, module, batch):
-    states, last = module.model(batch), batch["last"]
-    out = {"state": jnp.take_along_axis(states, last[:, None, None], 1)[:, 0]}
-    if self.recipe.cfg.copy:
-      copied = module.model.copied(states, batch).at(last)
-      out |= {
-        "keep": copied.keep[:, 0],
-        "give": copied.give[:, 0],
-        "weights": copied.weights[:, 0],
-        "ids": copied.ids,
-      }
+    Args:
+      kept: Before the first.
+      user: The same, as stored.
+      rows: Events in order, which are not stored.
+    """
+    out = [kept]
+    for row in rows[:-1]:
+      user = user.appended(self.layout, [row], len(user.rows) + 1)
+      out += self.advanced([user], out[-1:])
     return out
 
-  def look(self, rows: Sequence[Arrays]) -> list[Arrays]:
-    """What each row's model has to say of the next event: its state.
-
-    It is made of the history alone, before any event is seen.
-    """
-    out = []
-    for batch, count in self._padded(rows):
-      found = jax.device_get(self._look(batch))
-      out += [{k: v[i] for k, v in found.items()} for i in range(count)]
-    return out
-
-  def _deviation_fn(self, module, look, ids, gap):
-    pointed = None
-    if self.recipe.cfg.copy:
-      parts = (look[n] for n in ("keep", "give", "weights", "ids"))
-      pointed = deviation.Pointed(*parts)
-    return expected.features(
-      self.recipe, module, look["state"], ids, gap, pointed
-    )
+  def _deviation_fn(self, module, look, ids, gap, table):
+    return expected.features(self.recipe, module, look, ids, gap, table=table)
 
   def deviations(
-    self, looks: Sequence[Arrays], ids: np.ndarray, gap: np.ndarray
+    self,
+    kept: Sequence["Kept"],
+    events: Sequence[tuple[np.ndarray, int]],
   ) -> np.ndarray:
     """How far events are from what was expected: float32 [N, F].
 
     Args:
-      looks: Of `look`.
-      ids: int32 [N, C] of the events.
-      gap: float32 [N], seconds since the event before.
+      kept: States of users with something to expect from.
+      events: Ids int32 [C] and instant of each.
     """
+    if not self.direct:
+      return self.states.deviation(
+        [k.state for k in kept],
+        [
+          {"time": np.asarray([at]), "categorical": np.asarray(ids)[None]}
+          for ids, at in events
+        ],
+      )
+    parts = []
+    for k, (ids, at) in zip(kept, events, strict=True):
+      last = k.state.last_time
+      gap = 0.0 if last is None else (at - last) / 1e6
+      parts.append({
+        "look": k.look,
+        "ids": np.asarray(ids, np.int32),
+        "gap": np.float32(gap),
+      })  # fmt: skip
     out = []
-    parts = [
-      {"ids": i, "gap": np.float32(g), **x} for x, i, g in zip(looks, ids, gap)
-    ]
     for batch, count in self._padded(parts):
-      ids, gap = batch.pop("ids"), batch.pop("gap")
-      out.append(np.asarray(self._deviation(batch, ids, gap))[:count])
+      found = self._deviation(*batch.values(), self._table)
+      out.append(np.asarray(found)[:count])
     return np.concatenate(out)
 
-  def _next_fn(self, module, look, seen):
-    model, mixed = module.model, None
-    states, table = model.scored(look["state"], model.values())
-    if self.recipe.cfg.copy:
-      row = jnp.arange(len(seen))[:, None]
-      share = jnp.zeros((len(seen), table.shape[0]))
-      share = share.at[row, look["ids"]].add(look["weights"])
-      share = jnp.take_along_axis(share, seen, 1)
-      some = share > 0.0
-      log = jnp.log(jnp.where(some, share, 1.0)) + look["give"][:, None]
-      given = jnp.where(some, log, -1e9)
-      mixed = next_event.Mixed(look["keep"], given, given[:, 0])
-    k = min(MOST_NEXT, table.shape[0])
-    return top.most_likely(states, table, seen, k, mixed=mixed)
-
   def next_events(
-    self, looks: Sequence[Arrays], seen: Sequence[np.ndarray]
+    self, kept: Sequence["Kept"], at: Sequence[int]
   ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The likeliest next values of each: ids and probabilities, at most 50."""
-    if not self._filters and not self.recipe.cfg.copy:
-      seen = [np.zeros(0, np.int32)] * len(looks)
-    out = []
-    most = max(map(len, seen))
-    width = next((w for w in _WIDTHS if w >= most), most)
-    parts = []
-    for look, ids in zip(looks, seen, strict=True):
-      wide = np.zeros(width, np.int32)
-      wide[: len(ids)] = ids
-      parts.append({"seen": wide, **look})
-    for batch, count in self._padded(parts):
-      ids = batch.pop("seen")
-      value, p = jax.device_get(self._next(batch, ids))
-      for v, q in zip(value[:count], p[:count], strict=True):
-        some = v > 0  # 0 fills up where there are fewer.
-        out.append((v[some], q[some]))
-    return out
+    found = self.states.next_events([k.state for k in kept], MOST_NEXT, at)
+    pairs = zip(found["value"], found["probability"], strict=True)
+    # 0 fills up where there are fewer.
+    return [(v[v > 0], p[v > 0]) for v, p in pairs]
 
   # Days: LUMOS.
 
@@ -303,23 +288,35 @@ class Model:
     self, records: Sequence[Mapping[str, Any]], days: Sequence[int]
   ) -> list[dict[str, np.ndarray]]:
     """Embeddings of each record as of its day: {name: [D]}."""
-    if not self.events:
-      out = []
-      for batch, count in self._batches(records, days):
-        found = jax.device_get(self._embed(batch))
-        out += [{k: v[i] for k, v in found.items()} for i in range(count)]
-      return out
-    rows, owner = [], []
-    for i, (record, day) in enumerate(zip(records, days, strict=True)):
-      whole = self._cut.whole(self._cut.before(record, day))
-      rows += whole
-      owner += [i] * len(whole)
-    sums: list[np.ndarray] = []
-    for batch, count in self._padded(rows):
+    out = []
+    for batch, count in self._batches(records, days):
       found = jax.device_get(self._embed(batch))
-      both = np.concatenate([found["sums"], found["tokens"]], 1)
-      sums += list(both[:count].astype(np.float64))
-    total = np.zeros((len(records), len(sums[0])))
-    np.add.at(total, np.asarray(owner), np.stack(sums))
-    vectors = probe.pooled(total[:, :-1], total[:, -1:]).astype(np.float32)
-    return [{"embedding": v} for v in vectors]
+      out += [{k: v[i] for k, v in found.items()} for i in range(count)]
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+  """A user's state in memory.
+
+  Attributes:
+    born: Of the user's record.
+    events: Rows of the record that the state has read.
+    state: Of `states.States`.
+    look: float32 [D], the state that expects the next event, where that does not
+      depend on when it comes; else None.
+  """
+
+  born: int
+  events: int
+  state: user_state.State
+  look: np.ndarray | None
+
+  @property
+  def nbytes(self) -> int:
+    """Of its arrays."""
+    w = self.state.window
+    arrays = [*w.raw.values(), *w.past.values(), self.state.totals]
+    arrays += [self.state.sums, self.state.seen]
+    arrays += [x for x in (self.state.tail, self.look) if x is not None]
+    return 1024 + sum(x.nbytes for x in arrays)

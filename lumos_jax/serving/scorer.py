@@ -42,7 +42,8 @@ class Settings:
     batch: Requests that share a call.
     waiting: Requests that may wait for a thread.
     deadline_seconds: After which a request that still waits is refused.
-    cache_bytes: Of users and their states in memory, each.
+    cache_bytes: Of users in memory.
+    state_bytes: Of their states in memory.
     score_events: Most events that one request scores.
   """
 
@@ -51,6 +52,7 @@ class Settings:
   waiting: int = 2048
   deadline_seconds: float = 2.0
   cache_bytes: int = 256 << 20
+  state_bytes: int = 1 << 30
   score_events: int = 32
 
 
@@ -104,12 +106,10 @@ class Live:
 
   def __init__(self, model: model_lib.Model, settings: Settings):
     self.model = model
-    size = lambda x: (
-      256
-      + sum(v.nbytes if isinstance(v, np.ndarray) else 64 for v in x.values())
+    self.states = cache.Cache(settings.state_bytes, lambda kept: kept.nbytes)
+    self.answers = cache.Cache(
+      settings.cache_bytes // 4, lambda found: 256 + 64 * len(found)
     )
-    self.looks = cache.Cache(settings.cache_bytes, size)
-    self.answers = cache.Cache(settings.cache_bytes // 4, size)
 
 
 class Scorer:
@@ -291,7 +291,7 @@ class Scorer:
 
   def _evict(self, key: bytes) -> None:
     self.users.pop(key)
-    self.live.looks.pop(key)
+    self.live.states.pop(key)
     self.live.answers.pop(key)
 
   def _answer(self, jobs: Sequence[Ask]) -> list[Any]:
@@ -508,9 +508,11 @@ class Scorer:
       if name not in names or not name:
         raise problems.wrong("groups: the calendar has no such group")
       groups.append(names.index(name))
+    # Greater than any that a deleted user of this id had.
+    version = time.time_ns()
     return history.User(
-      # Greater than any that a deleted user of this id had.
-      version=time.time_ns(),
+      version=version,
+      born=version,
       rows=np.zeros(0, layout.row),
       open=np.zeros(0, layout.event),
       dropped=0,
