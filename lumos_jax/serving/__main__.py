@@ -52,6 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     action="store_true",
     help="do not take the data set's users into a new store",
   )
+  add(
+    "--cold",
+    action="store_true",
+    help="be ready before programs are compiled: first answers take long",
+  )
   add("--users", help="forget: text file with a user id a line")
   add("--host", default="127.0.0.1", help="address to listen at")
   add("--port", type=int, default=8000, help="0 for any free one")
@@ -256,7 +261,7 @@ def _serve(args, folder, service, server) -> None:
   core = scorer.Scorer(made, kept, keys, settings)
   if kept.get_meta(b"filled") is None and not args.empty:
     _fill(core, args)
-  seconds = made.warm()
+  seconds = 0.0 if args.cold else made.warm()
   service.scorer = core
   where = _where(server)
   print(

@@ -52,6 +52,15 @@ def make(
     redoc_url=None,
     openapi_url=None,
   )
+  # It is logged by the guard, without what the client sent.
+  failed = Problem(500, "the service has failed; its log says where")
+  app.add_exception_handler(Exception, lambda *_: refusal(failed))
+  app.add_exception_handler(
+    404, lambda *_: refusal(Problem(404, "there is no such path"))
+  )
+  app.add_exception_handler(
+    405, lambda *_: refusal(Problem(405, "not by this method"))
+  )
   _routes(app, service, metrics)
   document = _document(app, bool(limits.get("token")))
   app.add_route(

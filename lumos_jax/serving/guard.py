@@ -13,6 +13,7 @@ from collections.abc import Callable
 from absl import logging
 
 from lumos_jax.serving import metrics as metrics_lib
+from lumos_jax.serving import problems
 
 # They hold no data: a load balancer asks for them, and a browser for the page.
 OPEN = ("/", "/health", "/ready")
@@ -75,7 +76,7 @@ class Guard:
     if scope["type"] != "http":
       await self._app(scope, receive, send)
       return
-    begin, status = time.perf_counter(), 500
+    begin, status = time.perf_counter(), 0
     route = self._routes(scope["path"])
 
     async def sent(message):
@@ -92,16 +93,14 @@ class Guard:
         await _answer(sent, *refused)
         return
       await self._app(scope, self._bounded(scope, receive), sent)
-    except _TooLarge:
-      reason = _TOO_LONG.format(self._bytes)
-      await _answer(sent, 413, reason)
     except Exception as e:
       # Messages and values may hold what a client sent: the places tell enough.
       logging.error(
         "%s %s failed: %s at %s",
         *(scope["method"], route, type(e).__name__, _places(e)),
       )
-      await _answer(sent, 500, "the service has failed; its log says where")
+      if not status:
+        await _answer(sent, 500, "the service has failed; its log says where")
     finally:
       self._running -= 1
       self._metrics.observe(route, status, time.perf_counter() - begin)
@@ -159,14 +158,10 @@ class Guard:
       message = await receive()
       left -= len(message.get("body", b""))
       if left < 0:
-        raise _TooLarge
+        raise problems.Problem(413, _TOO_LONG.format(self._bytes))
       return message
 
     return counted
-
-
-class _TooLarge(Exception):
-  pass
 
 
 def _places(error: BaseException) -> str:

@@ -26,7 +26,7 @@ except ImportError:  # Not a POSIX system.
   fcntl = None
 
 DATA, LOCK = "users.mdb", ".lock"
-_META = b"\0"  # A user's key is longer.
+_META = b"\0"  # With a short name: a user's key is longer.
 
 
 class LmdbStore:
@@ -47,6 +47,7 @@ class LmdbStore:
     # Writes are one at a time; the environment is replaced by compact alone.
     self._writing = threading.Lock()
     self._reading, self._readers = threading.Condition(), 0
+    self._replacing = False
     self._env = self._open()
 
   def _open(self) -> lmdb.Environment:
@@ -66,6 +67,8 @@ class LmdbStore:
 
   def _begin(self) -> lmdb.Environment:
     with self._reading:
+      # Behind a replacement that waits: new readers would hold it off for ever.
+      self._reading.wait_for(lambda: not self._replacing)
       self._readers += 1
       return self._env
 
@@ -140,9 +143,12 @@ class LmdbStore:
     env = self._begin()
     try:
       with env.begin() as txn, txn.cursor() as cursor:
-        there = cursor.set_range(_META + b"\xff")
+        there = cursor.first()
         while there:
           user = cursor.key()[:KEY_BYTES]
+          if len(cursor.key()) <= KEY_BYTES:
+            there = cursor.next()
+            continue
           yield user
           there = cursor.set_range(user + b"\xff" * 8)
     finally:
@@ -176,11 +182,16 @@ class LmdbStore:
       _sync(aside)
       # Without readers, so that none is left in the old file.
       with self._reading:
+        self._replacing = True
         self._reading.wait_for(lambda: not self._readers)
-        self._env.close()
-        os.replace(aside, self.path)
-        _sync(self.path.parent)
-        self._env = self._open()
+        try:
+          self._env.close()
+          os.replace(aside, self.path)
+          _sync(self.path.parent)
+          self._env = self._open()
+        finally:
+          self._replacing = False
+          self._reading.notify_all()
 
   def size(self) -> int:
     """See `Store`."""
