@@ -58,14 +58,28 @@ SOURCES = [
 PREFLIGHT = [
   "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'"
 ]
+# HTTP, its parser and loop, stores of users, counters.
+SERVE = [
+  "fastapi>=0.120",
+  "httptools>=0.7",
+  "lmdb>=1.7",
+  "orjson>=3.11",
+  "prometheus-client>=0.23",
+  "pydantic>=2.12",
+  "redis>=7.0",
+  "uvicorn>=0.38",
+  "uvloop>=0.22; sys_platform != 'win32'",
+]
 # Releases for older versions of Python lack what objectives/fused.py needs.
 TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
 # Everything that a test skips without, as far as it can be had.
 TEST = [
   *DEMO,
   *PREFLIGHT,
+  *SERVE,
   *SOURCES,
   *TOKAMAX,
+  "httpx>=0.28",
   "hypothesis>=6.150",
   "ipykernel>=7.1",
   "nbclient>=0.10.4",
@@ -74,6 +88,7 @@ TEST = [
   "pytest-xdist>=3.8",
   "pyyaml>=6.0",
   "ruff>=0.14.8",
+  "schemathesis>=4.0",
   "setuptools>=70.1",  # Builds wheels by itself.
 ]
 DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
@@ -111,6 +126,7 @@ setuptools.setup(
   package_data={
     "lumos_jax": ["py.typed"],
     "lumos_jax.report": ["*.css", "*.js"],
+    "lumos_jax.serving": ["*.css", "*.html", "*.js"],
   },
   entry_points={"console_scripts": ["lumos = lumos_jax.cli:main"]},
   python_requires=">=3.11",
@@ -118,6 +134,7 @@ setuptools.setup(
   extras_require={
     "baselines": BASELINES,
     "report": REPORT,
+    "serve": SERVE,
     "demo": DEMO,
     "sources": SOURCES,
     "test": TEST,

@@ -24,6 +24,7 @@ COMMANDS = {
     "lumos_jax.export",
     "write forecasts, embeddings or next events to Parquet",
   ),
+  "serve": ("lumos_jax.serving", "answer requests for users over HTTP"),
   "report": ("lumos_jax.report", "write a run's HTML report again"),
   "preflight": (
     "lumos_jax.preflight",

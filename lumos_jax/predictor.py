@@ -15,7 +15,7 @@ import functools
 import hashlib
 import itertools
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -83,7 +83,7 @@ class Predictor:
     self.calendar_columns = tuple(meta["calendar_columns"])
     self.tasks = tasks_lib.from_config(self.config.tasks)
     known = types.SimpleNamespace(
-      schema=self.schema, calendar=self._empty_calendar()
+      schema=self.schema, calendar=self.empty_calendar()
     )
     self.recipe = recipes_lib.build(self.config, known, self.tasks)
     self.step, params = evaluate.restored(store, self.recipe, step)
@@ -97,7 +97,7 @@ class Predictor:
     self._few = predict.Predictor(
       lambda params, batch: {}, few, self._base.devices[:1]
     )
-    self._few_params = None
+    self._few_params = self._alone = None
     self._programs: dict[tuple, Any] = {}
 
   @property
@@ -123,7 +123,7 @@ class Predictor:
     """The recipe's module with parameters, traced ones too."""
     return state_lib.merge(self._graph, params)
 
-  def _empty_calendar(self) -> calendar_lib.Calendar:
+  def empty_calendar(self) -> calendar_lib.Calendar:
     """The columns of the run's calendar, without entries."""
     columns = self.calendar_columns
     spanning = [c.removesuffix(":age") for c in columns if c.endswith(":age")]
@@ -327,6 +327,26 @@ class Predictor:
     if key not in self._programs:
       self._programs[key] = self._made(base, kind, k, per_event)
     return self._programs[key]
+
+  def alone(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the model, compiled for the first device.
+
+    For a service's small batches: an answer waits for one device, and a shape
+    that was called before is compiled.
+
+    Args:
+      fn: (module, *arrays) -> arrays.
+
+    Returns:
+      The function of *arrays.
+    """
+    if self._alone is None:
+      first = self._base.devices[0]
+      here = lambda x: jax.device_put(x.addressable_data(0), first)
+      self._alone = jax.tree.map(here, self._params)
+    run = jax.jit(lambda p, *xs: fn(self.module(p), *xs))
+    params = self._alone
+    return lambda *arrays: run(params, *arrays)
 
   def _made(self, base, kind, k, per_event):
     recipe, merge = self.recipe, self.module

@@ -1,0 +1,426 @@
+"""What the service says of users: one method a question, for many users at once.
+
+Each takes pairs of a user and an `Ask` and returns, for each, a plain document or
+the `Problem` that is its answer.
+"""
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lumos_jax import predictor as predictor_lib
+from lumos_jax.data import instants
+from lumos_jax.data import schema as schema_lib
+from lumos_jax.serving import history, problems
+from lumos_jax.serving import model as model_lib
+from lumos_jax.serving.problems import Problem
+
+_MOST_HISTORY = 200
+_NOTHING = (
+  "the user has no events yet, and this model expects nothing of a user without "
+  "history"
+)
+_YEAR_DAYS = 366
+Pairs = Sequence[tuple[history.User, Any]]
+Document = dict[str, Any]
+
+
+class Answers:
+  """Answers with one model, whatever becomes the service's model meanwhile."""
+
+  def __init__(self, scorer: Any, live: Any):
+    """`scorer` is the service's, `live` the model it had as this began."""
+    self._scorer, self._live = scorer, live
+    self._model = live.model
+
+  def _about(self, **more: Any) -> Document:
+    return {
+      "model": {"step": self._model.step, "hash": self._model.model_hash},
+      **more,
+    }
+
+  # States: what the model has to say of the next event.
+
+  def _states(
+    self, users: Sequence[history.User], keys: Sequence[bytes]
+  ) -> list[model_lib.Kept]:
+    """States of users, of this model; those in memory go on."""
+    out: list[Any] = [self._live.states.get(k) for k in keys]
+    late = {
+      k: i
+      for i, (k, u, x) in enumerate(zip(keys, users, out, strict=True))
+      if x is None or x.born != u.born or x.events != u.events
+    }
+    if late:
+      places = list(late.values())
+      made = self._model.advanced(
+        [users[i] for i in places], [out[i] for i in places]
+      )
+      for i, kept in zip(places, made, strict=True):
+        self._live.states.put(keys[i], users[i].version, kept)
+      # Several requests of a batch may be about one user.
+      found = dict(zip(late, made, strict=True))
+      out = [found.get(k, x) for k, x in zip(keys, out, strict=True)]
+    return out
+
+  def refresh(self, pairs: Pairs) -> list[None]:
+    """Goes on with users whose events have just come."""
+    if self._model.events:
+      self._states([u for u, _ in pairs], [a.user for _, a in pairs])
+    return [None] * len(pairs)
+
+  # Scores.
+
+  def score(self, pairs: Pairs) -> list[Any]:
+    """Scores of new events, which are not stored; or of a user."""
+    if self._model.events:
+      return self._deviations(pairs)
+    out = self._each(pairs, self._forecast_of)
+    kinds = {t.name for t in self._model.tasks if t.kind == "binary"}
+    for i, found in enumerate(out):
+      if isinstance(found, dict):
+        scores = {n: found["forecasts"][n] for n in kinds}
+        out[i] = self._about(kind="forecast", scores=scores, events=[])
+    return out
+
+  def _deviations(self, pairs: Pairs) -> list[Any]:
+    out: list[Any] = [None] * len(pairs)
+    # (pair, its events, the user before each of them)
+    asked: list[tuple[int, list, history.User]] = []
+    for i, (user, ask) in enumerate(pairs):
+      try:
+        rows = self._scorer.encode(user, ask.args["events"])
+        if not rows:
+          raise problems.wrong(
+            "events: this run scores events: give at least one"
+          )
+        asked.append((i, rows, user))
+      except Problem as e:
+        out[i] = e
+    kept = self._states(
+      [u for _, _, u in asked], [pairs[i][1].user for i, _, _ in asked]
+    )
+    owner, befores, events = [], [], []
+    for (i, rows, user), state in zip(asked, kept, strict=True):
+      befores += self._model.following(state, user, rows)
+      owner += [i] * len(rows)
+      events += [(np.asarray(r.categorical, np.int32), r.time) for r in rows]
+    good = [n for n, k in enumerate(befores) if k.state.rows]
+    numbers: dict[int, list[float]] = {}
+    if good:
+      found = self._model.deviations(
+        [befores[n] for n in good], [events[n] for n in good]
+      )
+      numbers = dict(zip(good, found.tolist(), strict=True))
+    for i, _, _ in asked:
+      mine = [n for n, o in enumerate(owner) if o == i]
+      if not all(n in numbers for n in mine):
+        out[i] = problems.conflict(_NOTHING)
+        continue
+      features = [
+        dict(zip(self._model.features, numbers[n], strict=True)) for n in mine
+      ]
+      out[i] = self._scored(features)
+    return out
+
+  def _scored(self, features: list[dict[str, float]]) -> Any:
+    if not all(math.isfinite(x) for f in features for x in f.values()):
+      return problems.busy("the model gives no finite number")
+    anomaly = -features[-1]["log_probability"]
+    return self._about(
+      kind="deviation", scores={"anomaly": anomaly}, events=features
+    )
+
+  # Next events.
+
+  def next(self, pairs: Pairs) -> list[Any]:
+    """The likeliest values of users' next events."""
+    if not self._model.events:
+      wrong = problems.wrong(
+        "a run of recipe 'lumos' forecasts days and tasks, no next event: use "
+        "/forecast"
+      )
+      return [wrong] * len(pairs)
+    users, keys = [u for u, _ in pairs], [a.user for _, a in pairs]
+    kept = self._states(users, keys)
+    start = self._scorer.default_day * instants.DAY_SECONDS * 1_000_000
+    good = [n for n, k in enumerate(kept) if k.state.rows]
+    out: list[Any] = [problems.conflict(_NOTHING) for _ in pairs]
+    if not good:
+      return out
+    found = self._model.next_events(
+      [kept[n] for n in good],
+      [max(start, users[n].last_time or start) for n in good],
+    )
+    for n, (values, p) in zip(good, found, strict=True):
+      out[n] = self._about(next=self._words(values, p, pairs[n][1].args["k"]))
+    return out
+
+  def _words(self, values, p, k: int) -> list[Document]:
+    schema = self._model.schema
+    target = self._model.predictor.config.data.target
+    return [
+      {"rank": i + 1, "value": schema.token(target, int(v)), "probability": q}
+      for i, (v, q) in enumerate(
+        zip(values[:k].tolist(), p[:k].tolist(), strict=True)
+      )
+    ]
+
+  # Forecasts and embeddings.
+
+  def _day(self, user: history.User, as_of: int | str | None) -> int:
+    """The day of a prediction.
+
+    Raises:
+      Problem: It is none, or lies outside what is known.
+    """
+    schema, default = self._model.schema, self._scorer.default_day
+    if as_of is None:
+      return default
+    day = as_of
+    if isinstance(day, str):
+      try:
+        day = datetime.date.fromisoformat(day)
+        day = (day - datetime.date.fromisoformat(schema.epoch)).days
+      except ValueError:
+        raise problems.wrong(
+          "as_of: give a date like 2020-01-31, or a day number where the data "
+          "have no dates"
+        ) from None
+    now = self._scorer.clock.now()
+    last = default
+    if now is not None:
+      last = max(last, now.local // (instants.DAY_SECONDS * 1_000_000) + 1)
+    if not schema.first_day <= day <= last:
+      text = self._scorer.clock.day_text
+      raise problems.wrong(
+        f"as_of: days from {text(schema.first_day)} to {text(last)} can be "
+        "asked for"
+      )
+    return day
+
+  def _each(self, pairs: Pairs, answer) -> list[Any]:
+    """Answers with those that share a calendar in one call."""
+    out: list[Any] = [None] * len(pairs)
+    plain: list[tuple[int, history.User, int]] = []
+    for i, (user, ask) in enumerate(pairs):
+      try:
+        extra = ask.args.get("events") or ()
+        if extra:
+          rows = self._scorer.encode(user, extra, future=True)
+          user = self._scorer.extended(user, rows)
+        day = self._day(user, ask.args.get("as_of"))
+        if extra and ask.args.get("as_of") is None:
+          day = max(day, rows[-1].day + 1)
+        if day < user.enter:
+          raise problems.conflict(
+            "the user has not entered by as_of: its first event comes later"
+          )
+        plain.append((i, user, day))
+      except Problem as e:
+        out[i] = e
+    if plain:
+      users = [u for _, u, _ in plain]
+      days = [d for _, _, d in plain]
+      asks = [pairs[i][1] for i, _, _ in plain]
+      for (i, _, _), found in zip(
+        plain, answer(users, days, asks), strict=True
+      ):
+        out[i] = found
+    return out
+
+  def forecast(self, pairs: Pairs) -> list[Any]:
+    """Forecasts of all tasks, and under an edited calendar."""
+    if self._model.events:
+      wrong = problems.wrong(
+        "this run expects events and forecasts no task: use /next or /score"
+      )
+      return [wrong] * len(pairs)
+    return self._each(pairs, self._forecast_of)
+
+  def _forecast_of(self, users, days, asks) -> list[Any]:
+    layout = self._model.layout
+    out: list[Any] = [None] * len(users)
+    absent = []
+    for n, (user, day, ask) in enumerate(zip(users, days, asks, strict=True)):
+      # Hypothetical events are of a version that is nobody's.
+      hypothetical = bool(ask.args.get("events"))
+      key = None if hypothetical else (ask.user, day)
+      known = key and self._live.answers.get(key, user.version)
+      if known:
+        out[n] = known
+      else:
+        absent.append((n, key))
+    if absent:
+      found = self._model.forecasts(
+        [users[n].record(layout) for n, _ in absent],
+        [days[n] for n, _ in absent],
+      )
+      for (n, key), made in zip(absent, found, strict=True):
+        out[n] = made
+        if key:
+          self._live.answers.put(key, users[n].version, made)
+    text = self._scorer.clock.day_text
+    for n, ask in enumerate(asks):
+      if not all(map(math.isfinite, out[n].values())):
+        out[n] = problems.busy("the model gives no finite number")
+        continue
+      out[n] = self._about(as_of=text(days[n]), forecasts=dict(out[n]))
+      if edits := ask.args.get("edits"):
+        edited = self._edited(users[n], days[n], edits)
+        if isinstance(edited, Problem):
+          out[n] = edited
+        else:
+          out[n]["edited"] = edited
+    return out
+
+  def _edited(self, user, day: int, edits) -> Any:
+    if not self._model.schema.calendar:
+      return problems.wrong("edits: this run's data have no calendar")
+    try:
+      calendar = self._model.edited(edits, day)
+    except (predictor_lib.PredictError, schema_lib.SchemaError) as e:
+      return problems.wrong(f"edits: {e}")
+    record = user.record(self._model.layout)
+    (found,) = self._model.forecasts([record], [day], calendar)
+    if not all(map(math.isfinite, found.values())):
+      return problems.busy("the model gives no finite number")
+    return found
+
+  def embedding(self, pairs: Pairs) -> list[Any]:
+    """Embeddings of users."""
+    return self._each(pairs, self._embedding_of)
+
+  def _embedding_of(self, users, days, asks) -> list[Any]:
+    layout, text = self._model.layout, self._scorer.clock.day_text
+    if self._model.events:
+      found = self._vectors(users, days, [a.user for a in asks])
+    else:
+      found = self._model.embeddings([u.record(layout) for u in users], days)
+    out = []
+    for vectors, day in zip(found, days, strict=True):
+      if not all(np.isfinite(v).all() for v in vectors.values()):
+        out.append(problems.busy("the model gives no finite number"))
+        continue
+      vectors = {k: v.tolist() for k, v in vectors.items()}
+      out.append(self._about(as_of=text(day), embedding=vectors))
+    return out
+
+  def _vectors(self, users, days, keys) -> list[Any]:
+    """Embeddings where rows are events, of those before each day."""
+    whole, parts = {}, {}
+    for n, (user, day) in enumerate(zip(users, days, strict=True)):
+      known = int(np.searchsorted(instants.days(_columns(user)), day))
+      if known == len(user.rows):
+        whole[n] = user
+      else:
+        parts[n] = user.until(known)
+    kept = self._states(list(whole.values()), [keys[n] for n in whole])
+    kept += self._model.advanced(list(parts.values()), [None] * len(parts))
+    found = self._model.states.embedding([k.state for k in kept])
+    order = [*whole, *parts]
+    out: list[Any] = [None] * len(users)
+    for n, vector in zip(order, found, strict=True):
+      out[n] = {"embedding": vector}
+    return out
+
+  # In words.
+
+  def past(self, pairs: Pairs) -> list[Any]:
+    """The newest rows of users, in words, newest first."""
+    return [
+      {
+        "total": user.events,
+        "profile": self._profile(user),
+        "events": self._rows(user, ask.args["last"]),
+      }
+      for user, ask in pairs
+    ]
+
+  def _profile(self, user: history.User) -> Document:
+    schema, out = self._model.schema, {}
+    for f, i in zip(
+      schema.categorical("profile"), user.profile_categorical, strict=True
+    ):
+      values = {0: None, 1: "(unknown)"}
+      first = schema_lib.FIRST_VALUE
+      out[f.name] = values[int(i)] if i < first else f.values[i - first]
+    for f in schema.dense("profile"):
+      if schema_lib.width(f) == 1:
+        x = float(
+          user.profile_numeric[schema.numeric_column("profile", f.name)]
+        )
+        out[f.name] = x if math.isfinite(x) else None
+    return out
+
+  def _rows(self, user: history.User, last: int) -> list[Document]:
+    schema, layout = self._model.schema, self._model.layout
+    rows = user.all_rows(layout)[-min(last, _MOST_HISTORY) :][::-1]
+    clock, out = self._scorer.clock, []
+    composites = [
+      f.name
+      for f in schema.categorical("activity")
+      if isinstance(f, schema_lib.Composite)
+    ]
+    for row in rows:
+      values: Document = {}
+      for f, i in zip(
+        schema.categorical("activity"), row["categorical"], strict=True
+      ):
+        if f.name not in composites:
+          values |= schema.token(f.name, int(i))
+      for f in schema.dense("activity"):
+        if schema_lib.width(f) == 1:
+          x = float(row["numeric"][schema.numeric_column("activity", f.name)])
+          # Days have a column a value; those that are 0 say nothing.
+          if math.isfinite(x) and (x or not layout.daily):
+            values[f.name] = x
+      when = int(row["time"]) if not layout.daily else None
+      time = clock.day_text(int(row["day"]))
+      if when is not None:
+        time = clock.time_text(when)
+      out.append({"time": time, "values": values})
+    return out
+
+  def ahead(self, pairs: Pairs) -> list[Any]:
+    """Calendar entries of users that are running or ahead."""
+    return [self._entries(user, ask) for user, ask in pairs]
+
+  def _entries(self, user: history.User, ask: Any) -> Any:
+    calendar, clock = self._model.calendar, self._scorer.clock
+    try:
+      day = self._day(user, ask.args.get("as_of"))
+    except Problem as e:
+      return e
+    fields = self._model.schema.categorical("calendar")
+    groups = {0, *user.groups.tolist()}
+    entries: list[Document] = []
+    for e in range(len(calendar.group)):
+      if int(calendar.group[e]) not in groups:
+        continue
+      start, end = int(calendar.start[e]), int(calendar.end[e])
+      known = calendar.announced[e] <= day
+      if end <= day or start > day + _YEAR_DAYS or not known:
+        continue
+      match: Mapping[str, Any] = {
+        f.name: f.values[i - schema_lib.FIRST_VALUE]
+        for f, i in zip(fields, calendar.categorical[e].tolist(), strict=True)
+        if i >= schema_lib.FIRST_VALUE
+      }
+      name = calendar.group_names[int(calendar.group[e])]
+      entries.append({
+        "start": start - day,
+        "end": end - day,
+        "start_day": clock.day_text(start),
+        # What an edit of this entry matches.
+        "match": {**match, "start": start, "group": name},
+      })  # fmt: skip
+    entries.sort(key=lambda x: (x["start"], x["end"]))
+    return {"as_of": clock.day_text(day), "entries": entries}
+
+
+def _columns(user: history.User) -> dict[str, np.ndarray]:
+  return {"day": user.rows["day"]}

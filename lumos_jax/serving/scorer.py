@@ -1,0 +1,532 @@
+"""Joins store, encoder and model: answers questions about users.
+
+Two threads: one asks the model, one writes. Requests that wait for one of them
+share its next call: one call of a compiled program, or one commit. A model has its
+own states, so those of two checkpoints are never mixed: a new one makes them from
+the stored events.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from lumos_jax.serving import (
+  answers,
+  batching,
+  cache,
+  encoder,
+  history,
+  problems,
+)
+from lumos_jax.serving import model as model_lib
+from lumos_jax.serving import store as store_lib
+from lumos_jax.serving.problems import Problem
+
+_SCHEMA, _DAY = b"schema", b"day"
+_TRIES = 5  # Of a commit that another service was quicker than.
+_FILL = 512  # Users written at a time.
+_FUTURE_SECONDS = 300  # Clocks of clients go wrong by so much.
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """What bounds the service.
+
+  Attributes:
+    window: Rows kept of a user.
+    batch: Requests that share a call.
+    waiting: Requests that may wait for a thread.
+    deadline_seconds: After which a request that still waits is refused.
+    cache_bytes: Of users in memory.
+    state_bytes: Of their states in memory.
+    score_events: Most events that one request scores.
+  """
+
+  window: int = 4096
+  batch: int = 64
+  waiting: int = 2048
+  deadline_seconds: float = 2.0
+  cache_bytes: int = 256 << 20
+  state_bytes: int = 1 << 30
+  score_events: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+  """A question about a user.
+
+  Attributes:
+    what: A method of `_Answers`.
+    user: Hash of the id.
+    args: What that method reads.
+  """
+
+  what: str
+  user: bytes
+  args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Append:
+  """Events to be kept of a user.
+
+  Attributes:
+    user: Hash of the id.
+    events: {"time": ..., "fields": {...}} each.
+    request: Hash of the idempotency key; "" without.
+    profile: Of a new user; None for nothing known.
+    groups: Calendar groups of a new user.
+  """
+
+  user: bytes
+  events: Sequence[Mapping[str, Any]]
+  request: str = ""
+  profile: Mapping[str, Any] | None = None
+  groups: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Delete:
+  """A user to be forgotten."""
+
+  user: bytes
+
+
+class Compact:
+  """The store is to be written anew."""
+
+
+class Live:
+  """A model and the states that it made."""
+
+  def __init__(self, model: model_lib.Model, settings: Settings):
+    self.model = model
+    self.states = cache.Cache(settings.state_bytes, lambda kept: kept.nbytes)
+    self.answers = cache.Cache(
+      settings.cache_bytes // 4, lambda found: 256 + 64 * len(found)
+    )
+
+
+class Scorer:
+  """The service without HTTP.
+
+  Attributes:
+    live: Model in use, see `swap`.
+    store, keys: Where users are.
+    users: Users in memory.
+    asks, writes: The two queues.
+  """
+
+  def __init__(
+    self,
+    model: model_lib.Model,
+    store: store_lib.Store,
+    keys: store_lib.Keys,
+    settings: Settings | None = None,
+  ):
+    """Starts the threads.
+
+    Raises:
+      StoreError: The store's rows were encoded for another model.
+    """
+    self.settings = settings or Settings()
+    self._check_window(model)
+    self.store, self.keys = store, keys
+    self._claim(model)
+    self.users = cache.Cache(
+      self.settings.cache_bytes, lambda u: 1024 + u.rows.nbytes + u.open.nbytes
+    )
+    self._install(model)
+    day = store.get_meta(_DAY)
+    self._newest_day = None if day is None else int(day)
+    s = self.settings
+    self.asks = batching.Batcher(
+      "ask", self._answer, s.batch, s.waiting, s.deadline_seconds
+    )
+    self.writes = batching.Batcher(
+      "write", self._write, 4 * s.batch, s.waiting, s.deadline_seconds
+    )
+    self.deleted_since_compaction = 0
+    self.commits = self.appended = self.conflicts = 0
+
+  def _check_window(self, model):
+    cfg = model.predictor.config.data
+    least = cfg.sequence_length if model.events else cfg.eval_history_days
+    if self.settings.window < least:
+      raise ValueError(
+        f"the model reads {least} rows of a user: keep as many or more, "
+        f"--keep={least}"
+      )
+
+  def _claim(self, model) -> None:
+    """One store holds rows of one encoding."""
+    mine = model.schema.model_hash.encode()
+    theirs = self.store.get_meta(_SCHEMA)
+    if theirs is None:
+      self.store.set_meta(_SCHEMA, mine)
+    elif theirs != mine:
+      raise store_lib.StoreError(
+        f"{self.store.about} holds rows that were encoded for another run's data "
+        "(other vocabularies, bins or fields): give this run a --store of its own"
+      )
+
+  def _install(self, model) -> None:
+    self._encoder = encoder.Encoder(model.schema, model.layout.fields)
+    self._profiles = encoder.Encoder(
+      model.schema, model.schema.profile, "profile"
+    )
+    self.clock = self._encoder.clock
+    self.live = Live(model, self.settings)
+
+  def swap(self, model: model_lib.Model) -> None:
+    """Answers with another checkpoint from the next call on.
+
+    Raises:
+      ValueError: It reads rows of another encoding.
+    """
+    if model.schema.model_hash != self.live.model.schema.model_hash:
+      raise ValueError(
+        "the new checkpoint reads rows of another encoding: start a service of "
+        "its own for it"
+      )
+    self._check_window(model)
+    # One assignment: calls that have begun end with the model they began with.
+    self.live = Live(model, self.settings)
+
+  @property
+  def default_day(self) -> int:
+    """The day after all that is known: of the data set, and of any user."""
+    newest = self._newest_day
+    last = self.live.model.last_day
+    return last if newest is None else max(last, newest + 1)
+
+  def fill(self, records: Any) -> tuple[int, int]:
+    """Takes users of a data set into the store.
+
+    Args:
+      records: An open data set, encoded as the run's.
+
+    Returns:
+      How many users were taken, and how many were there already.
+    """
+    from lumos_jax import population
+
+    people = population.Population(records)
+    layout, taken = self.live.model.layout, 0
+    for start in range(0, len(people), _FILL):
+      some = people.read(range(start, min(start + _FILL, len(people))))
+      changes, version = [], time.time_ns()
+      for record in some:
+        user = history.from_record(
+          layout, record, self.settings.window, version
+        )
+        key = self.keys.user(str(record["key"]))
+        changes.append(
+          store_lib.Change(key, store_lib.NEW, history.fields_of(user))
+        )
+      taken += sum(self.store.commit(changes))
+    return taken, len(people) - taken
+
+  def forget(self, user_ids: Iterable[str]) -> int:
+    """Deletes users by id, for programs that serve nothing; how many."""
+    keys = [self.keys.user(u) for u in user_ids]
+    gone = self.store.delete(keys)
+    for key in keys:
+      self._evict(key)
+    return sum(gone)
+
+  def tidy(self, seconds: float, ended: Callable[[], bool]) -> None:
+    """Compacts the store so long after a deletion, until `ended` says so."""
+    since = None
+    while not ended():
+      time.sleep(0.1)
+      if not self.deleted_since_compaction:
+        since = None
+        continue
+      since = since or time.monotonic()
+      if time.monotonic() - since >= seconds:
+        self.writes.post(Compact())
+        since = None
+
+  def close(self) -> None:
+    """Ends the threads once what waits is done, and the store."""
+    self.writes.close()
+    self.asks.close()
+    if self.deleted_since_compaction:
+      self.store.compact()
+    self.store.close()
+
+  # What one thread does: reads users, asks the model.
+
+  def lookup(self, keys: Sequence[bytes]) -> dict[bytes, history.User]:
+    """Users that are there, from memory or the store."""
+    keys = list(dict.fromkeys(keys))
+    versions: dict[bytes, int | None] = dict.fromkeys(keys)
+    if self.store.shared:
+      heads = self.store.read(keys, [store_lib.HEAD])
+      versions = {
+        k: store_lib.version_of(h.get(store_lib.HEAD))
+        for k, h in zip(keys, heads, strict=True)
+      }
+    out, absent = {}, []
+    for key in keys:
+      user = self.users.get(key, versions[key])
+      if user is None:
+        absent.append(key)
+      else:
+        out[key] = user
+    if absent:
+      layout = self.live.model.layout
+      for key, fields in zip(absent, self.store.read(absent), strict=True):
+        user = history.from_fields(layout, fields)
+        if user is not None:
+          out[key] = user
+          self.users.put(key, user.version, user)
+    return out
+
+  def _evict(self, key: bytes) -> None:
+    self.users.pop(key)
+    self.live.states.pop(key)
+    self.live.answers.pop(key)
+
+  def _answer(self, jobs: Sequence[Ask]) -> list[Any]:
+    live = self.live
+    found: list[Any] = [None] * len(jobs)
+    try:
+      users = self.lookup([j.user for j in jobs if j.what != "evict"])
+    except store_lib.StoreError as e:
+      logging.error("%s", e)
+      return [problems.busy("the store does not answer")] * len(jobs)
+    kinds: dict[str, list[int]] = {}
+    for i, job in enumerate(jobs):
+      if job.what == "evict":
+        self._evict(job.user)
+      elif job.user in users:
+        kinds.setdefault(job.what, []).append(i)
+      else:
+        found[i] = problems.unknown_user()
+    answer = answers.Answers(self, live)
+    for what, places in kinds.items():
+      some = [(users[jobs[i].user], jobs[i]) for i in places]
+      try:
+        results = getattr(answer, what)(some)
+      except Exception as e:
+        results = [e] * len(some)
+      for i, result in zip(places, results, strict=True):
+        found[i] = result
+    return found
+
+  def encode(
+    self,
+    user: history.User,
+    events: Sequence[Mapping[str, Any]],
+    future: bool = False,
+  ) -> list[encoder.Row]:
+    """A user's new events, encoded.
+
+    Raises:
+      Problem: One of them is wrong, out of order, or from the future.
+    """
+    now = self.clock.now()
+    limit = None
+    if now is not None and not future:
+      limit = now.instant + _FUTURE_SECONDS * 1_000_000
+    rows, before = [], user.last_time
+    for i, event in enumerate(events):
+      where = f"events[{i}]"
+      try:
+        at = self.clock.read(event["time"], f"{where}.time")
+        row = self._encoder.encode(event["fields"], at, before, where)
+      except encoder.EventError as e:
+        raise problems.wrong(str(e)) from e
+      if limit is not None and at.instant > limit:
+        raise problems.wrong(f"{where}.time lies in the future")
+      if before is not None and at.instant < before:
+        raise problems.conflict(
+          f"{where} is older than the event before it: events of a user come in "
+          "order of time"
+        )
+      if not -(2**31) <= row.day < 2**31 - 1:
+        raise problems.wrong(f"{where}.time is too far from the data's epoch")
+      rows.append(row)
+      before = at.instant
+    return rows
+
+  def extended(
+    self, user: history.User, rows: Sequence[encoder.Row]
+  ) -> history.User:
+    """The user with more events.
+
+    Raises:
+      Problem: They are out of order.
+    """
+    try:
+      layout = self.live.model.layout
+      return user.appended(layout, rows, self.settings.window)
+    except history.OrderError as e:
+      raise problems.conflict(str(e)) from e
+
+  # What the other thread does: writes.
+
+  def _write(self, jobs: Sequence[Any]) -> list[Any]:
+    found: list[Any] = [None] * len(jobs)
+    waiting: list[int] = []
+    for i, job in enumerate(jobs):
+      if isinstance(job, Append):
+        waiting.append(i)
+        continue
+      self._append(jobs, waiting, found)
+      waiting = []
+      try:
+        found[i] = self._other(job)
+      except store_lib.StoreError as e:
+        found[i] = _refused(e)
+    self._append(jobs, waiting, found)
+    return found
+
+  def _other(self, job: Any) -> Any:
+    if isinstance(job, Compact):
+      self.deleted_since_compaction = 0
+      self.store.compact()
+      return True
+    (gone,) = self.store.delete([job.user])
+    self._evict(job.user)
+    # Behind what the other thread does with the user just now.
+    self.asks.post(Ask("evict", job.user))
+    if not gone:
+      return problems.unknown_user()
+    self.deleted_since_compaction += 1
+    return True
+
+  def _append(self, jobs, places: Sequence[int], found: list[Any]) -> None:
+    """Appends of a batch, in one commit."""
+    left = list(places)
+    for _ in range(_TRIES):
+      if not left:
+        return
+      try:
+        left = self._try(jobs, left, found)
+      except store_lib.StoreError as e:
+        for i in left:
+          found[i] = _refused(e)
+        return
+      self.conflicts += len(left)
+    for i in left:
+      found[i] = problems.busy("another service writes this user")
+
+  def _try(self, jobs, places: Sequence[int], found: list[Any]) -> list[int]:
+    """Returns the places whose user was changed by another service."""
+    before: dict[bytes, history.User | None]
+    before = dict.fromkeys(jobs[i].user for i in places)
+    before |= self.lookup(list(before))
+    after: dict[bytes, history.User] = {}
+    owner: dict[bytes, list[int]] = {}
+    for i in places:
+      job = jobs[i]
+      user = after.get(job.user) or before[job.user]
+      try:
+        user, found[i] = self._apply(user, job)
+      except Problem as e:
+        found[i] = e
+        continue
+      if user is not None:
+        after[job.user] = user
+        owner.setdefault(job.user, []).append(i)
+    if not after:
+      return []
+    changes = []
+    for key, user in after.items():
+      old = before[key]
+      version = store_lib.NEW if old is None else old.version
+      changes.append(
+        store_lib.Change(key, version, history.fields_of(user, old))
+      )
+    done = self.store.commit(changes)
+    self.commits += 1
+    again = []
+    for (key, user), written in zip(after.items(), done, strict=True):
+      if written:
+        self.users.put(key, user.version, user)
+        self.appended += sum(found[i]["accepted"] for i in owner[key])
+        self._note_day(user)
+        self.asks.post(Ask("refresh", key))
+      else:
+        self.users.pop(key)
+        again += owner[key]
+    return sorted(again)
+
+  def _note_day(self, user: history.User) -> None:
+    rows = user.open if len(user.open) else user.rows
+    if len(rows) and int(rows["day"][-1]) > (self._newest_day or -(2**31)):
+      self._newest_day = int(rows["day"][-1])
+      self.store.set_meta(_DAY, str(self._newest_day).encode())
+
+  def _apply(
+    self, user: history.User | None, job: Append
+  ) -> tuple[history.User | None, dict[str, Any]]:
+    """The user after an append; None where nothing changes. And the answer."""
+    digest = ""
+    if job.request:
+      doc = [job.events, job.profile, list(job.groups)]
+      text = json.dumps(doc, sort_keys=True)
+      digest = self.keys.request(text).hex()
+      known = user.requests.get(job.request) if user else None
+      if known is not None:
+        if known != digest:
+          raise problems.conflict(
+            "the idempotency key was used for another request of this user"
+          )
+        answer = {"accepted": 0, "events": user.events, "repeated": True}
+        return None, answer
+    if user is None:
+      user = self._new(job)
+    elif job.profile is not None or job.groups:
+      raise problems.conflict(
+        "the user is there already: profile and groups are given with its first "
+        "events"
+      )
+    rows = self.encode(user, job.events)
+    changed = self.extended(user, rows)
+    if job.request:
+      changed = changed.remembering(job.request, digest)
+    answer = {"accepted": len(rows), "events": changed.events}
+    return changed, answer | {"repeated": False}
+
+  def _new(self, job: Append) -> history.User:
+    layout, model = self.live.model.layout, self.live.model
+    try:
+      ids, numbers = encoder.profile(self._profiles, job.profile)
+    except encoder.EventError as e:
+      raise problems.wrong(str(e)) from e
+    names, groups = model.calendar.group_names, []
+    for name in job.groups:
+      if name not in names or not name:
+        raise problems.wrong("groups: the calendar has no such group")
+      groups.append(names.index(name))
+    # Greater than any that a deleted user of this id had.
+    version = time.time_ns()
+    return history.User(
+      version=version,
+      born=version,
+      rows=np.zeros(0, layout.row),
+      open=np.zeros(0, layout.event),
+      dropped=0,
+      last_time=None,
+      profile_categorical=ids,
+      profile_numeric=numbers,
+      groups=np.asarray(sorted(set(groups)), np.int32),
+      enter=0,
+      requests={},
+    )
+
+
+def _refused(error: store_lib.StoreError) -> Problem:
+  logging.error("%s", error)
+  if isinstance(error, store_lib.StoreFull):
+    return problems.busy("the store is full: nothing was written")
+  return problems.busy("the store does not answer: nothing was acknowledged")
