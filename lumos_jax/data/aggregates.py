@@ -61,6 +61,8 @@ class Maker:
     self._counted = [
       (c, i, f"{f.name}={(f.values or range(f.size))[i]}")
       for c, f in enumerate(schema.categorical("activity"))
+      # Bins and parts of a clock stand in the order of their values.
+      if not isinstance(f, schema_lib.Binned | schema_lib.Clock)
       for i in range(min(f.size - schema_lib.FIRST_VALUE, COUNTED_VALUES))
     ]
     self.names, self.categorical = self._layout()

@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from lumos_jax.data import context as context_lib
+from lumos_jax.data import scoring
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.data.aggregates import Maker
 from lumos_jax.evaluators import predict
 
-__all__ = ["Maker", "Table", "make", "sample"]
+__all__ = ["Maker", "Table", "make", "of_points", "sample"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,19 @@ def sample(users: int, most: int, seed: int) -> Iterable[int]:
     return range(users)
   drawn = np.random.default_rng(seed).choice(users, most, replace=False)
   return np.sort(drawn).tolist()
+
+
+def of_points(context: context_lib.Context, points: scoring.Points) -> Table:
+  """Context features and labels of scored points: each a row, of one origin."""
+  return Table(
+    points.context[:, None].astype(np.float32),
+    points.y[:, None],
+    points.mask[:, None],
+    predict.hash_keys(points.key),
+    np.zeros(1, np.int64),
+    context.names,
+    tuple(sorted(context.sizes)),
+  )
 
 
 @functools.lru_cache(maxsize=3)  # Baselines that follow each other share one.

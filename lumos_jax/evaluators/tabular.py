@@ -17,12 +17,14 @@ from typing import Any, ClassVar
 import numpy as np
 from absl import logging
 
-from lumos_jax.data import pipeline
+from lumos_jax.data import pipeline, scoring
 from lumos_jax.evaluators import base, features, metrics, predict, targets
 
 Forecast = Callable[[np.ndarray], np.ndarray]  # x [n, F] -> [n].
 Fold = tuple[np.ndarray, np.ndarray]  # Rows that train, rows held out.
 _VERSION = 4  # Of features and training; a change makes cached results stale.
+# Keys of config.data that change no point.
+_NOT_OF_POINTS = ("root", "options", "workers", "read_threads", "cache")
 _PRIMARY = {"binary": "auc", "regression": "wape"}
 
 
@@ -217,10 +219,19 @@ class Tabular(base.Evaluator):
       [self._future, self._max_users, self._turns],
       [self._members, self._folds, self._seed, self._threads, self._own],
       self.settings(),
+      self._of_points(),
     ]
     text = json.dumps(settings, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return self.workdir / "baselines" / f"{self.name}-{digest}"
+
+  def _of_points(self) -> list[str]:
+    """What scored points depend on beside the rest; nothing of days."""
+    inputs = self.predictor.inputs if self.predictor else None
+    if not isinstance(inputs, scoring.Scoring):
+      return []
+    cfg = {k: v for k, v in self.data_cfg.items() if k not in _NOT_OF_POINTS}
+    return [json.dumps(cfg, sort_keys=True, default=str)]
 
   def _calendar_digest(self) -> str:
     calendar = self.records.calendar
@@ -232,6 +243,12 @@ class Tabular(base.Evaluator):
   def _tables(self) -> list[features.Table]:
     """Features for training, validation and test; one pass a set of users."""
     cfg = self.data_cfg
+    inputs = self.predictor.inputs if self.predictor else None
+    if isinstance(inputs, scoring.Scoring):
+      return [
+        features.of_points(inputs.context, inputs.points(self.records, part))
+        for part in ("train", "validation", self.split_name)
+      ]
     wanted = [
       (cfg.train_split, self._origins, self._max_users),
       (cfg.validation_split, [cfg.validation_origin], 0),
@@ -271,7 +288,7 @@ class Tabular(base.Evaluator):
 
   def _fit(self):
     """Predictions of test and validation, and what was chosen."""
-    if not self._origins:
+    if not self._origins and self.predictor.inputs in (None, pipeline):
       raise ValueError(
         "data.train_origin_last lies before data.train_origin_first: "
         f"config.evals.{self.name} has no origin to train on"

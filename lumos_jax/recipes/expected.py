@@ -93,6 +93,17 @@ def features(recipe, module, states, ids, gap, pointed=None) -> jax.Array:
   return jnp.concatenate(out, -1)
 
 
+def pointed_at(module, batch, last: jax.Array) -> deviation.Pointed:
+  """A pointer's part of what is expected after the token at `last` [B]."""
+  states = module.model(batch)
+  found = module.model.copied(states, batch).at(last)
+  ids = jnp.broadcast_to(found.ids[:, None], found.weights.shape)
+  flat = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+  return deviation.Pointed(
+    *map(flat, (found.keep, found.give, found.weights, ids))
+  )
+
+
 def of_batch(
   recipe, module, batch, states: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
