@@ -106,5 +106,7 @@ def evaluate(c, smoke: bool = False) -> None:
     baseline_lightgbm=dict(type="baseline_lightgbm", **fast),
   )
   if c.model.backbone and c.model.tune == "frozen":
-    c.evals.lightgbm_states = dict(type="lightgbm_states", **fast)
+    c.evals.baseline_lightgbm_states = dict(
+      type="baseline_lightgbm_states", **fast
+    )
   c.evals.stack = dict(type="stack")

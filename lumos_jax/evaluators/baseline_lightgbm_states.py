@@ -24,7 +24,7 @@ from lumos_jax.evaluators import (
 )
 
 
-class LightGBMStates(baseline_lightgbm.BaselineLightGBM):
+class BaselineLightGBMStates(baseline_lightgbm.BaselineLightGBM):
   """LightGBM's models on states and forecasts of a model, and the context."""
 
   needs_params = True
@@ -58,12 +58,12 @@ class LightGBMStates(baseline_lightgbm.BaselineLightGBM):
       raise ValueError(
         f"config.evals.{self.name} is of recipes 'hybrid' and 'lumos'"
       )
-    self._params: Any = None
+    self._model_params: Any = None
     self._made: list[features.Table] = []
 
   def run(self, params=None) -> base.Metrics:
     """As of tabular.Tabular."""
-    self._params, self._made = params, []
+    self._model_params, self._made = params, []
     self._made = self._tables()
     yield from super().run()
 
@@ -85,7 +85,7 @@ class LightGBMStates(baseline_lightgbm.BaselineLightGBM):
       batches = self.predictor.inputs.eval_batches(
         self.records, part, self.predictor.batch_size
       )
-      found = self.predictor.pretrained(self._params, batches)
+      found = self.predictor.pretrained(self._model_params, batches)
       # Predictions are in the order of the keys.
       order = np.argsort(table.key, kind="stable")
       out.append(_with(_taken(table, order), found))
@@ -98,7 +98,7 @@ class LightGBMStates(baseline_lightgbm.BaselineLightGBM):
       (validation, self.validation_batches(self.predictor)),
       (test, self.batches(self.predictor)),
     ):
-      found = self.predictor.states(self._params, batches)
+      found = self.predictor.states(self._model_params, batches)
       order = np.argsort(table.key, kind="stable")
       out.append(_with(_taken(table, order), found))
     return [out[0], *out]
