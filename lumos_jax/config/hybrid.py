@@ -25,6 +25,7 @@ FREE = ("model.backbone.",)
 LIMITS = {
   "data.points_per_user": limits.at_least(0),
   "data.last_events": limits.at_least(0),
+  "data.history_events": limits.at_least(0),
   "data.origin_stride_days": limits.at_least(1),
   "model.bins": limits.at_least(1),
   "model.number_width": limits.at_least(1),
@@ -43,6 +44,8 @@ def points(d: ml_collections.ConfigDict) -> None:
   d.train_origin_first = 0
   d.origin_stride_days = 7  # Between the days on which users train.
   d.points_per_user = 0  # At most so many, evenly spaced; 0 for all.
+  # Latest events that the backbone reads; 0 for as many as its rows hold.
+  d.history_events = 0
   d.last_events = 0  # Whose fields are context features, beside the aggregates.
   d.cut = "time"  # Or random, which is marked in every result.
   d.balanced = False  # As many points with as without the label: marked too.

@@ -142,7 +142,12 @@ class Scoring:
     )
     self._sequences = self._days = None
     if backbone is not None and "sequence_length" in backbone.data:
-      self._sequences = windows.Sequences(records.schema, backbone.data)
+      shape = backbone.data.copy_and_resolve_references().unlock()
+      # Short histories need no long rows.
+      if cfg.history_events:
+        shape.sequence_length = min(shape.sequence_length, cfg.history_events)
+        shape.overlap = min(shape.overlap, shape.sequence_length - 1)
+      self._sequences = windows.Sequences(records.schema, shape)
     elif backbone is not None:
       self._days = pipeline.Example(
         records.schema,
@@ -409,9 +414,11 @@ def _drawn(text: str) -> str:
 
 
 def _balanced(points: Points, seed: int) -> np.ndarray:
-  """Rows with a positive label, and as many others, drawn; ascending."""
-  positive = (points.y > 0).any(1) & points.mask.any(1)
-  others = np.flatnonzero(~positive & points.mask.any(1))
-  count = min(int(positive.sum()), len(others))
-  drawn = np.random.default_rng(seed).choice(others, count, replace=False)
-  return np.sort(np.concatenate([np.flatnonzero(positive), drawn]))
+  """As many rows with a positive label as others, drawn; ascending."""
+  positive = ((points.y > 0) & points.mask).any(1)
+  groups = [
+    np.flatnonzero(g & points.mask.any(1)) for g in (positive, ~positive)
+  ]
+  count, rng = min(map(len, groups)), np.random.default_rng(seed)
+  drawn = [rng.choice(g, count, replace=False) for g in groups]
+  return np.sort(np.concatenate(drawn))

@@ -63,6 +63,7 @@ def complete_journey(c, path: str = "") -> None:
       )
     )
     d.options, d.unit, d.points_per_user = dict(rows="event"), "event", 20
+    d.history_events = 100
     d.train_origin_first, d.train_origin_last = 84, 281
   if _sequences(c):
     d.options = dict(rows="event")
@@ -93,7 +94,7 @@ def oulad(c, path: str = "") -> None:
     c.tasks = dict(withdrawn=withdrawn)
     d.train_origin_first, d.train_origin_last = 14, 224
     d.validation_origin = d.test_origin = 98
-    d.origin_stride_days, d.last_events = 14, 5
+    d.origin_stride_days, d.last_events, d.history_events = 14, 5, 100
     return
   c.tasks = dict(
     clicks=dict(kind="regression", field="clicks", horizon_days=14),
@@ -130,7 +131,7 @@ def tabformer(c, path: str = "") -> None:
   d.test_origin = 10592
   if _scores(c):
     c.tasks = dict(fraud=dict(kind="binary", label="fraud", reduce="event"))
-    d.unit, d.last_events = "event", 2
+    d.unit, d.last_events, d.history_events = "event", 2, 100
     return
   d.target, d.holdout, d.filter_seen = "token", "time", False
   d.sequence_length, d.overlap, d.segments = 256, 32, 4
@@ -154,7 +155,7 @@ def credit_default(c, path: str = "") -> None:
   )
   d.train_origin_first = d.train_origin_last = 183
   d.validation_origin = d.test_origin = 183
-  d.last_events = 6  # All there are.
+  d.last_events, d.history_events = 6, 8  # All there are.
 
 
 def _published(c, path: str, name: str, file: str) -> None:
