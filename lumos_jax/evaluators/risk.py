@@ -34,6 +34,8 @@ class Risk(forecast.Forecast):
   predictors and the service apply.
   """
 
+  slow = 1  # Behind the validation's forecasts, which it takes.
+
   def __init__(
     self,
     *args,

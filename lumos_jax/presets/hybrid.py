@@ -8,8 +8,8 @@ from lumos_jax.presets import datasets
 
 # Steps, B, and decay of the parameters' average; chosen on validation points.
 _TRAINING = {
-  "credit_default": (1200, 256, 0.99),
-  "oulad": (800, 256, 0.99),
+  "credit_default": (350, 256, 0.99),
+  "oulad": (400, 256, 0.99),
   "complete_journey": (800, 256, 0.99),
   "tabformer": (400, 256, 0.99),
 }
@@ -77,7 +77,7 @@ def start(name: str, arg: str | None, **more):
   t.checkpoint_every = max(1, t.steps // 4)
   o = c.optimizer
   o.learning_rate, o.weight_decay, o.warmup_steps = 2e-3, 1e-2, 50
-  c.model.dropout = 0.2
+  c.model.dropout = 0.3
   c.model.members = args.members or c.model.members
   if args.backbone:
     over(c, args.backbone)
