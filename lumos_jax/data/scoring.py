@@ -29,6 +29,17 @@ from lumos_jax.data import tasks as tasks_lib
 Batch = dict[str, Any]
 PARTS = ("train", "validation", "test")
 CUTS = ("time", "random")
+# Of config.data: what decides which points there are, and their context.
+KEYS = (
+  "unit",
+  "train_origin_first",
+  "origin_stride_days",
+  "points_per_user",
+  "last_events",
+  "cut",
+  "balanced",
+  "known_by",
+)
 _SHARES = (
   0.7,
   0.85,

@@ -23,8 +23,6 @@ from lumos_jax.evaluators import base, features, metrics, predict, targets
 Forecast = Callable[[np.ndarray], np.ndarray]  # x [n, F] -> [n].
 Fold = tuple[np.ndarray, np.ndarray]  # Rows that train, rows held out.
 _VERSION = 4  # Of features and training; a change makes cached results stale.
-# Keys of config.data that change no point.
-_NOT_OF_POINTS = ("root", "options", "workers", "read_threads", "cache")
 _PRIMARY = {"binary": "auc", "regression": "wape"}
 
 
@@ -230,8 +228,7 @@ class Tabular(base.Evaluator):
     inputs = self.predictor.inputs if self.predictor else None
     if not isinstance(inputs, scoring.Scoring):
       return []
-    cfg = {k: v for k, v in self.data_cfg.items() if k not in _NOT_OF_POINTS}
-    return [json.dumps(cfg, sort_keys=True, default=str)]
+    return [f"{k}={self.data_cfg[k]}" for k in scoring.KEYS]
 
   def _calendar_digest(self) -> str:
     calendar = self.records.calendar

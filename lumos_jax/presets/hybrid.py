@@ -66,6 +66,10 @@ def start(name: str, arg: str | None, **more):
     smoke=False,
     **more,
   )
+  if args.smoke and args.size != "base":
+    raise config_lib.ConfigError(
+      "config arguments smoke and size= exclude each other"
+    )
   c = config_lib.default("hybrid")
   c.name, c.seed = f"{name}_{args.data}", args.seed
   datasets.use(c, args.data, args.path)
