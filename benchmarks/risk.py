@@ -74,6 +74,16 @@ def row(config, workdir, model: str, evaluator: str, seed: int) -> dict:
   )
 
 
+def finished(config, workdir) -> bool:
+  """Whether a run of this config has come to its end."""
+  path = workdir / "eval.json"
+  if not path.exists():
+    return False
+  main_lib.claim_workdir(workdir, config)  # Refuses another config's run.
+  found = json.loads(path.read_text())
+  return all(found.get(name) for name in config.evals)
+
+
 def protocol(config) -> str:
   """How the test points were held out."""
   d = config.data
@@ -153,6 +163,8 @@ def main():
     with config.unlocked():
       config.data.root, config.report = args.root or config.data.root, False
     begin = time.time()
+    if finished(config, workdir):
+      return config, workdir
     main_lib.run(config, workdir)
     logging.info("%s: %.0f s", workdir, time.time() - begin)
     return config, workdir

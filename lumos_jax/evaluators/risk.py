@@ -173,7 +173,14 @@ class Risk(forecast.Forecast):
     self.check_same_users(other)
     a, b = self.predictions, other.predictions
     return bootstrap.compare_tasks(
-      self.tasks, a.y, a.mask, a.p, b.p, self.mean_tasks, key=a.key
+      self.tasks,
+      a.y,
+      a.mask,
+      a.p,
+      b.p,
+      self.mean_tasks,
+      only=_RANKED,
+      key=a.key,
     )
 
 
