@@ -49,6 +49,21 @@ def of_rows(
   return None if np.all(order[1:] > order[:-1]) else order
 
 
+def ties(
+  instant: np.ndarray, columns: Mapping[str, encode.Column]
+) -> np.ndarray:
+  """What orders rows of one instant: uint64 [R], ascending; equal for equal rows.
+
+  For who has a user's rows one by one. A source's own column `order`, where it has
+  one, comes before.
+
+  Args:
+    instant: int64 [R] microseconds since the epoch.
+    columns: As of `of_rows`.
+  """
+  return _hashes(columns, instant, np.arange(len(instant)))
+
+
 def _by_keys(user: np.ndarray, keys: list[np.ndarray]) -> np.ndarray | None:
   """Stable order by user, then keys; None where the rows stand in it."""
   first = keys[0]

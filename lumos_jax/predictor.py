@@ -115,6 +115,15 @@ class Predictor:
       digest.update(np.asarray(x.addressable_data(0)).tobytes())
     return digest.hexdigest()[:16]
 
+  @property
+  def parameters(self) -> dict[str, jax.Array]:
+    """The model's, on this host's devices; `module` takes them."""
+    return self._params
+
+  def module(self, params: dict[str, jax.Array]) -> Any:
+    """The recipe's module with parameters, traced ones too."""
+    return state_lib.merge(self._graph, params)
+
   def _empty_calendar(self) -> calendar_lib.Calendar:
     """The columns of the run's calendar, without entries."""
     columns = self.calendar_columns
@@ -350,7 +359,7 @@ class Predictor:
     return self._programs[key]
 
   def _made(self, base, kind, k, per_event):
-    recipe, merge = self.recipe, lambda p: state_lib.merge(self._graph, p)
+    recipe, merge = self.recipe, self.module
     if kind == FORECASTS:
       fn = lambda params, batch: recipe.predict(merge(params), batch)
       return base.of(fn), blocks_lib.of_users

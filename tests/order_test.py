@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 from hypothesis import strategies as st
-from lumos_jax.data_prep import engine, order, sources
+from lumos_jax.data_prep import encode, engine, order, sources
 from lumos_jax.data_prep.inputs import InputError, Inputs
 
 from lumos_jax.data.schema import (
@@ -192,6 +192,24 @@ def test_a_source_may_order_equal_times_itself():
   made = inputs(frame)
   made.order = "line"
   assert items(engine.prepare(made)) == ["a", "b", "c"]
+
+
+def test_ties_of_rows_one_by_one_give_the_order_of_all():
+  rng = np.random.default_rng(0)
+  codes, x = rng.integers(0, 4, 60), rng.integers(0, 3, 60) * 1.0
+  x[:5] = np.nan
+  column = lambda at: {
+    "item": encode.Coded(codes[at], ["a", "b", "c"]),  # The fourth is null.
+    "x": x[at],
+  }
+  every, time = slice(None), rng.integers(0, 4, 60)
+  alone = [
+    order.ties(time[i : i + 1], column(slice(i, i + 1))) for i in range(60)
+  ]
+  place = np.lexsort((np.concatenate(alone), time))
+  right = order.of_rows(np.zeros(60, int), [time], column(every))
+  for name in (codes, x, time):
+    np.testing.assert_array_equal(name[place], name[right])
 
 
 def test_order_of_rows_that_stand_in_it_is_none():

@@ -64,6 +64,23 @@ def split_batch(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   return {**batch, **times}
 
 
+def begin(batch: Mapping[str, jax.Array]) -> jax.Array:
+  """Instants of the first rows of the tokens' windows.
+
+  Args:
+    batch: Of `data.sequences`; with "begin", int32 [B, 3], where its rows go on
+      with windows that began before them.
+
+  Returns:
+    int32 [B, T, 3], or [B, 1, 3] for all tokens of a row.
+  """
+  if "begin" in batch:
+    return batch["begin"][:, None]
+  time, position = batch["time"], batch["position"]
+  first = jnp.arange(time.shape[1])[None] - position
+  return jnp.take_along_axis(time, first[..., None], 1)
+
+
 def elapsed(later: jax.Array, earlier: jax.Array) -> jax.Array:
   """Seconds from one instant to another, negative where it came before.
 

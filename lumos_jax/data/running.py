@@ -47,10 +47,15 @@ class Running:
     time = record["time"]
     micros = int(time[min(stop, len(time) - 1)]) - int(time[0])
     out[:FIRST_COUNT] = stop, micros / (instants.DAY_SECONDS * 1e6)
-    start = FIRST_COUNT
+    out[FIRST_COUNT:] = self.values(record["categorical"][:stop])
+    return out
+
+  def values(self, categorical: np.ndarray) -> np.ndarray:
+    """How often each value of each counted field occurs: float32 [W]."""
+    out, start = np.zeros(self.width - FIRST_COUNT, np.float32), 0
     for column, size in zip(self._columns, self._sizes, strict=True):
-      ids = record["categorical"][:stop, column]
-      out[start : start + size] = np.bincount(ids, minlength=size)
+      found = np.bincount(categorical[:, column], minlength=size)
+      out[start : start + size] = found
       start += size
     return out
 

@@ -45,6 +45,24 @@ def check_config(cfg, tasks: Sequence[Any] = ()) -> None:
     )
 
 
+def held_from(rows: int, length: int) -> int:
+  """First row that a user's state holds, as a function of how many there are.
+
+  A state holds a window that grows to T rows. The row after that begins a new
+  window with the T // 2 rows before it: what a state says is always said of more
+  than half a window, and a user's events alone decide where its window begins.
+
+  Args:
+    rows: Of the user, the start token included; 0 or more.
+    length: T, data.sequence_length.
+
+  Returns:
+    0 for all rows that fit a window, then a multiple of T - T // 2.
+  """
+  step = length - length // 2
+  return max(0, -(-(rows - length) // step)) * step
+
+
 def target_column(schema: schema_lib.Schema, cfg) -> int:
   """Column of `categorical` that is predicted.
 

@@ -14,6 +14,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lumos_jax import partition
+from lumos_jax.models import held as held_lib
 from lumos_jax.models import layers
 
 KERNELS = ("auto", "xla", "splash", "cudnn")
@@ -123,6 +124,16 @@ def _xla(q, k, v, look, bias, implementation="xla"):
     mask=look.dense()[:, None],
     implementation=implementation,
   )
+
+
+def _attend_next(q, k, v, held: held_lib.Held, bias) -> jax.Array:
+  """Softmax attention of new tokens [B, C, N, H], as dot_product_attention."""
+  first = lambda x: jnp.swapaxes(x, 1, 2)
+  q = first(q) * np.asarray(q.shape[-1] ** -0.5, q.dtype)
+  scores, open_to = held.scores(q, first(k), bias)
+  scores = jnp.where(open_to, scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, -1).astype(q.dtype)
+  return first(held.mixed(weights, first(v)))
 
 
 def _splash(q, k, v, look, interpret):
@@ -247,6 +258,7 @@ class Attention(nnx.Module):
     time_x: jax.Array,
     time_context: jax.Array,
     bias: jax.Array | None = None,
+    held: held_lib.Held | None = None,
   ) -> jax.Array:
     """Attends.
 
@@ -256,6 +268,8 @@ class Attention(nnx.Module):
       look: Where a query may look.
       time_x, time_context: float32 [B, Q] and [B, T] in days.
       bias: [B or 1, heads, Q, T], added to the scores.
+      held: Keys and values of earlier tokens, where x and context, the same,
+        go on with them.
 
     Returns:
       [B, Q, D].
@@ -265,7 +279,10 @@ class Attention(nnx.Module):
     v = split(self.value(context))
     if self.use_rotary:
       q, k = rotary(q, time_x), rotary(k, time_context)
-    y = attend(q, k, v, look, bias, self.kernel)
+    if held is None:
+      y = attend(q, k, v, look, bias, self.kernel)
+    else:
+      y = _attend_next(q, k, v, held, bias)
     return self.out(y.reshape(x.shape))
 
 
@@ -296,13 +313,29 @@ class PointwiseAttention(nnx.Module):
     self.out = layers.linear(width, width, ("heads", "embed"), **kw)
     self.n_heads, self.length = n_heads, length
 
-  def __call__(self, x: jax.Array, look: Look, bias: jax.Array) -> jax.Array:
-    """x [B, T, D], bias [B or 1, heads, T, T] -> x's."""
+  def __call__(
+    self,
+    x: jax.Array,
+    look: Look,
+    bias: jax.Array,
+    held: held_lib.Held | None = None,
+  ) -> jax.Array:
+    """x [B, T, D], bias [B or 1, heads, T, T] -> x's.
+
+    With `held`, x [B, C, D] go on with earlier tokens; bias [B, heads, C, T].
+    """
     gate, q, k, v = jnp.split(jax.nn.silu(self.inner(x)), 4, -1)
     split = lambda a: a.reshape(*a.shape[:2], self.n_heads, -1)
-    k, v = whole_sequence(k), whole_sequence(v)
-    scores = jnp.einsum("bqnk,btnk->bnqt", split(q), split(k))
-    scores = jax.nn.silu(scores + bias.astype(x.dtype)) / self.length
-    scores = jnp.where(look.dense()[:, None], scores, 0)
-    y = jnp.einsum("bnqt,btnk->bqnk", scores, split(v)).reshape(x.shape)
-    return self.out(self.norm(y) * gate)
+    weigh = lambda scores: jax.nn.silu(scores) / self.length
+    bias = bias.astype(x.dtype)
+    if held is None:
+      k, v = whole_sequence(k), whole_sequence(v)
+      scores = jnp.einsum("bqnk,btnk->bnqt", split(q), split(k))
+      scores = jnp.where(look.dense()[:, None], weigh(scores + bias), 0)
+      y = jnp.einsum("bnqt,btnk->bqnk", scores, split(v))
+    else:
+      q, k, v = (jnp.swapaxes(split(a), 1, 2) for a in (q, k, v))
+      scores, open_to = held.scores(q, k, bias)
+      scores = jnp.where(open_to, weigh(scores.astype(x.dtype)), 0)
+      y = jnp.swapaxes(held.mixed(scores, v), 1, 2)
+    return self.out(self.norm(y.reshape(x.shape)) * gate)

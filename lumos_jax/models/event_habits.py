@@ -63,6 +63,8 @@ class Habits(nnx.Module):
     """
     own = (batch["segment"] > 0) & ~batch["start"]
     first = jnp.arange(own.shape[1])[None] - batch["position"]
+    # Rows that go on with a window: what came before them is in `before`.
+    first = jnp.maximum(first, 0)
     owner = jnp.maximum(batch["segment"] - 1, 0)
     before = jnp.take_along_axis(batch["profile_before"], owner[..., None], 1)
     counts = [own[..., None].astype(jnp.float32)]
@@ -76,8 +78,8 @@ class Habits(nnx.Module):
     events = total[..., :1] + before[..., :1]
     values = total[..., 1:] + before[..., running.FIRST_COUNT :]
     values = values / jnp.maximum(events, 1.0)
-    begin = jnp.take_along_axis(batch["time"], first[..., None], 1)
-    gap = instants.elapsed(batch["time"], begin) / instants.DAY_SECONDS
+    gap = instants.elapsed(batch["time"], instants.begin(batch))
+    gap = gap / instants.DAY_SECONDS
     days = before[..., 1:2] + gap[..., None]
     logs = jnp.concatenate([events, jnp.maximum(days, 0.0)], -1)
     out = jnp.concatenate([_SCALE * jnp.log1p(logs), values], -1)

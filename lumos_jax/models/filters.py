@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 
 from lumos_jax.models import attention
+from lumos_jax.models import held as held_lib
 
 KINDS = ("bsarec", "tvrec")
 _SMALL = 1e-3  # Of the authors' start: a block begins as the identity.
@@ -36,16 +37,24 @@ def low_pass(length: int, frequencies: int) -> np.ndarray:
   return np.fft.irfft(kept.astype(float), length).astype(np.float32)
 
 
-def _mix(weights: jax.Array, x: jax.Array, look: attention.Look) -> jax.Array:
+def _mix(weights: jax.Array, x: jax.Array, look: attention.Look, held=None):
   """Sums of states by weights [B or 1, T, T] where a place may look."""
   weights = jnp.where(look.dense(), weights, 0.0).astype(x.dtype)
+  if held is not None:
+    return held.filtered(weights, x)
   return jnp.einsum("bts,bsd->btd", weights, attention.whole_sequence(x))
 
 
-def _steps_back(length: int) -> np.ndarray:
-  """How far each key is behind each query, int [T, T]; 0 for those ahead."""
-  step = np.arange(length)
-  return np.maximum(step[:, None] - step[None], 0)
+def _steps_back(length: int, held: held_lib.Held | None = None):
+  """How far each key is behind each query, int [1, T, T]; 0 for those ahead.
+
+  With `held`, of its new tokens: [B, C, T].
+  """
+  if held is None:
+    step = np.arange(length)
+    return np.maximum(step[:, None] - step[None], 0)[None]
+  keys = jnp.arange(held.past["input"].shape[1])[None, None]
+  return jnp.maximum(held.step[..., None] - keys, 0)
 
 
 class LowPass(nnx.Module):
@@ -63,11 +72,16 @@ class LowPass(nnx.Module):
       jax.random.normal(rngs.params(), (width,)), axes=("embed",)
     )
 
-  def __call__(self, x, look: attention.Look, position) -> jax.Array:
-    """x [B, T, D] -> [B, T, D]; positions are not needed."""
+  def __call__(self, x, look: attention.Look, position, held=None) -> jax.Array:
+    """x [B, T, D] -> [B, T, D]; positions are not needed.
+
+    With `held`, x go on with earlier tokens of the window.
+    """
     del position
+    back = _steps_back(x.shape[1], held)
     response = np.asarray(self.response, np.float32)
-    low = _mix(response[_steps_back(x.shape[1])][None], x, look)
+    response = response if held is None else jnp.asarray(response)
+    low = _mix(response[back], x, look, held)
     high = jnp.square(self.beta[...]).astype(x.dtype)
     return low + high[None, None] * (x - low)
 
@@ -82,14 +96,22 @@ class TimeVariant(nnx.Module):
     )
     self.basis, self.mixture = make((rank, length)), make((length, rank))
 
-  def __call__(self, x, look: attention.Look, position) -> jax.Array:
-    """x [B, T, D], position int32 [B, T] in a window -> [B, T, D]."""
+  def __call__(self, x, look: attention.Look, position, held=None) -> jax.Array:
+    """x [B, T, D], position int32 [B, T] in a window -> [B, T, D].
+
+    With `held`, x go on with earlier tokens of the window.
+    """
+    back = _steps_back(x.shape[1], held)
     basis = self.basis[...]
     size = jnp.sum(jnp.square(basis), -1, keepdims=True)
     basis = basis * jax.lax.rsqrt(size + 1e-12)
-    taps = basis[:, _steps_back(x.shape[1])]
-    weights = jnp.einsum("btm,mts->bts", self.mixture[...][position], taps)
-    return _mix(weights, x, look)
+    mixture = self.mixture[...][position]
+    if held is None:
+      weights = jnp.einsum("btm,mts->bts", mixture, basis[:, back[0]])
+    else:  # Each row has places of its own: no taps [M, B, C, T].
+      taps = jnp.einsum("bcm,ms->bcs", mixture, basis)
+      weights = jnp.take_along_axis(taps, back, 2)
+    return _mix(weights, x, look, held)
 
 
 def make(cfg, length: int, *, rngs: nnx.Rngs) -> LowPass | TimeVariant:

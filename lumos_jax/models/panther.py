@@ -29,6 +29,8 @@ from lumos_jax.models import (
   stack,
   values,
 )
+from lumos_jax.models import held as held_lib
+from lumos_jax.models.panther_layer import Layer
 
 ATTENTIONS = ("softmax", "pointwise", "none")
 PROFILES = ("none", "token", "position")
@@ -84,75 +86,6 @@ def check_config(cfg, data_cfg) -> None:
     )
   if cfg.copy and cfg.masked:
     raise ValueError("model.copy = True needs model.masked = False")
-
-
-class Layer(nnx.Module):
-  """Attention and SPRM, or a filter, side by side; then feed-forward."""
-
-  def __init__(self, cfg, length: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-    """`cfg` is config.model; `length` is T."""
-    kw = dict(dtype=dtype, rngs=rngs)
-    width = cfg.d_model
-    self.kind, self.pre = cfg.attention, cfg.norm == "pre"
-    # Of attention, and of what stands beside it.
-    self.merge = (0.5, 0.5) if cfg.sprm == "release" else (1.0, 1.0)
-    if self.kind == "softmax":
-      self.attention = attention.Attention(
-        width,
-        cfg.n_heads,
-        use_rotary=cfg.positions == "rotary",
-        kernel=cfg.attention_kernel,
-        **kw,
-      )
-    elif self.kind == "pointwise":
-      self.attention = attention.PointwiseAttention(
-        width, cfg.n_heads, length, **kw
-      )
-    if cfg.sprm in filters.KINDS:
-      self.filter = filters.make(cfg, length, rngs=rngs)
-      self.merge = (1.0 - cfg.filter_share, cfg.filter_share)
-    elif cfg.sprm != "none":
-      self.sprm = sprm.SPRM(
-        width, cfg.sprm, cfg.sprm_scales, cfg.sprm_prototypes, **kw
-      )
-    self.norm = layers.layer_norm(width, **kw)
-    # HSTU's gate and the release's prototypes stand for the feed-forward.
-    self.has_ff = bool(cfg.d_ff)
-    if self.has_ff:
-      self.norm_ff = layers.layer_norm(width, **kw)
-      self.ff_in = layers.linear(width, cfg.d_ff, ("embed", "mlp"), **kw)
-      self.ff_out = layers.linear(cfg.d_ff, width, ("mlp", "embed"), **kw)
-    self.rate, self.activation = cfg.dropout, cfg.activation
-
-  def _mix(self, h, look, time, bias, position):
-    if hasattr(self, "filter"):
-      found = self.filter(h, look, position)
-    elif hasattr(self, "sprm"):
-      found = self.sprm(h, look.query)
-    else:
-      found = None
-    if self.kind == "none":
-      return found
-    if self.kind == "softmax":
-      out = self.attention(h, h, look, time, time, bias)
-    else:
-      out = self.attention(h, look, bias)
-    if found is None:
-      return out
-    return self.merge[0] * out + self.merge[1] * found
-
-  def _ff(self, h, rngs):
-    h = layers.ACTIVATIONS[self.activation](self.ff_in(h))
-    return self.ff_out(layers.dropout(self.rate, rngs, h))
-
-  def __call__(self, x, look, time, bias, position, rngs) -> jax.Array:
-    """x [B, T, D] -> [B, T, D]; `position` int32 [B, T], in the window."""
-    drop = lambda y: layers.dropout(self.rate, rngs, y)
-    if self.pre:
-      x = x + drop(self._mix(self.norm(x), look, time, bias, position))
-      return x + drop(self._ff(self.norm_ff(x), rngs)) if self.has_ff else x
-    x = self.norm(x + drop(self._mix(x, look, time, bias, position)))
-    return self.norm_ff(x + drop(self._ff(x, rngs))) if self.has_ff else x
 
 
 class Panther(nnx.Module):
@@ -335,38 +268,122 @@ class Panther(nnx.Module):
     x = self._embed(batch, ids, masked, rngs)
     # Padding is a segment too: its states are defined, and nobody's.
     look = attention.Look(segment, segment, causal=not cfg.masked)
+    context = self._context(batch, time)
+    step = lambda layer, x, r: layer(x, look, *context, r)
+    return self._normed(self.layers(step, x, rngs))
+
+  def extend(
+    self, batch: dict[str, Any], past: dict[str, jax.Array]
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """States of the next tokens of windows whose earlier ones are kept.
+
+    Args:
+      batch: C rows of each window as `data.sequences` has them, `segment` 1, or
+        0 of padding behind them; `position` goes on with the window's. Beside
+        them "begin" int32 [B, 3], the instant of the window's first row;
+        "window_time" int32 [B, T, 3] and "window_ids" int32 [B, T] of the target
+        field, of all the window's rows, these included. `profile_before` counts
+        all rows before these, its days those before the window.
+      past: Of `nothing`, or as what was found before was put into it: {name: [L,
+        B, ..., T, H]}, held.TAIL [L, B, R, D], "pointer" [B, T, D]. L parts in a
+        tuple do as well, and need not be cut.
+
+    Returns:
+      States [B, C, D], as a pass over the whole window has them, and what these
+      tokens add to the past: {name: [L, B, ..., C, H]}, "pointer" [B, C, D].
+    """
+    look, step = self._ahead(batch)
+    x = self._embed(batch, batch["ids"][..., self.column], batch["start"], None)
+    context = self._context(batch, batch["window_time"], step)
+    new = []
+    for i, layer in enumerate(self.layers.each()):
+      mine = {k: v[i] for k, v in past.items() if k != "pointer"}
+      held = held_lib.Held(mine, step)
+      x = layer(x, look, *context, None, held)
+      new.append(held.new)
+    new = {k: jnp.stack([n[k] for n in new]) for k in new[0]} if new else {}
+    x = self._normed(x)
+    if self.cfg.copy:
+      new["pointer"] = self.pointer.key(x)
+    return x, new
+
+  def _ahead(self, batch) -> tuple[attention.Look, jax.Array]:
+    """Where the next tokens of a window look, and their places in it."""
+    length = batch["window_ids"].shape[1]
+    own = batch["segment"] > 0
+    every = jnp.ones_like(batch["window_ids"])
+    look = attention.Look(
+      jnp.ones_like(batch["segment"]), every, batch["position"] + 1
+    )
+    return look, jnp.where(own, batch["position"], length)
+
+  def nothing(self, rows: int) -> dict[str, jax.Array]:
+    """What `extend` reads before a window's first token, of B windows."""
+    cfg, out = self.cfg, {}
+    count, width = cfg.n_encoder_layers, cfg.d_model
+    make = lambda *shape: jnp.zeros(shape, self.dtype)
+    if cfg.attention != "none":
+      shape = count, rows, cfg.n_heads, self.length, width // cfg.n_heads
+      out["key"], out["value"] = make(*shape), make(*shape)
+    if cfg.sprm in filters.KINDS:
+      out["input"] = make(count, rows, self.length, width)
+    elif cfg.sprm != "none":
+      reach = sprm.reach(cfg.sprm, cfg.sprm_scales)
+      out[held_lib.TAIL] = make(count, rows, reach, width)
+    if cfg.copy:
+      out["pointer"] = make(rows, self.length, width)
+    return out
+
+  def _context(self, batch, key_time, step=None):
+    """Of all layers: days, biases, places."""
     bias = None
     if hasattr(self, "bias"):
-      bias = self.bias(self._query_time(batch), time)
+      bias = self.bias(self._query_time(batch), key_time, step)
     # From the user's first event: float32 is right to some seconds over years.
-    first = jnp.arange(time.shape[1])[None] - batch["position"]
-    first = jnp.take_along_axis(time, first[..., None], 1)
-    days = instants.elapsed(time, first) / instants.DAY_SECONDS
-    place = batch["position"]
-    step = lambda layer, x, r: layer(x, look, days, bias, place, r)
-    x = self.layers(step, x, rngs)
-    return self.norm_out(x) if cfg.norm == "pre" else x
+    first = instants.begin(batch)
+    days = instants.elapsed(batch["time"], first) / instants.DAY_SECONDS
+    return days, bias, batch["position"]
+
+  def _normed(self, x):
+    return self.norm_out(x) if self.cfg.norm == "pre" else x
 
   def _query_time(self, batch) -> jax.Array:
     return batch["next_time" if self.cfg.target_time else "time"]
 
-  def copied(self, states: jax.Array, batch) -> pointer.Copied:
-    """What the states [B, T, D] take from the history; with model.copy."""
-    return self.pointer(
-      states,
-      batch["ids"][..., self.column],
-      batch["segment"],
-      self._query_time(batch),
-      batch["time"],
-    )
+  def copied(
+    self, states: jax.Array, batch, past: jax.Array | None = None
+  ) -> pointer.Copied:
+    """What the states [B, T, D] take from the history; with model.copy.
+
+    With `past` [B, T, D] of `extend`, states [B, C, D] are of the next tokens.
+    """
+    if past is None:
+      segment = batch["segment"]
+      look = attention.Look(segment, segment, causal=True)
+      ids, time, held = batch["ids"][..., self.column], batch["time"], None
+    else:
+      look, step = self._ahead(batch)
+      held = held_lib.Held({"pointer": past}, step)
+      ids, time = batch["window_ids"], batch["window_time"]
+    return self.pointer(states, ids, look, self._query_time(batch), time, held)
 
   def scored(self, states: jax.Array, vectors: jax.Array):
     """States and value vectors whose products are the logits, in float32."""
-    states, vectors = (x.astype(jnp.float32) for x in (states, vectors))
-    if not self.cfg.cosine:
-      return states, vectors
-    unit = lambda x: x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
-    return unit(states) * self.scale, unit(vectors)
+    return self.scored_states(states), self.scored_values(vectors)
+
+  def scored_states(self, states: jax.Array) -> jax.Array:
+    """As `scored`, of states alone."""
+    states = states.astype(jnp.float32)
+    return _unit(states) * self.scale if self.cfg.cosine else states
+
+  def scored_values(self, vectors: jax.Array) -> jax.Array:
+    """As `scored`, of value vectors alone."""
+    vectors = vectors.astype(jnp.float32)
+    return _unit(vectors) if self.cfg.cosine else vectors
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  return x * jax.lax.rsqrt(jnp.sum(x * x, -1, keepdims=True) + 1e-6)
 
 
 def _owner(batch) -> jax.Array:

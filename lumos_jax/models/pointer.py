@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.models import layers, relative
+from lumos_jax.models import attention, layers, relative
+from lumos_jax.models import held as held_lib
 
 _FAR = -1e9
 
@@ -82,27 +83,38 @@ class Pointer(nnx.Module):
     self.bias = relative.RelativeBias(length, 1, use_time=use_time)
 
   def __call__(
-    self, states, ids, segment, query_time: jax.Array, time: jax.Array
+    self,
+    states: jax.Array,
+    ids: jax.Array,
+    look: attention.Look,
+    query_time: jax.Array,
+    time: jax.Array,
+    held: held_lib.Held | None = None,
   ) -> Copied:
-    """Points from states [B, T, D] at ids [B, T] of the same segment.
+    """Points from states [B, T, D] at ids [B, T] where they may look.
 
     Args:
       states: Of the model.
       ids: Values of the target field; reserved ones are not pointed at.
-      segment: int32 [B, T].
+      look: Where a token may look, itself included.
       query_time, time: int32 [B, T, 3] (data/instants.py).
+      held: Of earlier tokens, where states [B, C, D] go on with them; ids and
+        time are then of all.
     """
     q, k = self.query(states), self.key(states)
-    logits = jnp.einsum(
-      "btd,bsd->bts", q, k, preferred_element_type=jnp.float32
+    product = lambda keys: jnp.einsum(
+      "btd,bsd->bts", q, keys, preferred_element_type=jnp.float32
     )
-    logits = logits * q.shape[-1] ** -0.5 + self.bias(query_time, time)[:, 0]
-    steps = jnp.arange(ids.shape[1])
-    open_to = (
-      (segment[:, :, None] == segment[:, None])
-      & (steps[:, None] >= steps[None])[None]
-      & (ids >= schema_lib.FIRST_VALUE)[:, None]
-    )
+    logits = product(k)
+    if held is not None:  # New tokens' own keys stand at their places.
+      place = jnp.arange(ids.shape[1])[None, None] == held.step[..., None]
+      own = jnp.einsum("bcj,bjt->bct", logits, place.astype(jnp.float32))
+      mine = place.any(1)[:, None]
+      logits = jnp.where(mine, own, product(held.past["pointer"]))
+    step = None if held is None else held.step
+    bias = self.bias(query_time, time, step)[:, 0]
+    logits = logits * q.shape[-1] ** -0.5 + bias
+    open_to = look.dense() & (ids >= schema_lib.FIRST_VALUE)[:, None]
     weights = jax.nn.softmax(jnp.where(open_to, logits, _FAR), -1)
     weights = jnp.where(open_to, weights, 0.0)
     gate = self.gate(states)[..., 0].astype(jnp.float32)

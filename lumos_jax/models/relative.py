@@ -31,16 +31,38 @@ class RelativeBias(nnx.Module):
       self.time = layers.zeros((TIME_BUCKETS, n_heads), (None, None))
     self.use_time = use_time
 
-  def __call__(self, query_time: jax.Array, key_time: jax.Array) -> jax.Array:
-    """Times int32 [B, T, 3] of queries and of keys (data/instants.py)."""
+  def __call__(
+    self,
+    query_time: jax.Array,
+    key_time: jax.Array,
+    step: jax.Array | None = None,
+  ) -> jax.Array:
+    """Of queries and keys.
+
+    Args:
+      query_time, key_time: int32 [B, Q, 3] and [B, T, 3] (data/instants.py).
+      step: int32 [B, Q], places of the queries among the keys; by default all
+        places, in order.
+
+    Returns:
+      [B or 1, N, Q, T].
+    """
     length = (self.position[...].shape[0] + 1) // 2
-    step = jnp.arange(key_time.shape[1])
-    away = step[:, None] - step[None] + length - 1
-    out = _take(self.position[...], away)[None]
+    keys = jnp.arange(key_time.shape[1])
+    if step is None:
+      away = keys[:, None] - keys[None] + length - 1
+      out = _take(self.position[...], away)[None]
+    else:
+      away = step[..., None] - keys[None, None] + length - 1
+      out = jnp.moveaxis(self.position[...][away], -1, 1)
     if self.use_time:
       gap = instants.elapsed(query_time[:, :, None], key_time[:, None])
       gap = jnp.abs(gap)
-      out = out + jnp.moveaxis(_take(self.time[...], time_bucket(gap)), 0, 1)
+      bucket = time_bucket(gap)
+      if step is None:
+        out = out + jnp.moveaxis(_take(self.time[...], bucket), 0, 1)
+      else:
+        out = out + jnp.moveaxis(self.time[...][bucket], -1, 1)
     return out
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from lumos_jax.models import held as held_lib
 from lumos_jax.models import layers
 
 KINDS = ("none", "paper", "release")
@@ -68,6 +69,14 @@ class CausalConv(nnx.Module):
     return out
 
 
+def reach(kind: str, scales: Sequence[tuple[int, int]]) -> int:
+  """How many tokens back the convolutions reach."""
+  scales = ((3, 1),) if kind == "release" else scales
+  return max(
+    ((kernel - 1) * dilation for kernel, dilation in scales), default=0
+  )
+
+
 class SPRM(nnx.Module):
   """Patterns -> prototypes -> a vector a token.
 
@@ -106,9 +115,22 @@ class SPRM(nnx.Module):
     )
     self.out = layers.linear(width, width, (None, "embed"), **kw)
 
-  def __call__(self, x: jax.Array, segment: jax.Array) -> jax.Array:
-    """x [B, T, D], segment int [B, T] -> [B, T, D]."""
-    found = [conv(x, segment) for conv in self.convs]
+  def __call__(
+    self,
+    x: jax.Array,
+    segment: jax.Array,
+    held: held_lib.Held | None = None,
+  ) -> jax.Array:
+    """x [B, T, D], segment int [B, T] -> [B, T, D].
+
+    With `held`, x go on with earlier tokens of one segment.
+    """
+    inputs = x
+    if held is not None:
+      inputs = held.after_tail(x)
+      segment = jnp.ones(inputs.shape[:2], jnp.int32)
+    earlier = inputs.shape[1] - x.shape[1]
+    found = [conv(inputs, segment)[:, earlier:] for conv in self.convs]
     if self.release:
       query = jax.nn.leaky_relu(found[0])
     else:

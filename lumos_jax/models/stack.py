@@ -4,7 +4,7 @@ A deep model then compiles as one block that is scanned, and a block's inner
 values may be made again in the backward pass instead of kept.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -79,3 +79,10 @@ class Stack(nnx.Module):
       body, x, (params, keys), unroll=1 if self.scan else self.count
     )
     return x
+
+  def each(self) -> Iterator[nnx.Module]:
+    """The blocks, one after another, to predict with."""
+    if self.count:
+      graph, params = nnx.split(self.blocks)
+      for i in range(self.count):
+        yield nnx.merge(graph, jax.tree.map(lambda v, i=i: v[i], params))

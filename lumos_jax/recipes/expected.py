@@ -51,7 +51,9 @@ def names(recipe) -> tuple[str, ...]:
   return tuple(out)
 
 
-def features(recipe, module, states, ids, gap, pointed=None) -> jax.Array:
+def features(
+  recipe, module, states, ids, gap, pointed=None, table=None
+) -> jax.Array:
   """Deviation of events from what the states before them expected.
 
   Args:
@@ -61,15 +63,17 @@ def features(recipe, module, states, ids, gap, pointed=None) -> jax.Array:
     ids: int32 [N, C] of the events.
     gap: float32 [N], seconds since the event before.
     pointed: Of the same tokens; with model.copy.
+    table: [V, D], the model's scored value vectors, where they are at hand.
 
   Returns:
     float32 [N, F], see `names`.
   """
   model, target = module.model, recipe.data_cfg.target
   columns = deviation.part_columns(recipe.schema, target)
-  scored, table = model.scored(states, model.values())
+  if table is None:
+    table = model.scored_values(model.values())
   found = deviation.of_values(
-    scored,
+    model.scored_states(states),
     table,
     ids[:, recipe.column],
     deviation.part_ids(recipe.schema, target),

@@ -73,11 +73,6 @@ class Panther:
         "train.accumulate = 1, or objective.contrastive_weight = 0.0"
       )
     o = self.objective
-    if o.contrastive_weight and config.train.accumulate > 1:
-      raise ValueError(
-        "objective.contrastive_weight compares the users of a batch, and "
-        "train.accumulate cuts it up: set train.accumulate = 1"
-      )
     if self.cfg.copy and (
       o.loss == "gbce" or (o.loss == "sampled" and o.correct_target)
     ):
@@ -322,9 +317,17 @@ class Panther:
       {"value": int32 [B, k] ids, most likely first; "probability": float32 [B,
       k], among the values that compete; 0 where there are fewer than k}.
     """
-    return self._listed(*self._asked(module, batch), batch["seen"], k)
+    return self.listed(*self._asked(module, batch), batch["seen"], k)
 
-  def _listed(self, states, table, copied, seen, k: int):
+  def listed(self, states, table, copied, seen, k: int):
+    """As `next_events`, of scored states [B, D] and value vectors [V, D].
+
+    Args:
+      states, table: Of `Panther.scored`.
+      copied: What the states take from the history, `at` their tokens; or None.
+      seen: int32 [B, S], values of the history, 0 for none.
+      k: Values a user.
+    """
     mixed = None
     if copied is not None:
       given = copied.among(seen, table.shape[0])
@@ -356,24 +359,38 @@ class Panther:
     elif not self.data_cfg.filter_seen:
       seen = jnp.zeros_like(seen)
     found = next_event.ranks(states, table, batch["next"], seen, mixed=mixed)
-    listed = self._listed(states, table, copied, batch["seen"], k)
+    listed = self.listed(states, table, copied, batch["seen"], k)
     return {"rank": found[:, None]} | listed
 
-  def embed(self, module, batch) -> dict[str, jax.Array]:
+  def event_vectors(self, module) -> jax.Array:
+    """What `embed` sums of an event beside its state, by value: [V, D + W].
+
+    The value's vector in deviations of the table's entries, and that of the bag.
+    """
+    values = module.model.values()
+    found = [values / (jnp.std(values) + 1e-6)]
+    if self.objective.bag_width:
+      found.append(module.bag(jnp.arange(len(values))[None])[0])
+    return jnp.concatenate(found, -1)
+
+  def embed(self, module, batch, counted=None) -> dict[str, jax.Array]:
     """Sums over a window, to be added up over a user's windows.
+
+    Args:
+      module: Of `init`.
+      batch: Of `data.sequences`.
+      counted: bool [B, T], events that count; default all.
 
     Returns:
       {"sums": [B, 2 D], of states and of the events' value vectors, in
       deviations of the table's entries, [B, 2 D + W] with those of the bag;
       "tokens": [B, 1]}.
     """
-    model, ids = module.model, batch["ids"][..., self.column]
-    values = model.values()
-    values = values / (jnp.std(values) + 1e-6)
-    found = [model(batch), values[ids]]
-    if self.objective.bag_width:
-      found.append(module.bag(ids))
+    ids = batch["ids"][..., self.column]
+    found = [module.model(batch), self.event_vectors(module)[ids]]
     found = jnp.concatenate(found, -1)
     own = (batch["segment"] > 0) & ~batch["start"]
+    if counted is not None:
+      own = own & counted
     total = jnp.sum(jnp.where(own[..., None], found, 0.0), 1)
     return {"sums": total, "tokens": jnp.sum(own, 1, keepdims=True)}
