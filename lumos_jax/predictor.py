@@ -28,6 +28,7 @@ from lumos_jax import blocks as blocks_lib
 from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
+from lumos_jax import why as why_lib
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import edited as edited_lib
 from lumos_jax.data import pipeline, scoring, sequences
@@ -151,6 +152,11 @@ class Predictor:
     What is ranked are raw scores: calibrated ones have ties.
     """
     return calibration_lib.load(self.workdir)
+
+  @functools.cached_property
+  def why(self) -> why_lib.Why:
+    """Explains scores of a hybrid run; ValueError for other recipes."""
+    return why_lib.Why(self.recipe, self._params)
 
   def calibrated(self, task: str, p: np.ndarray) -> np.ndarray:
     """Probabilities as calibrated on validation; as they are without a map."""

@@ -8,6 +8,8 @@ without one, g of context features alone is left.
 B batch, T events or tokens, D their width, F context features, M tasks.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from flax import nnx
 
 from lumos_jax import config as config_lib
 from lumos_jax.data import scoring
+from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.models import dcn, fields, layers, lora, numbers
 from lumos_jax.recipes import expected, lumos, panther
 
@@ -128,7 +131,7 @@ class Hybrid:
           "--config.init_new=\"('backbone/',)\""
         )
       self.backbone = _BACKBONES[theirs.recipe](
-        theirs, records, _tasks_of(theirs)
+        theirs, records, tasks_lib.from_config(theirs.tasks)
       )
       if theirs.recipe == "panther":
         expected.check(self.backbone)
@@ -161,6 +164,10 @@ class Hybrid:
         "tune; leave it out"
       )
 
+  def id_width(self, position: int) -> int:
+    """Width of the embedding of a context id."""
+    return fields.embedding_width(self.inputs.context.sizes[position])
+
   def fixed(self, path: str) -> bool:
     """Whether a parameter is not trained."""
     if path.startswith(BACKBONE):
@@ -186,8 +193,45 @@ class Hybrid:
     count = jnp.sum(batch["label_mask"][:, 0], 0).astype(jnp.float32)
     return {"count": jnp.maximum(count, 1.0)}
 
+  def vectors(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
+    """All continuous inputs of a score, as vectors; see why.py.
+
+    Returns:
+      {"numbers": float32 [B, N W], of each context number W wide; "ids": [B, ...],
+      of each context id; "tokens": [B, T, D], of each row of the history, what is
+      known of its event, the time around it and the profile; "profile": [B, ...]
+      as of the last event}. The latter two with PANTHER as the backbone.
+    """
+    out = {}
+    if "context" in self.cfg.parts:
+      x, ids = batch["context"], []
+      out["numbers"] = module.numbers(x[:, np.asarray(self.dense, int)])
+      for i, table in zip(self.ids, module.tables, strict=True):
+        place = jnp.nan_to_num(x[:, i]).astype(jnp.int32)
+        ids.append(table[...][jnp.clip(place, 0, len(table[...]) - 1)])
+      out["ids"] = jnp.concatenate(
+        ids or [jnp.zeros((len(x), 0), jnp.float32)], -1
+      )
+    if isinstance(self.backbone, panther.Panther):
+      model = self._backbone_of(module).model
+      out["tokens"] = model.embedded(batch)
+      if self.backbone.cfg.profile_as != "none":
+        found = model.latest_users(batch)[:, 0]
+        out["profile"] = found.astype(jnp.float32)
+    return out
+
+  def _backbone_of(self, module):
+    """The backbone, adapted where it is by low rank."""
+    if self.cfg.tune == "lora":
+      return module.adapters(module.backbone)
+    return module.backbone
+
   def pretrained_parts(
-    self, module: nnx.Module, batch, rngs: nnx.Rngs | None = None
+    self,
+    module: nnx.Module,
+    batch,
+    rngs: nnx.Rngs | None = None,
+    given: Mapping[str, jax.Array] | None = None,
   ) -> dict[str, jax.Array]:
     """What the backbone says of each point.
 
@@ -195,6 +239,8 @@ class Hybrid:
       module: The backbone's.
       batch: Of `data.scoring`.
       rngs: Stream "dropout" where it is tuned; else None.
+      given: "tokens" and "profile" of `vectors` in the place of the batch's; then
+        a frozen backbone has gradients, too.
 
     Returns:
       {"series": float32 [B, K, D + deviations], of the last K events, and "seen":
@@ -205,16 +251,17 @@ class Hybrid:
     if self.cfg.tune == "frozen":
       rngs = None
     if isinstance(self.backbone, panther.Panther):
-      out = self._of_events(module, batch, rngs)
+      out = self._of_events(module, batch, rngs, given or {})
     else:
       out = self._of_days(module, batch)
-    if self.cfg.tune == "frozen":
+    if self.cfg.tune == "frozen" and given is None:
       out = jax.lax.stop_gradient(out)
     return out
 
-  def _of_events(self, module, batch, rngs):
-    model, k = module.model, self.cfg.cnn_events
-    states = model(batch, rngs)
+  def _of_events(self, module, batch, rngs, given):
+    model = module.model
+    k = min(self.cfg.cnn_events, batch["segment"].shape[1])
+    states = model(batch, rngs, inputs=given.get("tokens"))
     deviation, known = expected.of_batch(self.backbone, module, batch, states)
     states = states.astype(jnp.float32)
     own = (batch["segment"] > 0) & ~batch["start"]
@@ -229,7 +276,10 @@ class Hybrid:
     last = jnp.take_along_axis(states, batch["last"][:, None, None], 1)[:, 0]
     user = [_mean(take(states), seen), last]
     if self.backbone.cfg.profile_as != "none":
-      user.append(model.latest_users(batch)[:, 0].astype(jnp.float32))
+      profile = given.get("profile")
+      if profile is None:
+        profile = model.latest_users(batch)[:, 0].astype(jnp.float32)
+      user.append(profile)
     summary = [
       late[:, -1] * told[:, -1:],
       _mean(late, told),
@@ -237,7 +287,7 @@ class Hybrid:
       _extreme(late, told, jnp.min, jnp.inf),
     ]
     if "event_ids" in batch:
-      summary.insert(0, self._of_event(module, batch, last, own))
+      summary.insert(0, self._of_event(module, batch, states, last))
     return {
       "series": series,
       "seen": seen,
@@ -245,11 +295,11 @@ class Hybrid:
       "deviation": jnp.concatenate(summary, -1),
     }
 
-  def _of_event(self, module, batch, last, own):
+  def _of_event(self, module, batch, states, last):
     """Deviation of the scored event from what the history expected; [B, F]."""
     pointed = None
     if self.backbone.cfg.copy:
-      pointed = expected.pointed_at(module, batch, batch["last"])
+      pointed = expected.pointed_at(module, batch, states, batch["last"])
     found = expected.features(
       self.backbone,
       module,
@@ -277,21 +327,28 @@ class Hybrid:
       "deviation": jnp.zeros((len(states), 0)),
     }
 
-  def _logits(self, module, batch, rngs=None, context=None):
-    """float32 [S, B, M] of S members."""
-    cfg, parts = self.cfg, []
-    if "context" in cfg.parts:
-      x = batch["context"]
-      parts.append(module.numbers(x[:, np.asarray(self.dense, int)]))
-      for i, table in zip(self.ids, module.tables, strict=True):
-        place = jnp.nan_to_num(x[:, i]).astype(jnp.int32)
-        parts.append(table[...][jnp.clip(place, 0, len(table[...]) - 1)])
+  def logits(
+    self,
+    module: nnx.Module,
+    batch,
+    rngs: nnx.Rngs | None = None,
+    given: Mapping[str, jax.Array] | None = None,
+  ) -> jax.Array:
+    """Logits of S members, float32 [S, B, M].
+
+    Args:
+      module: Of `init`.
+      batch: Of `data.scoring`.
+      rngs: Stream "dropout" in training; None to predict.
+      given: `vectors` in the place of the batch's own.
+    """
+    x = self.vectors(module, batch) if given is None else given
+    parts = [x[k] for k in ("numbers", "ids") if k in x]
     if self.backbone is not None:
-      backbone = module.backbone
-      if self.cfg.tune == "lora":
-        backbone = module.adapters(backbone)
-      found = self.pretrained_parts(backbone, batch, rngs)
-      if "events" in cfg.parts:
+      found = self.pretrained_parts(
+        self._backbone_of(module), batch, rngs, given
+      )
+      if "events" in self.cfg.parts:
         series = module.norm_events(found["series"])
         parts.append(module.cnn(series, found["seen"]))
       for part in ("user", "deviation"):
@@ -314,7 +371,7 @@ class Hybrid:
       The loss and the numbers to log: {"loss/<task>": value}.
     """
     del share
-    z = self._logits(module, batch, rngs)
+    z = self.logits(module, batch, rngs)
     y, mask = batch["labels"][:, 0], batch["label_mask"][:, 0]
     each = jnp.maximum(z, 0.0) - z * y[None] + jnp.log1p(jnp.exp(-jnp.abs(z)))
     each = jnp.sum(jnp.where(mask[None], each, 0.0), 1)
@@ -324,19 +381,13 @@ class Hybrid:
 
   def predict(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """Probabilities {task: float32 [B, 1]}, the mean of the members'."""
-    p = jax.nn.sigmoid(self._logits(module, batch)).mean(0)
+    p = jax.nn.sigmoid(self.logits(module, batch)).mean(0)
     return {t.name: p[:, m, None] for m, t in enumerate(self.tasks)}
 
   def pretrained(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """What the backbone says, as features of other models: {name: [B, ...]}."""
     found = self.pretrained_parts(module.backbone, batch)
     return {k: found[k] for k in ("user", "deviation") if found[k].shape[-1]}
-
-
-def _tasks_of(config):
-  from lumos_jax.data import tasks as tasks_lib
-
-  return tasks_lib.from_config(config.tasks)
 
 
 def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
