@@ -13,10 +13,12 @@ from flax import nnx
 
 from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import config as config_lib
-from lumos_jax import evaluate, init_from, recipes, train
+from lumos_jax import evaluate, init_from, predictor, recipes, report, train
+from lumos_jax import run as run_lib
 from lumos_jax import state as state_lib
 from lumos_jax.data import scoring
 from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.evaluators import calibration, predict
 from lumos_jax.models import dcn, lora, numbers
 from lumos_jax.presets import hybrid as presets
 
@@ -58,7 +60,9 @@ def trained(config, steps=3):
   return before, state["params"], losses
 
 
-@pytest.mark.parametrize("tune", ["frozen", "lora", "full"])
+@pytest.mark.parametrize(
+  "tune", ["frozen", "lora", pytest.param("full", marks=pytest.mark.slow)]
+)
 def test_what_is_tuned_changes_and_nothing_else(tune):
   before, after, losses = trained(tiny_hybrid.config(tune))
   changed = {k for k in before if not np.array_equal(before[k], after[k])}
@@ -334,6 +338,32 @@ def test_the_table_has_all_models(hybrid_run):
   assert "segments/gender=f/buys/users" in found["risk"]
 
 
+def test_a_run_is_opened_to_score(hybrid_run):
+  workdir, c, _ = hybrid_run
+  (workdir / "config.json").write_text(c.to_json_best_effort())
+  run = run_lib.Run(workdir)
+  run._opened[""] = RECORDS
+  assert run.predictor.kinds() == (predictor.FORECASTS,)
+  found = run.forecast(as_of=75)
+  stored = predict.Predictions.load(workdir / "predictions" / "risk.npz")
+  at = np.searchsorted(stored.key, predict.hash_keys(found["key"]))
+  raw = stored.p["buys"][at]
+  np.testing.assert_allclose(found["buys"], raw, rtol=1e-6)
+  # Calibrated apart: the raw score ranks.
+  calibrated = run.predictor.calibrated("buys", raw)
+  own = calibration.load(workdir)["buys"]
+  np.testing.assert_array_equal(calibrated, own(raw))
+  why = run.why(found["key"][7], as_of=75)
+  assert set(why["part"]) == {"event"} and why["moved"].abs().is_sorted(
+    descending=True
+  )
+  with pytest.raises(predictor.PredictError, match="leave out event="):
+    run.why("user7", event=3)
+  with pytest.raises(predictor.PredictError, match="not in the data"):
+    run.why("nobody", as_of=75)
+
+
+@pytest.mark.slow
 def test_a_random_split_is_marked_in_every_result(tmp_path):
   c = tiny_hybrid.config(
     unit="event",
@@ -361,3 +391,7 @@ def test_a_random_split_is_marked_in_every_result(tmp_path):
   assert "buys/money_top_1%" in found["risk"]
   stored = json.loads((tmp_path / "calibration.json").read_text())
   assert stored["random_split"] == 1.0
+  (tmp_path / "config.json").write_text(c.to_json_best_effort())
+  text = report.build(tmp_path).read_text()
+  assert "split at random, not by time" in text
+  assert "as many points without the label" in text.lower()

@@ -29,7 +29,13 @@ def explained(unit="event"):
   return why.Why(recipe, state["params"])
 
 
-@pytest.mark.parametrize("unit,place", [("event", 30), ("user", 60)])
+@pytest.mark.parametrize(
+  "unit,place",
+  [
+    ("event", 30),
+    pytest.param("user", 60, marks=pytest.mark.slow),
+  ],
+)
 def test_parts_add_up_to_the_difference(unit, place):
   found = explained(unit).gradients(RECORDS.users[LONG], place)
   total = found.of_events.sum() + sum(found.of_context.values())
