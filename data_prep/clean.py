@@ -32,12 +32,17 @@ class Rows:
     columns: Of the fields that are made from one column.
     time: int64 [R] microseconds since the epoch, activity only.
     local: int64 [R], the same of the local clock.
+    labels: {label of events: value float32 [R], NaN for none, and day from which
+      on it is known, int32 [R]}.
   """
 
   user: np.ndarray
   columns: Mapping[str, encode.Column]
   time: np.ndarray | None = None
   local: np.ndarray | None = None
+  labels: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
 
   @property
   def day(self) -> np.ndarray:
@@ -57,7 +62,8 @@ class Clean:
     profile: A row a user who has one; None where the schema has no such fields.
     calendar: None where there is no calendar table.
     groups: user [G], group [G], sorted by user; positions in group names.
-    labels: user, id, time, value [L], sorted; and the labels with their values.
+    labels: user, id, time, value, event, known [L], sorted; and the labels with
+      their values.
     span: int32 [U, 3].
     entries: How many users enter by what, see side_tables.span.
     rejects: Rows that could not be used.
@@ -113,7 +119,7 @@ def clean(
     profile=_profile(raw, profile, users, rejects),
     calendar=calendar,
     groups=side_tables.membership(raw, group_names, users, rejects),
-    labels=side_tables.labels(raw, users, rejects, notes),
+    labels=side_tables.labels(raw, users, rejects, notes, activity),
     span=span,
     entries=entries,
     rejects=rejects,
@@ -164,6 +170,7 @@ def _usable(raw: Inputs, rejects, notes) -> tuple[pl.DataFrame, int, Inputs]:
     for f in raw.schema.activity
     if schema_lib.column(f)
   ]
+  extra |= side_tables.event_labels(raw)
   chosen = raw.activity.select("key", *fields, **extra)
   # Streaming touches a third less memory: a table's worth of page faults.
   frame = chosen.collect(engine="streaming")
@@ -246,12 +253,14 @@ def _activity(raw: Inputs, frame, user: np.ndarray, rejects) -> Rows:
   keys = ["_time", *(k for k in ("_below", "_order") if k in frame.columns)]
   keys = [frame[k].fill_null(0).to_numpy() for k in keys]
   local = frame["_local"].to_numpy()
+  labels = side_tables.of_events(raw.schema, frame, local)
   del frame  # The table is long.
   place = order.of_rows(user, keys, columns)
   if place is None:
-    return Rows(user, columns, keys[0], local)
+    return Rows(user, columns, keys[0], local, labels)
   columns = {n: columns_lib.taken(c, place) for n, c in columns.items()}
-  return Rows(user[place], columns, keys[0][place], local[place])
+  labels = {n: (v[place], k[place]) for n, (v, k) in labels.items()}
+  return Rows(user[place], columns, keys[0][place], local[place], labels)
 
 
 def _profile_frame(raw: Inputs, rejects) -> pl.DataFrame | None:

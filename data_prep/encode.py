@@ -128,7 +128,7 @@ class Users:
     profile: categorical [U, Cp], numeric [U, Np].
     span: int32 [U, 3].
     groups: user [G], group [G], sorted by user.
-    labels: user [L], id, time, value, sorted by user.
+    labels: user [L], id, time, value, event, known, sorted by user.
   """
 
   keys: Sequence[str]
@@ -159,4 +159,6 @@ def records(users: Users, chosen: Sequence[int]) -> Iterator[dict[str, Any]]:
       "label_id": users.labels["id"][label],
       "label_time": users.labels["time"][label],
       "label_value": users.labels["value"][label],
+      "label_event": users.labels["event"][label],
+      "label_known": users.labels["known"][label],
     }

@@ -22,12 +22,14 @@ class Inputs:
 
   Attributes:
     schema: Declared, not fitted: vocabularies and scales are empty.
-    activity: Columns key, time and the activity fields; one row an event.
+    activity: Columns key, time and the activity fields; one row an event. Beside
+      them a column of each label of events, and NAME_known_at where it has one.
     calendar: Columns group (null for everyone), start, end (exclusive),
       announced (null where always known) and the calendar fields.
     membership: Columns key, group: who is in which calendar group.
     profile: Column key and the profile fields; one row a user.
-    labels: Columns key, name, time (null for the user as a whole), value.
+    labels: Columns key, name, time (null for the user as a whole), value, and
+      known_at, from when on the row is known.
     span: Columns key and some of enter, exit (exclusive), observed_until
       (exclusive). Without a day, a user enters on the day after its first event,
       and the others are the schema's last_day.
@@ -73,20 +75,21 @@ _STRUCTURE = {
   "calendar": ("group", "start", "end", "announced"),
   "membership": ("key", "group"),
   "profile": ("key",),
-  "labels": ("key", "name", "time", "value"),
+  "labels": ("key", "name", "time", "value", "known_at"),
   "span": ("key", "enter", "exit", "observed_until"),
   "split": ("key", "split"),
 }
 TIMES = {
   "activity": ("time",),
   "calendar": ("start", "end", "announced"),
-  "labels": ("time",),
+  "labels": ("time", "known_at"),
   "span": ("enter", "exit", "observed_until"),
 }
 _OPTIONAL = {
   ("calendar", "group"),
   ("calendar", "announced"),
   ("labels", "time"),
+  ("labels", "known_at"),
   ("span", "enter"),
   ("span", "exit"),
   ("span", "observed_until"),

@@ -12,7 +12,7 @@ from lumos_jax.data import schema as schema_lib
 from . import columns as columns_lib
 from . import encode, people, times
 from . import rejects as rejects_lib
-from .inputs import InputError, Inputs
+from .inputs import InputError, Inputs, missing_column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,43 +119,165 @@ def membership(
   return {"user": pairs[:, 0], "group": pairs[:, 1]}
 
 
+_LABELS = {
+  "user": np.int32,
+  "id": np.int32,
+  "time": np.int32,
+  "value": np.float32,
+  "event": np.int32,
+  "known": np.int32,
+}
+
+
 def labels(
   raw: Inputs,
   users: people.People,
   rejects: rejects_lib.Rejects,
   notes: dict[str, int],
+  activity,
 ) -> tuple[dict[str, np.ndarray], tuple[schema_lib.Label, ...]]:
-  """user, id, time, value [L], sorted; and the labels with values and days."""
+  """user, id, time, value, event, known [L], sorted; and the labels.
+
+  Args:
+    raw: With the schema's span.
+    users: Of the data set.
+    rejects: Takes rows that cannot be used.
+    notes: Takes counts.
+    activity: `clean.Rows` in their order, with labels of events.
+
+  Returns:
+    The rows, and the labels with values and days.
+  """
   declared = tuple(_with_day(raw, label) for label in raw.schema.labels)
-  empty = {
-    "user": np.int32,
-    "id": np.int32,
-    "time": np.int32,
-    "value": np.float32,
-  }
+  of_users, fitted = _of_users(raw, declared, users, rejects, notes)
+  parts = [of_users, *_of_activity(raw, fitted, activity, notes)]
+  out = {k: np.concatenate([p[k] for p in parts]) for k in _LABELS}
+  out = {k: v.astype(_LABELS[k]) for k, v in out.items()}
+  names = ("known", "value", "event", "time", "id", "user")
+  place = np.lexsort([out[n] for n in names])
+  fitted = tuple(
+    dataclasses.replace(x, known_at=True if _tells(raw, x) else None)
+    for x in fitted
+  )
+  return {k: v[place] for k, v in out.items()}, fitted
+
+
+def _tells(raw: Inputs, label: schema_lib.Label) -> bool:
+  """Whether rows of a label say from when on they are known."""
+  if label.level == "event":
+    names = raw.activity.collect_schema().names()
+    return f"{label.name}_known_at" in names
+  return raw.labels is not None and "known_at" in raw.labels.columns
+
+
+def _of_users(raw, declared, users, rejects, notes):
+  """Rows of the labels table, and the labels with their values."""
   if raw.labels is None or not declared:
-    return {k: np.zeros(0, d) for k, d in empty.items()}, declared
+    return {k: np.zeros(0, d) for k, d in _LABELS.items()}, declared
   frame, user = known(raw, "labels", raw.labels, users, rejects)
   time = np.full(len(frame), encode.NO_TIME, np.int32)
   if "time" in frame.columns:
     day = _days(raw, "labels", frame, "time").fill_null(encode.NO_TIME)
     time = day.to_numpy().astype(np.int32)
+  known_at = np.full(len(frame), encode.NO_TIME, np.int32)
+  if "known_at" in frame.columns:
+    day = _days(raw, "labels", frame, "known_at").fill_null(encode.NO_TIME)
+    known_at = day.to_numpy().astype(np.int32)
+  until = None
   if raw.until is not None:
     until = times.day_number(raw.until, raw.schema.epoch)
     keep = time < until
     if left := int((~keep).sum()):
       notes[f"labels from day {until} on, left out"] = left
-    frame, user, time = frame.filter(pl.Series(keep)), user[keep], time[keep]
+    frame = frame.filter(pl.Series(keep))
+    user, time, known_at = user[keep], time[keep], known_at[keep]
   table = columns_lib.labels(frame, declared, raw.where("labels"))
-  _, keep = rejects.split("labels", frame, table.checks)
-  out = {
+  of_event = np.asarray([x.level == "event" for x in declared] + [False])
+  why = "a label of events, which a column of the activity gives"
+  checks = [*table.checks, rejects_lib.mask(of_event[table.ids], why)]
+  _, keep = rejects.split("labels", frame, checks)
+  delay = np.asarray([x.delay_days or 0 for x in declared] + [0], np.int32)
+  late = np.where(time == encode.NO_TIME, time, time + delay[table.ids])
+  known_at = np.where(known_at == encode.NO_TIME, late, known_at)
+  if until is not None:
+    unknown = keep & (known_at > until)
+    if left := int(unknown.sum()):
+      notes[f"labels known after day {until}, left out"] = left
+    keep &= ~unknown
+  return {
     "user": user[keep],
     "id": table.ids[keep],
     "time": time[keep],
     "value": table.values[keep],
-  }
-  place = np.lexsort((out["value"], out["time"], out["id"], out["user"]))
-  return {k: v[place] for k, v in out.items()}, table.labels
+    "event": np.full(int(keep.sum()), -1, np.int32),
+    "known": known_at[keep],
+  }, table.labels
+
+
+def event_labels(raw: Inputs) -> dict[str, pl.Expr]:
+  """Columns "_label:NAME" and "_known:NAME" of labels of events."""
+  names = raw.activity.collect_schema().names()
+  out: dict[str, pl.Expr] = {}
+  for label in raw.schema.labels:
+    if label.level != "event":
+      continue
+    where = raw.where("activity")
+    if raw.schema.rows != "event":
+      raise InputError(
+        f"label {label.name!r} is of events, and rows are days: set rows='event'"
+      )
+    if label.name not in names:
+      raise missing_column(where, label.name, names, "a label of events")
+    value = pl.col(label.name).cast(pl.Float64, strict=False)
+    out[f"_label:{label.name}"] = value
+    when = f"{label.name}_known_at"
+    if when in names:
+      day = moment(raw, "activity", raw.activity, when).day
+      out[f"_known:{label.name}"] = day
+  return out
+
+
+def of_events(
+  schema: schema_lib.Schema, frame: pl.DataFrame, local: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """{label: (value, day known)} of rows, of `event_labels`' columns."""
+  out = {}
+  for label in schema.labels:
+    name = f"_label:{label.name}"
+    if name not in frame.columns:
+      continue
+    value = frame[name].fill_null(float("nan")).to_numpy().astype(np.float32)
+    known_at = local // times.DAY + (label.delay_days or 0)
+    if f"_known:{label.name}" in frame.columns:
+      given = frame[f"_known:{label.name}"].cast(pl.Int64)
+      known_at = given.fill_null(pl.Series(known_at)).to_numpy()
+    out[label.name] = value, known_at.astype(np.int32)
+  return out
+
+
+def _of_activity(raw: Inputs, declared, activity, notes):
+  """Label rows of the activity's labels of events."""
+  start = np.searchsorted(activity.user, activity.user)
+  event = np.arange(len(activity.user)) - start
+  for i, label in enumerate(declared):
+    if label.name not in activity.labels:
+      continue
+    value, known_at = activity.labels[label.name]
+    keep = np.isfinite(value)
+    if raw.until is not None:
+      until = times.day_number(raw.until, raw.schema.epoch)
+      late = keep & (known_at > until)
+      if left := int(late.sum()):
+        notes[f"labels known after day {until}, left out"] = left
+      keep &= ~late
+    yield {
+      "user": activity.user[keep],
+      "id": np.full(int(keep.sum()), i, np.int32),
+      "time": activity.day[keep],
+      "value": value[keep],
+      "event": event[keep],
+      "known": known_at[keep],
+    }
 
 
 def _with_day(raw: Inputs, label: schema_lib.Label) -> schema_lib.Label:

@@ -32,6 +32,7 @@ from lumos_jax import config as config_lib
 from lumos_jax import evaluators as evaluators_lib
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
+from lumos_jax.data import pipeline, scoring
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import bootstrap, predict, what_if
@@ -99,6 +100,20 @@ class Session:
         )
       )
       self.predictor.embedder.sees_profile = recipe.sees_profile
+    self.predictor.inputs = recipe.inputs
+    if getattr(recipe, "backbone", None) is not None:
+      self.predictor.pretrained = self.predictor.of(
+        lambda params, batch: recipe.pretrained(
+          state_lib.merge(graph, params), batch
+        )
+      )
+      self.predictor.frozen = recipe.cfg.tune == "frozen"
+    if recipe.inputs is pipeline:
+      self.predictor.states = self.predictor.of(
+        lambda params, batch: recipe.summary(
+          state_lib.merge(graph, params), batch
+        )
+      )
     # Baselines get the seed of the run and as many members as its model.
     ensemble = "members" in config.model
     members = config.model.members if ensemble else 1
@@ -108,7 +123,7 @@ class Session:
     )
     splits = records.stats.get("splits", {})
     self._users = {k: v["users"] for k, v in splits.items()}
-    self._evals = evals
+    self._evals, self._data_cfg = evals, config.data
     self._keep = bool(only)
 
   def evaluate(self, step: int, params: Any, last: bool) -> dict[str, float]:
@@ -146,6 +161,8 @@ class Session:
         with progress.stage(f"evaluating {name}", users):
           for metric, value in evaluator.run(params):
             results[name][metric] = float(value)
+          # A split that is not by time is told wherever its numbers are.
+          results[name] |= scoring.marks(self._data_cfg)
       finally:
         # What is known is kept, also where this evaluator ends in an error.
         if last:

@@ -23,10 +23,12 @@ from jax.sharding import PartitionSpec as P
 
 from lumos_jax import best, identity, progress
 from lumos_jax import checkpoint as checkpoint_lib
+from lumos_jax import config as config_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.models import matching
 
 # Parts that objectives add: they may come and go.
+_BACKBONE = "backbone/"  # Of a hybrid's parameters, recipes/hybrid.py.
 _AUXILIARY = ("attribute_heads/", "gap_head/", "bag/")
 # Task heads, and what their weights were fitted beside.
 _HEADS = ("model/head/", "model/habits/", "amounts/", "balance")
@@ -111,6 +113,8 @@ def merge(
     CheckpointError: See `start`.
   """
   theirs = meta["config"]
+  if config.recipe == "hybrid" and theirs["recipe"] != "hybrid":
+    return _under_a_head(config, fresh, records, old, meta)
   if theirs["recipe"] != config.recipe:
     raise checkpoint_lib.CheckpointError(
       f"{config.init_from} is a run of recipe {theirs['recipe']!r}, this is "
@@ -163,6 +167,37 @@ def merge(
   lines += [f"  {x}" for x in changed]
   lines += [f"new: {x}" for x in _grouped(new)]
   lines += [f"dropped: {', '.join(dropped)}"] if dropped else []
+  return out, lines
+
+
+def _under_a_head(config, fresh, records, old, meta):
+  """As `merge`, for a hybrid over a pretrained run: its backbone is loaded.
+
+  Head and adapters are new; each parameter of the backbone is loaded, or is an
+  error.
+  """
+  if not config.model.backbone:
+    raise checkpoint_lib.CheckpointError(
+      f"init_from = {config.init_from!r} is a run of recipe "
+      f"{meta['config']['recipe']!r}, and model.backbone is empty: make the config "
+      "with backbone=DIR, or leave init_from out"
+    )
+  inner = config_lib.stored(config.model.backbone.to_dict())
+  inner = inner.copy_and_resolve_references()
+  with inner.unlocked():
+    inner.init_from, inner.init_new = config.init_from, config.init_new
+  mine = {
+    k.removeprefix(_BACKBONE): v
+    for k, v in fresh.items()
+    if k.startswith(_BACKBONE)
+  }
+  found, lines = merge(inner, mine, records, old, meta)
+  out = dict(fresh) | {_BACKBONE + k: v for k, v in found.items()}
+  adapters = sum(k.startswith("adapters/a/") for k in fresh)
+  head = len(fresh) - len(mine) - 2 * adapters
+  lines.append(f"new: the head, {head} parameters")
+  if config.model.tune == "lora":
+    lines.append(f"new: adapters of {adapters} weight matrices (model.tune)")
   return out, lines
 
 

@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules, from Optax."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import optax
 import optax.contrib
@@ -37,7 +37,10 @@ def _scaled(cfg, rate: optax.Schedule) -> optax.Schedule:
 
 
 def make(
-  cfg, steps: int, axes: Mapping[str, tuple[str | None, ...]]
+  cfg,
+  steps: int,
+  axes: Mapping[str, tuple[str | None, ...]],
+  fixed: Callable[[str], bool] | None = None,
 ) -> optax.GradientTransformation:
   """The optimizer of config.optimizer.
 
@@ -47,6 +50,7 @@ def make(
     axes: {path: logical axes}: matrices decay, biases, scales and embedding
       tables do not (under Muon they do: what Adam takes knows no mask there);
       Muon takes the hidden layers' matrices, Adam the rest.
+    fixed: Which paths are not trained, beside what is fitted.
   """
   matrix = {k: k.endswith("/kernel") for k in axes}
   decayed = lambda params: {k: matrix[k] for k in params}
@@ -77,7 +81,8 @@ def make(
     )
   else:
     raise ValueError(f"optimizer.name = {cfg.name!r}; use 'adamw' or 'muon'")
-  fitted = {k: k.startswith(_FITTED) for k in axes}
+  fixed = fixed or (lambda path: False)
+  fitted = {k: k.startswith(_FITTED) or fixed(k) for k in axes}
   parts = [core, optax.masked(optax.set_to_zero(), fitted)]
   if cfg.clip_norm:
     parts.insert(0, optax.clip_by_global_norm(cfg.clip_norm))

@@ -28,11 +28,13 @@ from lumos_jax import blocks as blocks_lib
 from lumos_jax import checkpoint as checkpoint_lib
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
+from lumos_jax import why as why_lib
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import edited as edited_lib
-from lumos_jax.data import pipeline, sequences
+from lumos_jax.data import pipeline, scoring, sequences
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.evaluators import calibration as calibration_lib
 from lumos_jax.evaluators import predict
 from lumos_jax.names import near
 
@@ -132,14 +134,42 @@ class Predictor:
   def kinds(self) -> tuple[str, ...]:
     """What this run's recipe can predict, among KINDS."""
     able = {
-      FORECASTS: self.recipe.inputs is pipeline,
+      FORECASTS: self.recipe.inputs is pipeline or self._scores_users,
       EMBEDDINGS: hasattr(self.recipe, "embed"),
       NEXT_EVENTS: hasattr(self.recipe, "next_events"),
     }
     return tuple(k for k in KINDS if able[k])
 
+  @property
+  def _scores_users(self) -> bool:
+    inputs = self.recipe.inputs
+    return isinstance(inputs, scoring.Scoring) and inputs.users
+
+  @functools.cached_property
+  def calibration(self) -> Mapping[str, calibration_lib.Map]:
+    """{task: map from raw to calibrated scores} of evaluator "risk"; or {}.
+
+    What is ranked are raw scores: calibrated ones have ties.
+    """
+    return calibration_lib.load(self.workdir)
+
+  @functools.cached_property
+  def why(self) -> why_lib.Why:
+    """Explains scores of a hybrid run; ValueError for other recipes."""
+    return why_lib.Why(self.recipe, self._params)
+
+  def calibrated(self, task: str, p: np.ndarray) -> np.ndarray:
+    """Probabilities as calibrated on validation; as they are without a map."""
+    found = self.calibration.get(task)
+    return np.asarray(p, np.float64) if found is None else found(p)
+
   def check_kind(self, kind: str) -> None:
     """Raises PredictError where the recipe cannot predict that."""
+    if kind not in self.kinds() and not self.kinds():
+      raise PredictError(
+        f"a run of recipe {self.config.recipe!r} with data.unit = 'event' scores "
+        f"events, and gives no {kind} of users as of a day"
+      )
     if kind not in self.kinds():
       raise PredictError(
         f"a run of recipe {self.config.recipe!r} gives "
@@ -278,6 +308,12 @@ class Predictor:
         records, self.config.data, self.tasks, groups(positions), day, size,
         spare, calendar, labels=False,
       )  # fmt: skip
+    elif self._scores_users:
+      if calendar is not None:
+        raise PredictError("a run of recipe 'hybrid' answers no what-if")
+      batches = lambda positions: self.recipe.inputs.batches_at(
+        groups(positions), day, size, spare
+      )
     elif kind == NEXT_EVENTS:
       width = 0
       if jax.process_count() > 1:

@@ -10,6 +10,7 @@ from etils import epath
 
 from lumos_jax import blocks as blocks_lib
 from lumos_jax import population, predictor
+from lumos_jax import why as why_lib
 from lumos_jax.data import schema as schema_lib
 
 Day = int | str | datetime.date | None
@@ -158,6 +159,89 @@ class Run:
         )
       )
     return pl.concat(parts)
+
+  def why(
+    self,
+    user: str,
+    as_of: Day = None,
+    *,
+    event: int | None = None,
+    task: str = "",
+    method: str = "without",
+    data: epath.PathLike | None = None,
+    tables: Mapping[str, pl.DataFrame] | None = None,
+  ) -> pl.DataFrame:
+    """Which events and features moved a score; of recipe "hybrid".
+
+    Args:
+      user: Whose.
+      as_of: Day of the score, of runs that score users.
+      event: Position of the scored event among the user's, from 0, of runs that
+        score events; -1 for the last.
+      task: May be left out where the run has one.
+      method: "without" each event, or integrated "gradients"; see why.py.
+      data, tables: As of other methods.
+
+    Returns:
+      key, part ("event", "context", "profile", "residual"), name, event (its
+      position), day, and moved: by how much the score's logit is higher for it,
+      the largest first.
+
+    Raises:
+      PredictError: The run does not score such points, or there is no such user.
+    """
+    if method not in why_lib.METHODS:
+      raise predictor.PredictError(
+        f"method = {method!r}; use one of {why_lib.METHODS}"
+      )
+    try:
+      explain = self.predictor.why
+    except ValueError as e:
+      raise predictor.PredictError(str(e)) from e
+    records = self._records(data, tables)
+    people = self._people(records)
+    positions, unknown = people.find([user])
+    if unknown:
+      raise predictor.PredictError(_not_there(unknown, 1, people))
+    record = people.read(positions)[0]
+    users = self.predictor.recipe.inputs.users
+    if users != (event is None):
+      raise predictor.PredictError(
+        "this run scores users as of a day: leave out event="
+        if users
+        else "this run scores events: say which one, event=-1 for the last"
+      )
+    count = len(record["day"])
+    if users:
+      place = self.predictor.day(as_of, records.schema)
+    elif not -count <= event < count:
+      raise predictor.PredictError(f"event = {event}, and there are {count}")
+    else:
+      place = event % count
+    found = getattr(explain, method)(record, place, task)
+    rows = [
+      ("event", "", int(i), int(record["day"][i]), float(x))
+      for i, x in zip(found.events, found.of_events, strict=True)
+    ]
+    rows += [("context", n, None, None, x) for n, x in found.of_context.items()]
+    if method == "gradients":
+      rows.append(("profile", "", None, None, found.of_profile))
+      rows.append(("residual", "", None, None, found.residual))
+    schema = {
+      "part": pl.String,
+      "name": pl.String,
+      "event": pl.Int64,
+      "day": pl.Int64,
+      "moved": pl.Float64,
+    }
+    out = pl.DataFrame(rows, schema, orient="row")
+    if records.schema.epoch:
+      start = datetime.date.fromisoformat(records.schema.epoch)
+      out = out.with_columns(
+        day=pl.lit(start) + pl.duration(days=pl.col("day"))
+      )
+    out = out.sort(pl.col("moved").abs(), descending=True)
+    return out.select(pl.lit(user).alias("key"), *out.columns)
 
   def _records(self, data, tables):
     if tables is not None:

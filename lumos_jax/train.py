@@ -117,7 +117,12 @@ class Trainer:
     partition.check_sequence(recipe.sequence_length, self.mesh)
     partition.check_hosts(self.mesh)
     self.graph, self.axes = state_lib.structure(recipe)
-    self.tx = optimizer.make(config.optimizer, config.train.steps, self.axes)
+    self.tx = optimizer.make(
+      config.optimizer,
+      config.train.steps,
+      self.axes,
+      getattr(recipe, "fixed", None),
+    )
 
     def init(batch=None):
       ema = bool(config.train.ema_decay)

@@ -12,6 +12,7 @@ import fake_events
 import jax
 import ml_collections
 import pytest
+import tiny_hybrid
 
 from lumos_jax import config as config_lib
 from lumos_jax import evaluate, main, recipes, train
@@ -43,6 +44,10 @@ SETTINGS = {
     {"model.sprm": "tvrec"},
     {"objective.attribute_weight": 0.1, "objective.gap_weight": 0.1},
   ],
+  "hybrid": [
+    {"model.tune": "lora"},
+    {"model.numbers": "periodic", "data.unit": "event"},
+  ],
 }
 EVALS = {
   "lumos": dict(
@@ -54,6 +59,10 @@ EVALS = {
     validation=dict(type="next_event", split="validation"),
     next_event=dict(type="next_event"),
     baseline_next_event=dict(type="baseline_next_event"),
+  ),
+  "hybrid": dict(
+    risk=dict(type="risk"),
+    baseline_lightgbm=dict(type="baseline_lightgbm", rounds=2),
   ),
 }
 # Read by the entry program or in the midst of a run, in these words.
@@ -97,8 +106,11 @@ class Asked:
 
 def make(recipe, changes):
   """A tiny config, as `Asked` and plain, and data in memory."""
-  library = {"lumos": fake, "panther": fake_events}[recipe]
-  c = library.config(train__steps=0)
+  library = {"lumos": fake}.get(recipe, fake_events)
+  if recipe == "hybrid":
+    c = tiny_hybrid.config(train__steps=0)
+  else:
+    c = library.config(train__steps=0)
   with c.unlocked():
     c.update_from_flattened_dict(changes)
     c.evals = EVALS[recipe]

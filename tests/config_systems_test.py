@@ -109,11 +109,29 @@ def test_a_data_set_serves_every_recipe():
     config_lib.check(c)
   assert days.data.train_origin_last == 281 and "redeem" in days.tasks
   assert events.data.train_origin_last == 309 and events.data.target == "token"
-  words = "data='oulad' is unknown; for recipe 'panther' .*'beauty'"
+  words = "data='ships' is unknown; for recipe 'panther' .*'beauty'"
   with pytest.raises(config_lib.ConfigError, match=words):
-    config_lib.load("sasrec:data=oulad")
+    config_lib.load("sasrec:data=ships")
   paper = config_lib.load("paper:data=oulad")
   assert paper.data.origin_jitter_days == 210 and "submits" in paper.tasks
+
+
+def test_data_sets_of_scores_say_what_is_scored():
+  for name, unit in (
+    ("credit_default", "user"),
+    ("oulad", "user"),
+    ("complete_journey", "event"),
+    ("tabformer", "event"),
+  ):
+    c = config_lib.load(f"risk:data={name}")
+    assert c.data.unit == unit and c.data.cut == "time" and len(c.tasks) == 1
+    assert c.model.tune == "frozen" and not c.model.backbone
+  paper = config_lib.load("risk:data=tabformer,cut=random,balanced")
+  assert paper.name == "risk_tabformer_random_balanced" and paper.data.balanced
+  with pytest.raises(config_lib.ConfigError, match="needs backbone=WORKDIR"):
+    config_lib.load("risk:tune=full")
+  with pytest.raises(config_lib.ConfigError, match="exclude each other"):
+    config_lib.load("risk:smoke,size=tiny")
 
 
 def flat(config):
@@ -130,7 +148,7 @@ def flat(config):
 
 def test_a_shipped_config_goes_by_its_name(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)  # Where there is no folder configs.
-  assert set(config_lib.shipped()) == {*LUMOS, *PANTHER}
+  assert set(config_lib.shipped()) == {*LUMOS, *PANTHER, "risk"}
   c = config_lib.load("pretrain:steps=7")
   assert c.train.steps == 7
   file = ROOT / "configs" / "pretrain.py"

@@ -8,7 +8,7 @@ import pytest
 
 from lumos_jax import config as config_lib
 from lumos_jax import evaluators, main
-from lumos_jax.data import pipeline, sequences
+from lumos_jax.data import pipeline, scoring, sequences
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.models import lumos, panther
 
@@ -37,6 +37,13 @@ ARGUMENTS = {
   "sasrec": [None, "data=toys", "loss=gbce", "size=large", "size=tiny"],
   "bert4rec": [None, "data=sports", "size=large"],
   "hstu": [None, "size=large", "data=beauty", "data=movielens,target_time"],
+  "risk": [
+    None,
+    "smoke",
+    "data=oulad,numbers=periodic",
+    "data=complete_journey",
+    "data=tabformer,path=FOLDER,cut=random,balanced",
+  ],
 }
 
 
@@ -51,6 +58,8 @@ def test_every_config_builds(name, arg):
   if c.recipe == "panther":
     sequences.check_config(c.data, tasks)
     panther.check_config(c.model, c.data)
+  elif c.recipe == "hybrid":
+    scoring.check_config(c.data, tasks)
   else:
     pipeline.check_config(c.data, tasks)
     lumos.check_config(c.model, c.data, pipeline.horizon_days(tasks))

@@ -194,7 +194,9 @@ def test_tabformer_tokens_labels_and_rejects(tmp_path):
   numeric = data.schema.numeric_column("activity", "amount")
   amounts = users["0"]["numeric"][:, numeric]
   np.testing.assert_allclose(amounts, [134.09, -38.48, 120.34], rtol=1e-6)
-  assert users["0"]["label_value"].tolist() == [1.0]
+  # Of each payment.
+  assert users["0"]["label_value"].tolist() == [0.0, 0.0, 1.0]
+  assert users["0"]["label_event"].tolist() == [0, 1, 2]
   # The 30th of February.
   assert sum(data.stats["rejected"]["activity"].values()) == 1
   names = [f.name for f in data.schema.categorical("activity")]

@@ -10,7 +10,7 @@ import pytest
 from fake_evals import EVALS, build, evaluator
 
 from lumos_jax import evaluators
-from lumos_jax.data import ablation, pipeline
+from lumos_jax.data import ablation, aggregates, pipeline
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import features, tabm, tabular, targets
@@ -222,7 +222,7 @@ def test_only_the_most_frequent_values_are_counted():
   )
   maker = features.Maker(schema, records.calendar, TASKS)
   counted = [n for n in maker.names if n.startswith("channel=")]
-  assert len(counted) == 3 * features.COUNTED_VALUES
+  assert len(counted) == 3 * aggregates.COUNTED_VALUES
   assert counted[0] == "channel=a/28" and counted[-1] == "channel=j/365"
 
 

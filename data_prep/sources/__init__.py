@@ -17,6 +17,7 @@ from ..inputs import InputError, Inputs
 
 _MODULES = (
   "complete_journey",
+  "credit_default",
   "movielens",
   "oulad",
   "sequences",

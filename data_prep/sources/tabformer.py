@@ -6,7 +6,8 @@ part of it in the same columns, plain or .gz; optionally sd254_users.csv beside 
 - Users: card holders. Activity: a row a transaction.
 - `token` is PANTHER's: amount in 100 bins of equal frequency x merchant category
   (MCC) x how the card was used; a rare one falls back to MCC x use.
-- Label `fraud`: the days of transactions marked as fraud. It is no input.
+- Label `fraud`, of each transaction: it is no input. `confirmed_days` later it
+  becomes known; the file does not say when it did.
 - Profile, where the users' file is: gender, birth year, income, debt, FICO score,
   number of cards. It describes one moment, the data set's last years.
 """
@@ -47,6 +48,7 @@ def load(
   train_until: str = "2018-01-01",
   max_tokens: int = 60_000,
   amount_bins: int = 100,
+  confirmed_days: int = 0,
 ) -> Inputs:
   """Reads the transactions.
 
@@ -55,6 +57,7 @@ def load(
     train_until: Date from which on rows fit nothing.
     max_tokens: K of the composite token.
     amount_bins: Bins of the amount in it.
+    confirmed_days: From a payment until it is known whether it was fraud.
   """
   file = _file(path)
   raw = pl.scan_csv(file, schema_overrides={"Merchant Name": pl.String})
@@ -73,12 +76,9 @@ def load(
     card=pl.col("Card").cast(pl.String),
     state=pl.col("Merchant State").fill_null("online or abroad"),
     error=pl.col("Errors?").fill_null("none"),
-  )
-  fraud = raw.filter(pl.col("Is Fraud?") == "Yes").select(
-    key=pl.col("User"),
-    name=pl.lit("fraud"),
-    time=_time(),
-    value=pl.lit("1"),
+    fraud=pl.col("Is Fraud?").replace_strict(
+      {"Yes": 1.0, "No": 0.0}, default=None, return_dtype=pl.Float64
+    ),
   )
   users = _users(file.parent)
   profile = ()
@@ -118,7 +118,11 @@ def load(
       schema_lib.Numeric("amount"),
     ),
     profile=profile,
-    labels=(schema_lib.Label("fraud"),),
+    labels=(
+      schema_lib.Label(
+        "fraud", level="event", delay_days=confirmed_days or None
+      ),
+    ),
     rows="event",
     epoch="1990-01-01",
     train_until=(until - epoch).days,
@@ -128,7 +132,6 @@ def load(
     activity=activity,
     order="order",
     profile=users,
-    labels=fraud.collect(),
     files={"activity": file.name},
     pieces={file.name: file.stat().st_size},
   )

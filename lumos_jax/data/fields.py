@@ -254,18 +254,47 @@ FIELD_TYPES = {
 class Label:
   """An outcome given as data: rows (key, time, value) beside the activity.
 
-  Rows without time hold for the user as a whole (a final result).
+  Rows without time hold for the user as a whole (a final result). A label of
+  events is a column of the activity that has its name, and no input: a row where
+  it is null has no label.
+
+  Whoever learns as of a day uses what was known by then: a row is known from its
+  `known_at` on (a column beside `time`, or beside an event label NAME a column
+  NAME_known_at), or `delay_days` after its time where it has none.
 
   Attributes:
     name: Of the label, as in the table.
     values: Where they are text.
     observed_until: Day from which on no row can be known yet: an ISO date or
       day in a description, a day once prepared. None: as the user's activity.
+    level: "event" for labels of events; None for those of users.
+    delay_days: Days from the time of an outcome until it is known, its absence
+      too (fraud is confirmed weeks later); None for 0.
+    known_at: Set when prepared, where rows say from which day on they are known.
   """
 
   name: str
   values: tuple[str, ...] | None = None
   observed_until: int | str | None = None
+  level: str | None = None
+  delay_days: int | None = None
+  known_at: bool | None = None
+
+  def __post_init__(self):
+    if self.level not in (None, "event"):
+      raise SchemaError(
+        f"label {self.name!r}: level = {self.level!r}; use 'event', or leave it "
+        "out for labels of users"
+      )
+    if self.delay_days is not None and self.delay_days < 0:
+      raise SchemaError(
+        f"label {self.name!r}: delay_days = {self.delay_days} must be 0 or more"
+      )
+
+  @property
+  def late(self) -> bool:
+    """Whether a row may be known later than its time."""
+    return bool(self.delay_days or self.known_at)
 
 
 def width(field: Field) -> int:

@@ -26,6 +26,12 @@ def check_config(
   schema, some training origin's must lie in its data.
   """
   first, last = cfg.train_origin_first, cfg.train_origin_last
+  of_events = [t.name for t in tasks if t.reduce == "event"]
+  if of_events:
+    raise ValueError(
+      f"tasks {of_events} have reduce = 'event', labels of events, and this "
+      "recipe forecasts days: use recipe 'hybrid', or reduce = 'any'"
+    )
   if first > last:
     raise ValueError(
       f"data.train_origin_first = {first} is after data.train_origin_last = "

@@ -58,10 +58,17 @@ def layout(schema: schema_lib.Schema) -> dict[str, tuple[np.dtype, tuple]]:
 
   `day` is the local day of each row since the schema's epoch. Rows of events
   have `time` beside it: the instant, in microseconds since midnight UTC of the
-  epoch day, in whose order they stand.
+  epoch day, in whose order they stand. `label_event` is the row that a label of
+  events is of, -1 for labels of users; `label_known` the day from which on a label
+  is known.
   """
   i, f = np.dtype(np.int32), np.dtype(np.float32)
   time = {"time": (np.dtype(np.int64), (None,))}
+  more = {}
+  if any(x.level == "event" for x in schema.labels):
+    more["label_event"] = (i, (None,))
+  if any(x.late for x in schema.labels):
+    more["label_known"] = (i, (None,))
   return {
     "day": (i, (None,)),
     **(time if schema.rows == "event" else {}),
@@ -74,6 +81,7 @@ def layout(schema: schema_lib.Schema) -> dict[str, tuple[np.dtype, tuple]]:
     "label_id": (i, (None,)),
     "label_time": (i, (None,)),
     "label_value": (f, (None,)),
+    **more,
   }
 
 

@@ -68,9 +68,9 @@ TABLES = ("activity", "calendar", "profile")
 # Describes one data set; no model depends on it.
 _OF_DATA = ("name", "first_day", "last_day", "train_until")
 # The same of a field or label.
-_OF_ROWS = ("low", "high", "observed_until")
+_OF_ROWS = ("low", "high", "observed_until", "delay_days", "known_at")
 # Came later: absent where they are not used, so that older hashes stand.
-_OPTIONAL = ("attributes", "events", "time_zone", *_OF_ROWS)
+_OPTIONAL = ("attributes", "events", "time_zone", "level", *_OF_ROWS)
 # What the ids below FIRST_VALUE say of a value, and of a composite token.
 _NO_VALUE = ("(missing)", "(unknown)")
 _NO_TOKEN = ("(no event)", "(unknown)")

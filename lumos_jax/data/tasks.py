@@ -1,6 +1,8 @@
 """Declared tasks: labels are computed from the records, not engineered.
 
-The label window of an origin o is the days [o, o + horizon_days).
+The label window of an origin o is the days [o, o + horizon_days). Who learns as of
+a day is told by what was known by then (`known_by`): an outcome that became known
+later is not there, and no outcome counts as absent before it would be known.
 """
 
 import dataclasses
@@ -14,7 +16,7 @@ from lumos_jax.names import near
 
 NO_TIME = np.iinfo(np.int32).min
 _KINDS = ("binary", "regression")
-_REDUCE = ("any", "none", "sum", "static")
+_REDUCE = ("any", "none", "sum", "static", "event")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Task:
     field: Numeric activity field the label is made of; or
     label: Name of a schema `Label`.
     reduce: "any" (non-zero on any day), "none" (zero on every day), "sum",
-      or "static" (the label's value for the user, whatever the origin). A row
-      of a label with text values is an event: it counts 1.
+      "static" (the label's value for the user, whatever the origin), or "event"
+      (the label's value for the event that is scored). A row of a label with text
+      values is an event: it counts 1.
     equals: Of a label with text values: only rows of this value count.
     weight: Of its loss; auxiliary tasks may weigh less.
   """
@@ -58,7 +61,8 @@ class Task:
         f"task {self.name!r}: reduce {self.reduce!r} is 0 or 1: use kind "
         "'binary', or reduce 'sum'"
       )
-    if self.field and (self.equals or self.reduce == "static"):
+    of_label = self.reduce in ("static", "event")
+    if self.field and (self.equals or of_label):
       raise ValueError(
         f"task {self.name!r}: equals and reduce 'static' are of labels, and "
         f"{self.field!r} is a field: leave them out"
@@ -106,6 +110,18 @@ def _label(task: Task, schema: schema_lib.Schema) -> schema_lib.Label:
 
 def _check_label(task: Task, label: schema_lib.Label) -> None:
   values = label.values or ()
+  if (task.reduce == "event") != (label.level == "event"):
+    # Days with an event that has the label are outcomes of the user, too.
+    if task.reduce == "event":
+      raise schema_lib.SchemaError(
+        f"task {task.name!r}: reduce 'event' needs a label of events, and label "
+        f"{label.name!r} is of users: use 'static' or 'any'"
+      )
+    if task.reduce == "static":
+      raise schema_lib.SchemaError(
+        f"task {task.name!r}: label {label.name!r} is of events: use reduce "
+        "'event' to score events, 'any' for days with one"
+      )
   if task.equals and task.equals not in values:
     raise schema_lib.SchemaError(
       f"task {task.name!r}: label {label.name!r} has no value {task.equals!r}; "
@@ -125,8 +141,12 @@ def daily_values(
   record: Mapping[str, np.ndarray],
   first_day: int,
   last_day: int,
+  known_by: int | None = None,
 ) -> np.ndarray:
-  """The task's raw quantity on each day: float64 [last_day - first_day]."""
+  """The task's raw quantity on each day: float64 [last_day - first_day].
+
+  With `known_by`, of labels what was known by that day.
+  """
   out = np.zeros(max(last_day - first_day, 0))
   if task.field:
     days = instants.days(record)
@@ -135,7 +155,7 @@ def daily_values(
     values = np.where(np.isnan(values), 0.0, values)
   else:
     index = [x.name for x in schema.labels].index(task.label)
-    mine = record["label_id"] == index
+    mine = _known_rows(record, index, known_by)
     days = record["label_time"][mine]
     values = record["label_value"][mine].astype(np.float64)
     classes = schema.labels[index].values
@@ -148,9 +168,50 @@ def daily_values(
   return out
 
 
-def _static(task, schema, record):
-  index = [x.name for x in schema.labels].index(task.label)
+def _known_rows(record, index: int, known_by: int | None) -> np.ndarray:
+  """bool [L]: rows of a label, those known by a day if one is given."""
   mine = record["label_id"] == index
+  if known_by is None:
+    return mine
+  # What has no time is known from the first.
+  known = record["label_time"]
+  if len(record.get("label_known", ())) == len(mine):
+    known = record["label_known"]
+  return mine & (known <= known_by)
+
+
+def of_events(
+  task: Task,
+  schema: schema_lib.Schema,
+  record: Mapping[str, np.ndarray],
+  known_by: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """A task of reduce "event" at each event of a user.
+
+  Args:
+    task: With a label of events.
+    schema: Of the data set.
+    record: One user's record.
+    known_by: Day of learning; None: all is known.
+
+  Returns:
+    labels float32 [T] and mask bool [T]: whether the event's label is known.
+  """
+  index = [x.name for x in schema.labels].index(task.label)
+  rows = len(record["day"])
+  y, mask = np.zeros(rows, np.float32), np.zeros(rows, bool)
+  mine = _known_rows(record, index, known_by)
+  event, value = record["label_event"][mine], record["label_value"][mine]
+  if task.equals:
+    place = (schema.labels[index].values or ()).index(task.equals)
+    value = value == place
+  y[event], mask[event] = value, True
+  return y, mask
+
+
+def _static(task, schema, record, known_by):
+  index = [x.name for x in schema.labels].index(task.label)
+  mine = _known_rows(record, index, known_by)
   if not mine.any():
     return 0.0, False
   value = float(record["label_value"][mine][0])
@@ -179,6 +240,7 @@ def labels(
   schema: schema_lib.Schema,
   record: Mapping[str, np.ndarray],
   origins: np.ndarray,
+  known_by: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Labels of one user at some origins.
 
@@ -187,6 +249,8 @@ def labels(
     schema: Of the data set.
     record: One user's record.
     origins: int [O] days.
+    known_by: Day of learning: no outcome that became known later is read, and a
+      window counts when all of its outcomes are known. None: all are.
 
   Returns:
     labels float32 [O, M] and mask bool [O, M]: whether the user was at risk at
@@ -199,12 +263,14 @@ def labels(
   at_risk = (origins >= enter) & (origins < leave)
   first = int(origins.min())
   for m, task in enumerate(tasks):
+    if task.reduce == "event":  # Of an event, and not of a day: `of_events`.
+      continue
     if task.reduce == "static":
-      value, known = _static(task, schema, record)
+      value, known = _static(task, schema, record, known_by)
       y[:, m], mask[:, m] = value, known & at_risk
       continue
     last = int(origins.max()) + task.horizon_days
-    values = daily_values(task, schema, record, first, last)
+    values = daily_values(task, schema, record, first, last, known_by)
     if task.reduce in ("any", "none"):
       values = (values != 0).astype(np.float64)
     total = np.concatenate([[0.0], np.cumsum(values)])
@@ -216,5 +282,8 @@ def labels(
       window = window == 0
     y[:, m] = window
     end = observed_until(task, schema, known_until)
+    if known_by is not None:
+      delay = (_label(task, schema).delay_days or 0) if task.label else 0
+      end = min(end, known_by - delay)
     mask[:, m] = at_risk & (origins + task.horizon_days <= end)
   return y, mask

@@ -35,7 +35,10 @@ def check_config(cfg, tasks: Sequence[Any] = ()) -> None:
       f"data.sequence_length = {cfg.sequence_length}"
     )
   days = (cfg.train_origin_last, cfg.validation_origin, cfg.test_origin)
-  if cfg.holdout == "time" and not days[0] <= days[1] < days[2]:
+  # Other users may train to the end.
+  same = cfg.train_split in (cfg.validation_split, cfg.test_split)
+  in_order = days[1] < days[2] and (days[0] <= days[1] or not same)
+  if cfg.holdout == "time" and not in_order:
     raise ValueError(
       "data.holdout = 'time' needs data.train_origin_last <= validation_origin "
       f"< test_origin; they are {days}"
@@ -218,6 +221,18 @@ class Sequences:
       known["categorical"][:, self._column], self.asked(known)
     )
     out["history"] = cut
+    return out
+
+  def history(self, record: Batch, cut: int) -> Batch:
+    """The events before event `cut`, in a row; `last` is the latest one's place.
+
+    Without history or start token, the row is padding.
+    """
+    start = max(
+      -1 if self.cfg.start_token else 0, cut - self.cfg.sequence_length
+    )
+    out = self._row(record, start, cut)
+    out["last"] = np.int32(max(cut - start - 1, 0))
     return out
 
   def whole(self, record: Batch) -> list[Batch]:

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from lumos_jax import positives
-from lumos_jax.data import origins, pipeline
+from lumos_jax.data import origins, pipeline, scoring
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import bootstrap, metrics, predict
 
@@ -122,7 +122,14 @@ class Evaluator(abc.ABC):
     return values | positives.counts(self.tasks, found.y, found.mask)
 
   def batches(self, predictor: predict.Predictor, calendar=None, origin=None):
-    """Batches of this evaluator's users at an origin, by default its own."""
+    """Batches of this evaluator's users at an origin, by default its own.
+
+    Of a recipe that scores points, the points of this evaluator's part.
+    """
+    if isinstance(predictor.inputs, scoring.Scoring):
+      return predictor.inputs.eval_batches(
+        self.records, self.split_name, predictor.batch_size
+      )
     return pipeline.eval_batches(
       self.records,
       self.data_cfg,
@@ -131,6 +138,22 @@ class Evaluator(abc.ABC):
       self.origin if origin is None else origin,
       predictor.batch_size,
       calendar,
+    )
+
+  def validation_batches(self, predictor: predict.Predictor):
+    """Batches of the validation split's users at its origin."""
+    if isinstance(predictor.inputs, scoring.Scoring):
+      return predictor.inputs.eval_batches(
+        self.records, "validation", predictor.batch_size
+      )
+    cfg = self.data_cfg
+    return pipeline.eval_batches(
+      self.records,
+      cfg,
+      self.tasks,
+      cfg.validation_split,
+      cfg.validation_origin,
+      predictor.batch_size,
     )
 
   def save(self, predictions: predict.Predictions, suffix: str = "") -> None:

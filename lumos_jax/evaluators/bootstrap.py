@@ -36,6 +36,25 @@ def draws(users: int, n: int, seed: int) -> Iterator[np.ndarray]:
     yield counts.reshape(r, users).astype(np.float64)
 
 
+def draws_by_user(key: np.ndarray, n: int, seed: int) -> Iterator[np.ndarray]:
+  """As `draws`, of rows [N] that belong to users: a user's rows come together.
+
+  Args:
+    key: [N], the user of each row.
+    n: Draws.
+    seed: Of the draws.
+  """
+  users, at = np.unique(key, return_inverse=True)
+  if len(users) == len(key):
+    yield from draws(len(key), n, seed)
+    return
+  # Rows may be many more than users.
+  step = max(1, _CHUNK // len(key))
+  for w in draws(len(users), n, seed):
+    for first in range(0, len(w), step):
+      yield w[first : first + step][:, at]
+
+
 def interval(value: float, drawn: np.ndarray) -> Interval:
   """Percentile interval; draws on which a metric is undefined do not count."""
   if np.isnan(value) or np.isnan(drawn).all():
@@ -153,19 +172,22 @@ def compare_tasks(
   only: Sequence[str] | None = None,
   n: int = 1000,
   seed: int = 0,
+  key: np.ndarray | None = None,
 ) -> dict[str, Interval]:
   """Intervals of `differences`, on one draw of users for all tasks.
 
   Args:
     tasks, y, mask, p_a, p_b, mean_tasks, only: As in `differences`.
     n, seed: As in `compare`.
+    key: [U], whose each row is, where users have several; default one each.
 
   Returns:
     {"task/metric" or "mean_auc" or "mean_wape": Interval}.
   """
   evaluate = differences(tasks, y, mask, p_a, p_b, mean_tasks, only)
   whole = evaluate(np.ones((1, len(y))))
-  chunks = [evaluate(w) for w in draws(len(y), n, seed)]
+  key = np.arange(len(y)) if key is None else key
+  chunks = [evaluate(w) for w in draws_by_user(key, n, seed)]
   out = {}
   for name, value in whole.items():
     drawn = np.concatenate([c[name] for c in chunks if name in c])

@@ -35,6 +35,7 @@ class Forecast(base.Evaluator):
     super().__init__(*args, **kw)
     self._segments = tuple(segments)
     self._least = min_positives
+    self.params_id = 0  # Of the parameters that `predictions` are of.
     key = f"config.evals.{self.name}.segments"
     segments_lib.check(self._segments, self.records.schema, key)
 
@@ -51,7 +52,7 @@ class Forecast(base.Evaluator):
     not at risk on this day, or whose label windows are not observed.
     """
     found = self.predictor(params, self.batches(self.predictor))
-    self.predictions = found
+    self.predictions, self.params_id = found, id(params)
     self.save(found)
     scored = int(found.mask.any(1).sum())
     left_out = len(found.mask) - scored
@@ -83,5 +84,5 @@ class Forecast(base.Evaluator):
     self.check_same_users(other)
     a, b = self.predictions, other.predictions
     return bootstrap.compare_tasks(
-      self.tasks, a.y, a.mask, a.p, b.p, self.mean_tasks
+      self.tasks, a.y, a.mask, a.p, b.p, self.mean_tasks, key=a.key
     )

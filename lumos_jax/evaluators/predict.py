@@ -131,6 +131,12 @@ class Predictor:
     self.predict_fn = predict_fn
     self.embedder: Predictor | None = None  # Of the recipe's user embeddings.
     self.sees_profile = True
+    self.inputs: Any = None  # Of the recipe; None for days (data/pipeline.py).
+    # What a pretrained model says of scored points: {name: [B, ...]}.
+    self.pretrained: Predictor | None = None
+    self.frozen = False  # Whether that has seen no label.
+    # What a model of days says of its users: {name: [B, ...]}.
+    self.states: Predictor | None = None
     # Of each row of an ensemble apart: {name: [B, R]}; and rows' weights [R, M].
     self.rows: Predictor | None = None
     self.row_weights: np.ndarray | None = None

@@ -113,7 +113,7 @@ class Stack(base.Evaluator):
     self.check_same_users(other)
     a, b = self.predictions, other.predictions
     return bootstrap.compare_tasks(
-      self.tasks, a.y, a.mask, a.p, b.p, self.mean_tasks
+      self.tasks, a.y, a.mask, a.p, b.p, self.mean_tasks, key=a.key
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from absl import logging
 
-from lumos_jax.data import pipeline
+from lumos_jax.data import pipeline, scoring
 from lumos_jax.evaluators import base, features, metrics, predict, targets
 
 Forecast = Callable[[np.ndarray], np.ndarray]  # x [n, F] -> [n].
@@ -217,10 +217,18 @@ class Tabular(base.Evaluator):
       [self._future, self._max_users, self._turns],
       [self._members, self._folds, self._seed, self._threads, self._own],
       self.settings(),
+      self._of_points(),
     ]
     text = json.dumps(settings, sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return self.workdir / "baselines" / f"{self.name}-{digest}"
+
+  def _of_points(self) -> list[str]:
+    """What scored points depend on beside the rest; nothing of days."""
+    inputs = self.predictor.inputs if self.predictor else None
+    if not isinstance(inputs, scoring.Scoring):
+      return []
+    return [f"{k}={self.data_cfg[k]}" for k in scoring.KEYS]
 
   def _calendar_digest(self) -> str:
     calendar = self.records.calendar
@@ -232,6 +240,12 @@ class Tabular(base.Evaluator):
   def _tables(self) -> list[features.Table]:
     """Features for training, validation and test; one pass a set of users."""
     cfg = self.data_cfg
+    inputs = self.predictor.inputs if self.predictor else None
+    if isinstance(inputs, scoring.Scoring):
+      return [
+        features.of_points(inputs.context, inputs.points(self.records, part))
+        for part in ("train", "validation", self.split_name)
+      ]
     wanted = [
       (cfg.train_split, self._origins, self._max_users),
       (cfg.validation_split, [cfg.validation_origin], 0),
@@ -271,7 +285,7 @@ class Tabular(base.Evaluator):
 
   def _fit(self):
     """Predictions of test and validation, and what was chosen."""
-    if not self._origins:
+    if not self._origins and self.predictor.inputs in (None, pipeline):
       raise ValueError(
         "data.train_origin_last lies before data.train_origin_first: "
         f"config.evals.{self.name} has no origin to train on"

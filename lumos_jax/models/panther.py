@@ -243,12 +243,18 @@ class Panther(nnx.Module):
       x = x + self.later[...][later.astype(jnp.int32)].astype(self.dtype)
     return layers.dropout(cfg.dropout, rngs, x)
 
+  def embedded(self, batch: dict[str, Any]) -> jax.Array:
+    """Input vectors [B, T, D] of all tokens, before the first layer."""
+    ids = batch["ids"][..., self.column]
+    return self._embed(batch, ids, batch["start"], None)
+
   def __call__(
     self,
     batch: dict[str, Any],
     rngs: nnx.Rngs | None = None,
     ids: jax.Array | None = None,
     masked: jax.Array | None = None,
+    inputs: jax.Array | None = None,
   ) -> jax.Array:
     """States of all tokens.
 
@@ -257,6 +263,7 @@ class Panther(nnx.Module):
       rngs: Stream "dropout" in training; None to predict.
       ids: int32 [B, T] of the target field, if not the batch's own; then with
         `masked`, bool [B, T]: whose id is hidden.
+      inputs: [B, T, D] in the place of `embedded`.
 
     Returns:
       [B, T, D]: what the token at t says of what comes after it (of itself,
@@ -265,7 +272,7 @@ class Panther(nnx.Module):
     cfg, segment, time = self.cfg, batch["segment"], batch["time"]
     if ids is None:
       ids, masked = batch["ids"][..., self.column], batch["start"]
-    x = self._embed(batch, ids, masked, rngs)
+    x = self._embed(batch, ids, masked, rngs) if inputs is None else inputs
     # Padding is a segment too: its states are defined, and nobody's.
     look = attention.Look(segment, segment, causal=not cfg.masked)
     context = self._context(batch, time)

@@ -2,7 +2,8 @@
 
 Each function sets the keys of config.data that the config's recipe has: those
 of days with a calendar (data/pipeline.py), of sequences of events
-(data/sequences.py), or both; and evaluators of questions that are its own.
+(data/sequences.py), or of points that are scored (data/scoring.py); and evaluators
+of questions that are its own.
 """
 
 import pathlib
@@ -18,6 +19,11 @@ def _forecasts(c) -> bool:
 def _sequences(c) -> bool:
   """Whether the recipe reads sequences of events."""
   return "sequence_length" in c.data
+
+
+def _scores(c) -> bool:
+  """Whether the recipe scores points."""
+  return "unit" in c.data
 
 
 def complete_journey(c, path: str = "") -> None:
@@ -49,6 +55,16 @@ def complete_journey(c, path: str = "") -> None:
     c.evals.what_if = dict(
       type="what_if", edits=[move], sweep_days=(-2, 7, 14, 21), over="changed"
     )
+  if _scores(c):
+    # After a basket's line: is a coupon redeemed in the week from the next day on?
+    c.tasks = dict(
+      redeem=dict(
+        kind="binary", field="redemptions", reduce="any", horizon_days=7
+      )
+    )
+    d.options, d.unit, d.points_per_user = dict(rows="event"), "event", 20
+    d.history_events = 100
+    d.train_origin_first, d.train_origin_last = 84, 281
   if _sequences(c):
     d.options = dict(rows="event")
     d.target, d.holdout, d.filter_seen = "token", "time", False
@@ -58,19 +74,35 @@ def complete_journey(c, path: str = "") -> None:
 
 def oulad(c, path: str = "") -> None:
   """Online students' clicks, submissions and withdrawal (OULAD)."""
-  del path  # LUMOS_OULAD_DIR tells it.
+  d = c.data
+  d.source = "oulad"
+  d.validation_split, d.test_split = "validation", "test"
+  if path:
+    d.options = dict(path=path)
+  if not _forecasts(c):
+    d.options = dict(d.options, rows="event")
+  if _sequences(c):
+    d.target, d.holdout, d.filter_seen = "activity_type", "time", False
+    # Of other students all is known, to the end of their courses.
+    d.train_origin_last, d.validation_origin, d.test_origin = 280, 98, 126
+    d.sequence_length, d.overlap, d.segments = 128, 16, 4
+    return
+  withdrawn = dict(
+    kind="binary", label="withdrawn", reduce="any", horizon_days=28
+  )
+  if _scores(c):
+    c.tasks = dict(withdrawn=withdrawn)
+    d.train_origin_first, d.train_origin_last = 14, 224
+    d.validation_origin = d.test_origin = 98
+    d.origin_stride_days, d.last_events, d.history_events = 14, 5, 100
+    return
   c.tasks = dict(
     clicks=dict(kind="regression", field="clicks", horizon_days=14),
     submits=dict(
       kind="binary", field="submissions", reduce="any", horizon_days=14
     ),
-    withdrawn=dict(
-      kind="binary", label="withdrawn", reduce="any", horizon_days=28
-    ),
+    withdrawn=withdrawn,
   )
-  d = c.data
-  d.source = "oulad"
-  d.validation_split, d.test_split = "validation", "test"
   # Other students, so that label windows of the splits may overlap in days.
   d.train_origin_first, d.train_origin_last = 14, 224
   d.validation_origin = d.test_origin = 98
@@ -94,11 +126,36 @@ def tabformer(c, path: str = "") -> None:
   d = c.data
   d.source = "tabformer"
   d.options = dict(path=path)
-  d.target, d.holdout, d.filter_seen = "token", "time", False
   # Days from 1990 on: 2018-01-01, until which the source fits, and 2019-01-01.
   d.train_origin_last = d.validation_origin = 10227
   d.test_origin = 10592
+  if _scores(c):
+    c.tasks = dict(fraud=dict(kind="binary", label="fraud", reduce="event"))
+    d.unit, d.last_events, d.history_events = "event", 2, 100
+    return
+  d.target, d.holdout, d.filter_seen = "token", "time", False
   d.sequence_length, d.overlap, d.segments = 256, 32, 4
+
+
+def credit_default(c, path: str = "") -> None:
+  """Six monthly statements of credit-card clients, then default or not (UCI)."""
+  d = c.data
+  d.source = "credit_default"
+  d.options = dict(path=path) if path else {}
+  d.validation_split, d.test_split = "validation", "test"
+  if _sequences(c):
+    d.target, d.holdout, d.filter_seen = "token", "time", False
+    # Of training clients all statements; of others the last two are ranked.
+    d.train_origin_last, d.validation_origin, d.test_origin = 183, 152, 182
+    d.sequence_length, d.overlap, d.segments = 64, 1, 12
+    return
+  # As of the 1st of October; clients are held out, not days.
+  c.tasks = dict(
+    default=dict(kind="binary", label="default", reduce="any", horizon_days=31)
+  )
+  d.train_origin_first = d.train_origin_last = 183
+  d.validation_origin = d.test_origin = 183
+  d.last_events, d.history_events = 6, 8  # All there are.
 
 
 def _published(c, path: str, name: str, file: str) -> None:
@@ -139,15 +196,29 @@ def yelp(c, path: str = "") -> None:
 DAYS = dict(complete_journey=complete_journey, oulad=oulad)
 SEQUENCES = dict(
   complete_journey=complete_journey,
+  credit_default=credit_default,
   movielens=movielens,
+  oulad=oulad,
   tabformer=tabformer,
   beauty=beauty,
   sports=sports,
   toys=toys,
   yelp=yelp,
 )
+SCORED = dict(
+  credit_default=credit_default,
+  oulad=oulad,
+  complete_journey=complete_journey,
+  tabformer=tabformer,
+)
 # Sequences whose events have times, and their users profiles.
-TIMED = ("complete_journey", "movielens", "tabformer")
+TIMED = (
+  "complete_journey",
+  "credit_default",
+  "movielens",
+  "oulad",
+  "tabformer",
+)
 
 
 def use(c, name: str, path: str = "") -> None:
@@ -162,6 +233,7 @@ def use(c, name: str, path: str = "") -> None:
     ConfigError: There is no such data set for what the recipe reads.
   """
   known = (DAYS if _forecasts(c) else {}) | (SEQUENCES if _sequences(c) else {})
+  known |= SCORED if _scores(c) else {}
   if name not in known:
     raise ConfigError(
       f"config argument data={name!r} is unknown; for recipe {c.recipe!r} there "

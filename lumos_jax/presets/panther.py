@@ -11,6 +11,8 @@ from lumos_jax.presets import datasets
 # chosen on validation events. Where rows are long, more steps of fewer rows
 # learn more of as many events.
 _TRAINING = {
+  "credit_default": (1200, 32, 0.99),
+  "oulad": (1500, 16, 0.99),
   "complete_journey": (3000, 4, 0.997),
   "movielens": (8000, 8, 0.997),
   "tabformer": (6000, 8, 0.997),
@@ -20,7 +22,7 @@ _TRAINING = {
   "yelp": (2000, 32, 0.99),
 }
 # Where softmax over all values costs as little as a sample of them.
-_FEW_VALUES = ("movielens",)
+_FEW_VALUES = ("credit_default", "movielens", "oulad")
 
 
 def start(name: str, arg: str | None, **more):

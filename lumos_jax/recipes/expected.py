@@ -97,6 +97,25 @@ def features(
   return jnp.concatenate(out, -1)
 
 
+def pointed_at(
+  module, batch, states: jax.Array, last: jax.Array
+) -> deviation.Pointed:
+  """A pointer's part of what is expected after the tokens at `last` [B].
+
+  Args:
+    module: PANTHER's.
+    batch: Of `data.sequences`.
+    states: [B, T, D], `module.model(batch)`.
+    last: int32 [B].
+  """
+  found = module.model.copied(states, batch).at(last)
+  ids = jnp.broadcast_to(found.ids[:, None], found.weights.shape)
+  flat = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+  return deviation.Pointed(
+    *map(flat, (found.keep, found.give, found.weights, ids))
+  )
+
+
 def of_batch(
   recipe, module, batch, states: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -160,6 +160,16 @@ class Lumos:
     states, seen, time = module.model.states(batch)
     return _pooled(states.astype(jnp.float32), seen, time)
 
+  def summary(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
+    """Forecasts, and the mean and last state, of each user; O = 1.
+
+    Returns:
+      {"task" and its like: float32 [B, 1]; "mean", "last": float32 [B, D]}.
+    """
+    found = self.embed(module, batch)
+    kept = {k: found[k] for k in ("mean", "last")}
+    return self.predict(module, batch) | kept
+
   def states(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """Encoder states of each token, the start token left out.
 

@@ -15,6 +15,7 @@ from lumos_jax.report import (
   page,
   questions,
   results,
+  risk,
 )
 
 FILE = "report.html"
@@ -32,6 +33,12 @@ _NEXT_EVENT = (
   ("hit-rate", "Hit rate by k and history", next_event.rates),
   ("first-value", "The first value", next_event.parts),
   ("examples", "Example users", examples.section),
+)
+_SCORES = (
+  ("tasks", "What is scored", questions.forecasts),
+  ("risk", "Risk", risk.section),
+  *_FORECASTS[1:2],
+  *_FORECASTS[3:6],
 )
 _SECTIONS = (
   ("training", "Training", background.training),
@@ -79,7 +86,8 @@ def write(run: load.Run) -> epath.Path:
     why = 'plotly is not installed: pip install "lumos-jax[report]".'
     logging.warning("report without charts: %s", why)
     header = page.join([header, page.missing("Charts", why)])
-  own = _NEXT_EVENT if run.config.get("recipe") == "panther" else _FORECASTS
+  recipe = run.config.get("recipe")
+  own = {"panther": _NEXT_EVENT, "hybrid": _SCORES}.get(recipe, _FORECASTS)
   parts = [
     page.Section(anchor, title, _section(section, run, title))
     for anchor, title, section in (*own, *_SECTIONS)

@@ -18,11 +18,14 @@ _HIGHER_AT = (
   "ndcg@",
   "coverage@",
   "novelty@",
+  "recall_",
+  "money_",
 )  # Followed by a number.
 # Best at this value.
 _AT = {"bias": 1.0, "coverage_80": 0.8}
 _TITLES = {
   "baseline_lightgbm": "LightGBM",
+  "baseline_lightgbm_states": "LightGBM with states",
   "baseline_catboost": "CatBoost",
   "baseline_linear": "linear",
   "baseline_tabm": "TabM",
@@ -122,7 +125,8 @@ class Run:
   @property
   def model(self) -> str | None:
     """The evaluator that holds the model's own forecast of the test origin."""
-    names = self.of_kind("forecast") or self.of_kind("next_event")
+    names = self.of_kind("risk") or self.of_kind("forecast")
+    names = names or self.of_kind("next_event")
     for n in names:
       # The evaluators' own default is the test split.
       if self.setting(n, "split", "test") == "test":
@@ -132,7 +136,7 @@ class Run:
   def title(self, evaluator: str | None) -> str:
     """How an evaluator's forecasts are called in tables."""
     kind = self.kind(evaluator or "")
-    if kind.startswith(("forecast", "next_event")):
+    if kind.startswith(("forecast", "next_event", "risk")):
       return str(self.config.get("recipe", "model")).upper()
     return _TITLES.get(kind, kind)
 

@@ -4,7 +4,7 @@ import datetime
 from typing import Any
 
 from lumos_jax.report import baselines as baselines_lib
-from lumos_jax.report import cells, charts, load, page
+from lumos_jax.report import cells, charts, load, page, risk
 
 _READING = (
   "A difference is the model's value minus the baseline's on the same users, "
@@ -63,6 +63,7 @@ def header(run: load.Run) -> page.Html:
     [
       page.tag("h1", config.get("name", "run")),
       page.tag("p", " · ".join(parts), class_="quiet"),
+      *risk.warnings(run),
       page.tag("div", *cards, class_="cards")
       if cards
       else page.missing("Results", run.absent.get("evals", "no forecast ran.")),

@@ -1,0 +1,435 @@
+"""Grain pipeline of scored points: records -> points -> examples -> batches.
+
+A point is what a discriminative model scores: a user as of a day (data.unit =
+"user"), or an event ("event"), with the history before it. Labels of training are
+what was known by the day of training, those of validation by the test's day.
+
+Parts are cut by time, and by the data set's splits of users where they differ. A
+random cut (data.cut = "random") has to be asked for: it lets a model learn from
+what comes later, and every result of it says so.
+
+B batch, F context features, M tasks, N points.
+"""
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+from lumos_jax.data import context as context_lib
+from lumos_jax.data import hosts as hosts_lib
+from lumos_jax.data import instants, origins, pipeline, windows
+from lumos_jax.data import tasks as tasks_lib
+
+Batch = dict[str, Any]
+PARTS = ("train", "validation", "test")
+CUTS = ("time", "random")
+# Of config.data: what decides which points there are, and their context.
+KEYS = (
+  "unit",
+  "train_origin_first",
+  "origin_stride_days",
+  "points_per_user",
+  "last_events",
+  "cut",
+  "balanced",
+  "known_by",
+)
+_SHARES = (
+  0.7,
+  0.85,
+)  # Of a random cut: train until the first, then validation.
+
+
+def marks(cfg) -> dict[str, float]:
+  """What every result has to say of how its points were chosen; mostly {}."""
+  out = {}
+  if cfg.get("cut", "time") == "random":
+    out["random_split"] = 1.0
+  if cfg.get("balanced", False):
+    out["balanced"] = 1.0
+  return out
+
+
+def check_config(cfg, tasks: Sequence[tasks_lib.Task]) -> None:
+  """Raises ValueError, naming the keys, where settings exclude each other."""
+  for key, known in (("unit", context_lib.UNITS), ("cut", CUTS)):
+    if cfg[key] not in known:
+      raise ValueError(f"data.{key} = {cfg[key]!r}; use one of {known}")
+  if not tasks:
+    raise ValueError("config.tasks is empty: say what is to be scored")
+  other = [t.name for t in tasks if t.kind != "binary"]
+  if other:
+    raise ValueError(
+      f"config.tasks: {other} are amounts, and this recipe scores: kind='binary'"
+    )
+  if cfg.unit == "user":
+    if events := [t.name for t in tasks if t.reduce == "event"]:
+      raise ValueError(
+        f"config.tasks: {events} are labels of events (reduce='event'): set "
+        "data.unit = 'event'"
+      )
+    if cfg.train_origin_first > cfg.train_origin_last:
+      raise ValueError(
+        f"data.train_origin_first = {cfg.train_origin_first} is after "
+        f"data.train_origin_last = {cfg.train_origin_last}"
+      )
+    if cfg.cut == "time":
+      for name in ("validation", "test"):
+        key = f"data.{name}_origin"
+        origins.check_origin(cfg, tasks, name, cfg[f"{name}_origin"], key)
+  elif cfg.cut == "time":
+    days = (cfg.train_origin_last, cfg.validation_origin, cfg.test_origin)
+    same = cfg.train_split == cfg.test_split
+    if same and not days[0] <= days[1] < days[2]:
+      raise ValueError(
+        "data.unit = 'event' needs data.train_origin_last <= validation_origin < "
+        f"test_origin; they are {days}"
+      )
+
+
+@dataclasses.dataclass
+class Points:
+  """The points of a part, in memory.
+
+  Attributes:
+    context: float32 [N, F].
+    y: float32 [N, M].  mask: bool [N, M], whether the label is known.
+    user: int [N], position in `records`.
+    place: int [N], day of a user, or event's position in its record.
+    records: Records of users with points.
+    key: str [N], the users' ids.
+  """
+
+  context: np.ndarray
+  y: np.ndarray
+  mask: np.ndarray
+  user: np.ndarray
+  place: np.ndarray
+  records: list[Batch]
+
+  def __len__(self) -> int:
+    return len(self.user)
+
+  @property
+  def key(self) -> list[str]:
+    """Whose each point is."""
+    return [str(self.records[u]["key"]) for u in self.user]
+
+  def take(self, rows: np.ndarray) -> "Points":
+    """Some of the points."""
+    cut = (x[rows] for x in (self.context, self.y, self.mask))
+    return Points(*cut, self.user[rows], self.place[rows], self.records)
+
+
+class Scoring:
+  """The inputs of a recipe that scores points, as train.py calls them.
+
+  Attributes:
+    context: Makes context features.
+  """
+
+  def __init__(self, cfg, records, tasks, backbone=None):
+    """Keeps what every part shares.
+
+    Args:
+      cfg: config.data.
+      records: An open data set; for a model alone, its schema and calendar.
+      tasks: Declared tasks.
+      backbone: Config of the pretrained model whose inputs examples hold; None
+        for context alone.
+    """
+    check_config(cfg, tasks)
+    tasks_lib.check(tasks, records.schema)
+    self._cfg, self._tasks = cfg, tuple(tasks)
+    self._schema, self._calendar = records.schema, records.calendar
+    self.context = context_lib.Context(
+      records.schema, records.calendar, tasks, cfg.unit, cfg.last_events
+    )
+    self._sequences = self._days = None
+    if backbone is not None and "sequence_length" in backbone.data:
+      shape = backbone.data.copy_and_resolve_references().unlock()
+      # Short histories need no long rows.
+      if cfg.history_events:
+        shape.sequence_length = min(shape.sequence_length, cfg.history_events)
+        shape.overlap = min(shape.overlap, shape.sequence_length - 1)
+      self._sequences = windows.Sequences(records.schema, shape)
+    elif backbone is not None:
+      self._days = pipeline.Example(
+        records.schema,
+        records.calendar,
+        tasks_lib.from_config(backbone.tasks),
+        backbone.data.eval_history_days,
+        labels=False,
+      )
+    self._parts: dict[tuple[int, str], Points] = {}
+
+  @property
+  def users(self) -> bool:
+    """Whether users are scored, and not events."""
+    return self._cfg.unit == "user"
+
+  def __getstate__(self):
+    return self.__dict__ | {"_parts": {}}
+
+  # Points.
+
+  def _known_by(self, part: str) -> int | None:
+    """Day by which the labels of a part were known; None: all are."""
+    cfg = self._cfg
+    if part == "test" or cfg.cut == "random":
+      return None
+    if part == "train" and cfg.known_by is not None:
+      return int(cfg.known_by)
+    later = {"train": "validation", "validation": "test"}[part]
+    if cfg[f"{part}_split"] != cfg[f"{later}_split"]:
+      return None  # Other users, of which all was seen to the end.
+    return int(cfg[f"{later}_origin"])
+
+  def points(self, records, part: str) -> Points:
+    """All points of a part of an open data set; made once.
+
+    Raises:
+      ValueError: There is none, or none has a label.
+    """
+    key = id(records), part
+    if key not in self._parts:
+      self._parts[key] = self._points(records, part)
+    return self._parts[key]
+
+  def _points(self, records, part: str) -> Points:
+    source, cfg = records.source(self._cfg[f"{part}_split"]), self._cfg
+    kept: list[Batch] = []
+    found: list[tuple] = []
+    for i in range(len(source)):
+      record = source[i]
+      place = self._places(record, part)
+      if not len(place):
+        continue
+      y, mask = self.labels(record, place, self._known_by(part))
+      # A point without a label teaches nothing; scored, it is not counted.
+      use = mask.any(1) if part == "train" else np.ones(len(place), bool)
+      place, y, mask = place[use], y[use], mask[use]
+      most = cfg.points_per_user
+      if most and len(place) > most:
+        some = np.linspace(0, len(place) - 1, most).astype(int)
+        place, y, mask = place[some], y[some], mask[some]
+      if len(place):
+        found.append((np.full(len(place), len(kept)), place, y, mask))
+        kept.append(record)
+    if not found:
+      raise ValueError(
+        f"no point of part {part!r} in split {cfg[f'{part}_split']!r}: no user "
+        f"or event lies on the days that data.*_origin say, with a label known "
+        f"by day {self._known_by(part)} (data.known_by)"
+      )
+    user, place, y, mask = map(np.concatenate, zip(*found, strict=True))
+    out = Points(np.zeros((len(user), 0)), y, mask, user, place, kept)
+    if cfg.balanced:
+      out = out.take(_balanced(out, PARTS.index(part)))
+    ends = np.searchsorted(out.user, np.arange(len(kept) + 1))
+    spans = zip(ends, ends[1:], kept, strict=False)
+    out.context = np.concatenate(
+      [self._context(r, out.place[a:b]) for a, b, r in spans if b > a]
+    )
+    return out
+
+  def _places(self, record: Batch, part: str) -> np.ndarray:
+    """Ascending days, or events, of a user that a part scores."""
+    cfg = self._cfg
+    random = cfg.cut == "random"
+    if self.users:
+      if random and _drawn(record["key"]) != part:
+        return np.zeros(0, int)
+      if part != "train":
+        return np.asarray([cfg[f"{part}_origin"]])
+      first, last = cfg.train_origin_first, cfg.train_origin_last
+      return np.arange(last, first - 1, -cfg.origin_stride_days)[::-1]
+    days = instants.days(record)
+    events = np.arange(len(days))
+    if random:
+      mine = [_drawn(f"{record['key']}/{i}") == part for i in events]
+      return events[np.asarray(mine, bool) & (days >= cfg.train_origin_first)]
+    first, last = {
+      "train": (cfg.train_origin_first, cfg.train_origin_last),
+      "validation": (cfg.validation_origin, math.inf),
+      "test": (cfg.test_origin, math.inf),
+    }[part]
+    if part == "validation" and cfg.validation_split == cfg.test_split:
+      last = cfg.test_origin
+    return events[(days >= first) & (days < last)]
+
+  def _context(self, record: Batch, place: np.ndarray) -> np.ndarray:
+    make = self.context.of_user if self.users else self.context.of_events
+    return make(record, place)
+
+  def labels(
+    self, record: Batch, place: np.ndarray, known_by: int | None = None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Labels float32 [n, M] and mask bool [n, M] of a user's points.
+
+    Label windows of an event begin on the day after it.
+    """
+    schema = self._schema
+    if self.users:
+      return tasks_lib.labels(self._tasks, schema, record, place, known_by)
+    days = instants.days(record)[place].astype(np.int64)
+    y, mask = tasks_lib.labels(self._tasks, schema, record, days + 1, known_by)
+    for m, task in enumerate(self._tasks):
+      if task.reduce == "event":
+        found = tasks_lib.of_events(task, schema, record, known_by)
+        y[:, m], mask[:, m] = (x[place] for x in found)
+    return y, mask
+
+  # Examples.
+
+  def example(
+    self, record: Batch, place: int, context: np.ndarray | None = None
+  ) -> Batch:
+    """Arrays of a point, without labels: its context, and the model's inputs."""
+    if context is None:
+      context = self._context(record, np.asarray([place]))[0]
+    out: Batch = {"context": context}
+    if self._days is not None:
+      day = place if self.users else int(instants.days(record)[place])
+      return out | self._days(record, np.asarray([day]))
+    if self._sequences is None:
+      return out
+    cut = place
+    if self.users:
+      cut = int(np.searchsorted(instants.days(record), place))
+    out |= self._sequences.history(record, cut)
+    if not self.users:
+      time = record["time"]
+      since = (time[cut] - time[cut - 1]) / 1e6 if cut else 0.0
+      out["event_ids"] = record["categorical"][cut]
+      out["event_gap"] = np.float32(since)
+    return out
+
+  def train_iterator(
+    self, records, cfg, tasks, batch_size: int, seed: int
+  ) -> grain.DatasetIterator:
+    """Endless shuffled batches of this host's points; its state can be saved.
+
+    Args:
+      records: An open `Records`.
+      cfg: config.data.
+      tasks: Declared tasks.
+      batch_size: B over all hosts.
+      seed: Of shuffling.
+    """
+    del tasks
+    examples = hosts_lib.shuffled(
+      _Examples(self, self.points(records, "train"), cfg.cache), seed
+    )
+    examples, rows = hosts_lib.share(examples, batch_size)
+    dataset = hosts_lib.in_order(examples.batch(rows)).to_iter_dataset(
+      grain.ReadOptions(
+        num_threads=cfg.read_threads,
+        prefetch_buffer_size=2 * max(1, cfg.read_threads),
+      )
+    )
+    return iter(hosts_lib.workers(dataset, cfg.workers))
+
+  def eval_batches(
+    self, records, part: str, batch_size: int
+  ) -> Iterator[Batch]:
+    """This host's points of a part, once; the last batch has copies at its end.
+
+    Args:
+      records: An open `Records`.
+      part: Of PARTS.
+      batch_size: B on this host.
+    """
+    points = self.points(records, part)
+    hosts, host = jax.process_count(), jax.process_index()
+    mine = range(host, len(points), hosts)
+    for step in range(math.ceil(math.ceil(len(points) / hosts) / batch_size)):
+      some = mine[step * batch_size : (step + 1) * batch_size]
+      yield self._batch(points, list(some), batch_size)
+
+  def _batch(self, points: Points, rows: list[int], batch_size: int) -> Batch:
+    filled = rows + (rows[-1:] or [0]) * (batch_size - len(rows))
+    source = _Examples(self, points, False)
+    found = [source[i] for i in filled]
+    out = {k: np.stack([f[k] for f in found]) for k in found[0]}
+    out["user_mask"] = np.arange(batch_size) < len(rows)
+    keys = [str(points.records[points.user[i]]["key"]) for i in rows]
+    out["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
+    return out
+
+  def batches_at(
+    self, groups, day: int, batch_size: int, spare: Batch
+  ) -> Iterator[Batch]:
+    """A batch of each group of records, users as of a day, without labels."""
+    for found in groups:
+      parts = [self.example(r, day) for r in found or [spare]]
+      parts += parts[-1:] * (batch_size - len(parts))
+      batch = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
+      shape = batch_size, 1, len(self._tasks)
+      batch["labels"] = np.zeros(shape, np.float32)
+      batch["label_mask"] = np.zeros(shape, bool)
+      batch["user_mask"] = np.arange(batch_size) < len(found)
+      keys = [str(r["key"]) for r in found]
+      batch["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
+      yield batch
+
+  def nobody(self) -> Batch:
+    """A batch of one point without history: shapes, to build a model by."""
+    from lumos_jax.data import records as records_lib
+
+    record = {
+      k: np.zeros([1 if n is None else n for n in shape], dtype)
+      for k, (dtype, shape) in records_lib.layout(self._schema).items()
+    }
+    place = 0 if not self.users else 1
+    return {
+      k: np.asarray(v)[None] for k, v in self.example(record, place).items()
+    }
+
+
+class _Examples:
+  """Training examples by place."""
+
+  def __init__(self, scoring: Scoring, points: Points, cache: bool):
+    self._scoring, self._points = scoring, points
+    self._cache: dict[int, Batch] | None = {} if cache else None
+
+  def __len__(self) -> int:
+    return len(self._points)
+
+  def __repr__(self) -> str:
+    return f"Points({len(self)})"
+
+  def __getitem__(self, i: int) -> Batch:
+    if self._cache is not None and i in self._cache:
+      return self._cache[i]
+    p = self._points
+    record, place = p.records[p.user[i]], int(p.place[i])
+    out = self._scoring.example(record, place, p.context[i])
+    out["labels"], out["label_mask"] = p.y[i][None], p.mask[i][None]
+    if self._cache is not None:
+      self._cache[i] = out
+    return out
+
+
+def _drawn(text: str) -> str:
+  """A part by a hash of a text, whatever else there is."""
+  share = zlib.crc32(f"part/{text}".encode()) / 2**32
+  return PARTS[int(np.searchsorted(_SHARES, share, side="right"))]
+
+
+def _balanced(points: Points, seed: int) -> np.ndarray:
+  """As many rows with a positive label as others, drawn; ascending."""
+  positive = ((points.y > 0) & points.mask).any(1)
+  groups = [
+    np.flatnonzero(g & points.mask.any(1)) for g in (positive, ~positive)
+  ]
+  count, rng = min(map(len, groups)), np.random.default_rng(seed)
+  drawn = [rng.choice(g, count, replace=False) for g in groups]
+  return np.sort(np.concatenate(drawn))

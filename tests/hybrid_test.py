@@ -1,0 +1,397 @@
+"""Recipe hybrid: what trains, what is seen, and what an event cannot know."""
+
+import functools
+import json
+
+import fake_events
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_hybrid
+from flax import nnx
+
+from lumos_jax import checkpoint as checkpoint_lib
+from lumos_jax import config as config_lib
+from lumos_jax import evaluate, init_from, predictor, recipes, report, train
+from lumos_jax import run as run_lib
+from lumos_jax import state as state_lib
+from lumos_jax.data import scoring
+from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.evaluators import calibration, predict
+from lumos_jax.models import dcn, lora, numbers
+from lumos_jax.presets import hybrid as presets
+
+RECORDS = fake_events.Records(users=16)
+
+
+def build(config, records=RECORDS):
+  tasks = tasks_lib.from_config(config.tasks)
+  return recipes.build(config, records, tasks), tasks
+
+
+@functools.cache
+def ready(tune="frozen", unit="user"):
+  """A recipe, its module, and its compiled prediction."""
+  recipe, _ = build(tiny_hybrid.config(tune, unit))
+  graph, _ = state_lib.structure(recipe)
+  init = lambda: state_lib.split(recipe.init(nnx.Rngs(params=0)))[1]
+  params = jax.jit(init)()
+  predict = jax.jit(
+    lambda params, batch: recipe.predict(state_lib.merge(graph, params), batch)[
+      "buys"
+    ]
+  )
+  run = lambda batch: np.asarray(predict(params, batch))
+  return recipe, state_lib.merge(graph, params), run, (predict, params)
+
+
+def trained(config, steps=3):
+  """Parameters before and after some steps, and the losses."""
+  recipe, tasks = build(config)
+  trainer = train.Trainer(config, recipe, jax.devices()[:1])
+  batches = recipe.inputs.train_iterator(RECORDS, config.data, tasks, 8, 0)
+  first = [next(batches) for _ in range(2)]
+  state, losses = trainer.init(first), []
+  before = {k: np.asarray(v) for k, v in state["params"].items()}
+  for _ in range(steps):
+    state, logs = trainer.step(state, trainer.put(first[0]))
+    losses.append(float(logs["loss"]))
+  return before, state["params"], losses
+
+
+@pytest.mark.parametrize(
+  "tune", ["frozen", "lora", pytest.param("full", marks=pytest.mark.slow)]
+)
+def test_what_is_tuned_changes_and_nothing_else(tune):
+  before, after, losses = trained(tiny_hybrid.config(tune))
+  changed = {k for k in before if not np.array_equal(before[k], after[k])}
+  backbone = {k for k in before if k.startswith("backbone/")}
+  assert losses[-1] < losses[0] and "heads/0/out/kernel" in changed
+  assert "numbers/edges" not in changed
+  if tune == "full":
+    assert len(changed & backbone) > len(backbone) / 2
+  else:
+    assert not changed & backbone
+  adapters = {k for k in before if k.startswith("adapters/")}
+  assert bool(adapters) == (tune == "lora")
+  if adapters:
+    assert {k for k in adapters if "/b/" in k} <= changed
+
+
+def test_without_a_backbone_context_alone_is_scored():
+  before, after, losses = trained(tiny_hybrid.config(over=False))
+  assert not [k for k in before if k.startswith(("backbone", "cnn", "norm"))]
+  assert losses[-1] < losses[0]
+
+
+def test_adapters_begin_at_the_model_and_merge_to_it():
+  recipe, module, _, (predict, params) = ready("lora")
+  own = dict(nnx.to_flat_state(nnx.state(module.backbone)))
+  same = dict(nnx.to_flat_state(nnx.state(module.adapters(module.backbone))))
+  for path, value in own.items():
+    np.testing.assert_array_equal(value[...], same[path][...])
+  # B begins at zero; then the merged weights are W + alpha / r A B.
+  changed = {
+    k: v + 1.0 if k.startswith("adapters/b/") else v for k, v in params.items()
+  }
+  graph, _ = state_lib.structure(recipe)
+  full = state_lib.merge(graph, changed)
+  merged = full.adapters(full.backbone)
+  found = dict(nnx.to_flat_state(nnx.state(merged)))
+  path, a, b = module.adapters.paths[0], full.adapters.a[0], full.adapters.b[0]
+  scale = recipe.cfg.lora_alpha / recipe.cfg.lora_rank
+  expected = own[path][...] + scale * a[...] @ b[...]
+  np.testing.assert_allclose(found[path][...], expected, rtol=1e-6)
+  batch = recipe.inputs.nobody()
+  adapted = predict(changed, batch)
+  whole = {
+    f"backbone/{'/'.join(map(str, p))}": v[...] for p, v in found.items()
+  }
+  np.testing.assert_allclose(predict(params | whole, batch), adapted, rtol=1e-6)
+
+
+def test_no_weight_to_adapt_is_an_error():
+  recipe, _ = build(tiny_hybrid.config("lora", model__lora_modules="nowhere"))
+  with pytest.raises(ValueError, match="'nowhere' meets none of .* matrices"):
+    recipe.init(nnx.Rngs(params=0))
+  module = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+  assert lora.Adapters(module, "", 1, 1.0, rngs=nnx.Rngs(params=0)).count == 1
+
+
+@pytest.mark.parametrize(
+  "changes,words",
+  [
+    ({"model__tune": "soft"}, "model.tune = 'soft'"),
+    ({"model__numbers": "plain"}, "model.numbers = 'plain'"),
+    ({"model__parts": ("moon",)}, "model.parts = .'moon'"),
+    ({"init_new": ()}, "model.backbone is set and init_from is not"),
+    ({"data__cut": "luck"}, "data.cut = 'luck'"),
+    ({"data__test_origin": 52}, "data.test_origin = 52"),
+  ],
+)
+def test_settings_that_make_no_sense_are_refused(changes, words):
+  with pytest.raises(ValueError, match=words):
+    build(tiny_hybrid.config(**changes))
+
+
+def test_nothing_to_tune_without_a_backbone():
+  with pytest.raises(ValueError, match="nothing to tune"):
+    build(tiny_hybrid.config("full", over=False))
+
+
+@pytest.mark.parametrize("unit", ["user", "event"])
+def test_no_later_event_changes_a_score(unit):
+  """Each event at or behind the point (of an event: behind it) is perturbed."""
+  recipe, _, predict, _ = ready(unit=unit)
+  record = dict(RECORDS.users[7])  # 40 events.
+  place = 60 if unit == "user" else 20
+  cut = int(np.searchsorted(record["day"], 60)) if unit == "user" else 21
+  changed = dict(record)
+  changed["categorical"] = record["categorical"].copy()
+  changed["categorical"][cut:] = 3
+  changed["numeric"] = record["numeric"].copy()
+  changed["numeric"][cut:] += 100.0
+  changed["time"] = record["time"].copy()
+  changed["time"][cut:] += np.arange(len(record["time"]) - cut) * 10**9
+  changed["label_value"] = record["label_value"] + 1
+  earlier = dict(record, numeric=record["numeric"].copy())
+  earlier["numeric"][cut - 1] += 100.0
+
+  def score(r):
+    example = recipe.inputs.example(r, place)
+    batch = {k: np.asarray(v)[None] for k, v in example.items()}
+    return predict(batch)
+
+  np.testing.assert_array_equal(score(record), score(changed))
+  assert not np.array_equal(score(record), score(earlier))
+
+
+def test_expectations_are_fixed_before_the_event():
+  """Another scored event: the same series and user, to the bit."""
+  recipe, module, *_ = ready(unit="event")
+  record = RECORDS.users[7]
+  other = dict(record, categorical=record["categorical"].copy())
+  other["categorical"][20, 0] = 2 + (other["categorical"][20, 0] - 1) % 30
+  parts = jax.jit(lambda b: recipe.pretrained_parts(module.backbone, b))
+  found = []
+  for r in (record, other):
+    example = recipe.inputs.example(r, 20)
+    batch = {k: jnp.asarray(v)[None] for k, v in example.items()}
+    found.append(parts(batch))
+  for name in ("series", "user"):
+    np.testing.assert_array_equal(found[0][name], found[1][name])
+  deviation = [f["deviation"][0] for f in found]
+  entropy = 2  # Of names: what was expected, whatever then happened.
+  assert deviation[0][entropy] == deviation[1][entropy]
+  assert deviation[0][0] != deviation[1][0]
+
+
+def test_padding_and_neighbours_change_nothing():
+  recipe, _, predict, _ = ready(unit="event")
+  batch = next(recipe.inputs.eval_batches(RECORDS, "test", 16))
+  inputs = {
+    k: v
+    for k, v in batch.items()
+    if k not in ("key", "user_mask", "labels", "label_mask")
+  }
+  whole = predict(inputs)
+  alone = predict({k: v[3:4] for k, v in inputs.items()})
+  np.testing.assert_allclose(whole[3], alone[0], rtol=2e-5)
+  # What stands behind the latest event is nobody's.
+  noisy = dict(inputs, ids=inputs["ids"].copy())
+  noisy["ids"][inputs["segment"] == 0] = 5
+  again = predict(noisy)
+  np.testing.assert_allclose(whole, again, rtol=2e-5)
+
+
+def test_a_run_begins_at_its_backbone():
+  """Parameters are the pretrained run's; the head is told to be new."""
+  config = tiny_hybrid.config("lora", init_new=(), init_from="runs/x")
+  recipe, _ = build(config)
+  old_recipe = recipes.build(tiny_hybrid.backbone(), RECORDS, ())
+
+  def values(recipe, seed):
+    init = lambda: state_lib.split(recipe.init(nnx.Rngs(params=seed)))[1]
+    shapes = jax.eval_shape(init)
+    return {k: np.full(s.shape, seed, s.dtype) for k, s in shapes.items()}
+
+  fresh, old = values(recipe, 1), values(old_recipe, 5)
+  meta = {
+    "config": json.loads(tiny_hybrid.backbone().to_json_best_effort()),
+    "schema": RECORDS.schema.to_json(),
+    "calendar_columns": [],
+  }
+  found, lines = init_from.merge(config, fresh, RECORDS, old, meta)
+  for name, value in old.items():
+    np.testing.assert_array_equal(found[f"backbone/{name}"], value)
+  head = [k for k in fresh if not k.startswith("backbone/")]
+  assert head and all(np.array_equal(found[k], fresh[k]) for k in head)
+  count = sum(k.startswith("adapters/a/") for k in fresh)
+  assert f"loaded {len(old)} of {len(old)} parameters" in lines
+  assert f"new: adapters of {count} weight matrices (model.tune)" in lines
+  old.pop("model/norm_out/scale")
+  with pytest.raises(checkpoint_lib.CheckpointError, match="norm_out/scale"):
+    init_from.merge(config, fresh, RECORDS, old, meta)
+
+
+def test_a_backbone_comes_from_a_workdir(tmp_path):
+  c = tiny_hybrid.config(over=False).copy_and_resolve_references().unlock()
+  with pytest.raises(config_lib.ConfigError, match="no run there"):
+    presets.over(c, str(tmp_path))
+  text = tiny_hybrid.backbone().to_json_best_effort()
+  (tmp_path / "config.json").write_text(text)
+  presets.over(c, str(tmp_path))
+  assert c.init_from == str(tmp_path)
+  config_lib.check(c)
+  recipe, _ = build(c)
+  assert recipe.backbone.objective.gap_weight == 0.1
+  stored = json.loads(c.to_json_best_effort())
+  again, _ = build(config_lib.stored(stored))
+  assert state_lib.structure(again)[1] == state_lib.structure(recipe)[1]
+
+
+def test_numbers_fill_their_bins():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(500, 3)).astype(np.float32)
+  x[:, 1], x[::3, 2] = 0.0, np.nan  # Constant; partly missing.
+  for kind in numbers.KINDS:
+    module = numbers.Numbers(3, kind, 4, 5, 0.3, rngs=nnx.Rngs(params=0))
+    module.fit(jnp.asarray(x))
+    edges = np.quantile(x[:, 0], np.linspace(0, 1, 5))
+    np.testing.assert_allclose(module.edges[...][0], edges, rtol=1e-5)
+    out = module(jnp.asarray(x))
+    assert out.shape == (500, 15) and np.isfinite(out).all()
+    # What is missing is told apart from every number.
+    assert not np.allclose(out[0, 10:], out[1, 10:])
+  # Piecewise-linear (2203.05556, eq. 1): full below, a share of its own bin.
+  module = numbers.Numbers(1, "piecewise", 4, 5, 0.3, rngs=nnx.Rngs(params=0))
+  module.kernel[...] = jnp.eye(5)[None]
+  value = module(jnp.asarray([[0.25], [9.0], [-9.0], [np.nan]]))
+  np.testing.assert_allclose(value[0], [1, 1, 0.5, 0, 0], atol=1e-6)
+  np.testing.assert_array_equal(
+    value[1:], [[1] * 4 + [0], [0] * 5, [0] * 4 + [1]]
+  )
+
+
+def test_cross_layers_are_the_papers():
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
+  for rank in (0, 2):
+    module = dcn.Cross(4, 2, rank, rngs=nnx.Rngs(params=0))
+    y = x
+    for i, up in enumerate(module.up):
+      w = up.kernel[...]
+      if rank:
+        w = module.down[i].kernel[...] @ w
+      y = x * (y @ w + up.bias[...][None]) + y
+    np.testing.assert_allclose(module(x), y, rtol=1e-5)
+
+
+def test_convolutions_see_the_users_events_alone():
+  rng = np.random.default_rng(0)
+  module = dcn.TextCNN(3, (2, 3), 4, rngs=nnx.Rngs(params=0))
+  x = jnp.asarray(rng.normal(size=(2, 6, 3)), jnp.float32)
+  mask = jnp.asarray([[0, 0, 1, 1, 1, 1], [0] * 6], bool)
+  found = module(x, mask)
+  other = module(jnp.where(mask[..., None], x, 7.0), mask)
+  np.testing.assert_array_equal(found, other)
+  np.testing.assert_array_equal(found[1], np.zeros(8))
+  # Where the user's events stand in the row does not matter.
+  moved = module(jnp.roll(x, -2, 1), jnp.roll(mask, -2, 1))
+  np.testing.assert_allclose(found[0], moved[0], rtol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def hybrid_run(tmp_path_factory):
+  """A finished run, with its evaluators: (workdir, config, eval.json)."""
+  workdir = tmp_path_factory.mktemp("hybrid")
+  fast = dict(rounds=5, patience=2, n_threads=1)
+  c = tiny_hybrid.config(
+    evals=dict(
+      validation=dict(type="forecast", split="validation"),
+      risk=dict(type="risk", resamples=20, segments=["gender"]),
+      baseline_lightgbm=dict(type="baseline_lightgbm", **fast),
+      baseline_lightgbm_states=dict(type="baseline_lightgbm_states", **fast),
+      stack=dict(type="stack"),
+    )
+  )
+  recipe, tasks = build(c)
+  session = evaluate.Session(c, workdir, RECORDS, recipe, tasks)
+  train.train(c, workdir, RECORDS, recipe, tasks, session.evaluate)
+  return workdir, c, evaluate.read(workdir)
+
+
+def test_the_table_has_all_models(hybrid_run):
+  _, _, found = hybrid_run
+  for name in (
+    "risk",
+    "baseline_lightgbm",
+    "baseline_lightgbm_states",
+    "stack",
+  ):
+    assert 0 <= found[name]["buys/auc"] <= 1
+  weights = [v for k, v in found["stack"].items() if k.startswith("weight/")]
+  assert len(weights) == 3 and np.isclose(sum(weights), 1)
+  assert "buys/auc/low" in found["risk_vs_baseline_lightgbm"]
+  assert "buys/auc/low" in found["stack_vs_baseline_lightgbm_states"]
+  assert "segments/gender=f/buys/users" in found["risk"]
+
+
+def test_a_run_is_opened_to_score(hybrid_run):
+  workdir, c, _ = hybrid_run
+  (workdir / "config.json").write_text(c.to_json_best_effort())
+  run = run_lib.Run(workdir)
+  run._opened[""] = RECORDS
+  assert run.predictor.kinds() == (predictor.FORECASTS,)
+  found = run.forecast(as_of=75)
+  stored = predict.Predictions.load(workdir / "predictions" / "risk.npz")
+  at = np.searchsorted(stored.key, predict.hash_keys(found["key"]))
+  raw = stored.p["buys"][at]
+  np.testing.assert_allclose(found["buys"], raw, rtol=1e-6)
+  # Calibrated apart: the raw score ranks.
+  calibrated = run.predictor.calibrated("buys", raw)
+  own = calibration.load(workdir)["buys"]
+  np.testing.assert_array_equal(calibrated, own(raw))
+  why = run.why(found["key"][7], as_of=75)
+  assert set(why["part"]) == {"event"} and why["moved"].abs().is_sorted(
+    descending=True
+  )
+  with pytest.raises(predictor.PredictError, match="leave out event="):
+    run.why("user7", event=3)
+  with pytest.raises(predictor.PredictError, match="not in the data"):
+    run.why("nobody", as_of=75)
+
+
+@pytest.mark.slow
+def test_a_random_split_is_marked_in_every_result(tmp_path):
+  c = tiny_hybrid.config(
+    unit="event",
+    over=False,
+    data__cut="random",
+    data__balanced=True,
+    evals=dict(
+      risk=dict(type="risk", resamples=5, amount="event/amount"),
+      baseline_lightgbm=dict(type="baseline_lightgbm", rounds=2, n_threads=1),
+    ),
+    train__steps=1,
+  )
+  recipe, tasks = build(c)
+  parts = {p: recipe.inputs.points(RECORDS, p) for p in scoring.PARTS}
+  where = {p: set(zip(x.key, x.place.tolist())) for p, x in parts.items()}
+  assert not where["train"] & where["test"] and where["validation"]
+  for x in parts.values():
+    y = x.y[:, 0][x.mask[:, 0]]
+    assert abs(int((y > 0).sum()) - int((y == 0).sum())) <= 1
+  session = evaluate.Session(c, tmp_path, RECORDS, recipe, tasks)
+  train.train(c, tmp_path, RECORDS, recipe, tasks, session.evaluate)
+  found = evaluate.read(tmp_path)
+  for name in ("risk", "baseline_lightgbm"):
+    assert found[name]["random_split"] == 1.0 and found[name]["balanced"] == 1.0
+  assert "buys/money_top_1%" in found["risk"]
+  stored = json.loads((tmp_path / "calibration.json").read_text())
+  assert stored["random_split"] == 1.0
+  (tmp_path / "config.json").write_text(c.to_json_best_effort())
+  text = report.build(tmp_path).read_text()
+  assert "split at random, not by time" in text
+  assert "as many points without the label" in text.lower()
