@@ -24,6 +24,8 @@ def made_run(folder, module=fake_events, config=None, users=16, step=3):
   records, workdir = module.Records(users=users), folder / "run"
   workdir.mkdir(parents=True)
   config = module.config() if config is None else config
+  with config.unlocked():  # Not the data set of that name that may lie here.
+    config.data.root = str(folder / "data")
   run = saved(workdir, config, records, step)[0]
   run._opened[""] = records
   return str(workdir), records, run

@@ -64,7 +64,8 @@ def test_a_score_is_of_the_last_event_and_stores_nothing(made):
   assert first == again
   _, both = client.post("/score", user_id=user, events=[a, b])
   assert both["kind"] == "deviation" and len(both["events"]) == 2
-  assert both["events"][0] == first["events"][0]
+  # A batch of another size sums in another order.
+  assert both["events"][0] == pytest.approx(first["events"][0], rel=1e-5)
   assert both["scores"]["anomaly"] == -both["events"][1]["log_probability"]
   assert client.post("/events", user_id=user, events=[a])[1]["accepted"] == 1
   _, second = client.post("/score", user_id=user, events=[b])

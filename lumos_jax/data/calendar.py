@@ -344,6 +344,11 @@ class Calendar:
     numeric = np.zeros(self.numeric.shape[1], np.float32)
     for name, value in edit.values.items():
       if name in [f.name for f in self.schema.dense("calendar")]:
+        number = isinstance(value, (int, float, np.number))
+        if not number or isinstance(value, bool):
+          raise schema_lib.SchemaError(
+            f"calendar field {name!r} takes a number, not {value!r}"
+          )
         numeric[self.schema.numeric_column("calendar", name)] = value
       else:
         c = self._field_index(name)
