@@ -294,6 +294,15 @@ def test_older_events_are_named_and_change_nobody(form):
   assert [made.to_bytes(s) for s in states] == before
 
 
+def test_events_of_other_columns_are_named(form):
+  made, _, _ = form
+  (record,) = users(1, 4)
+  for name in ("categorical", "numeric"):
+    for bad in (record[name][:3], record[name][:, :0], record[name][:, 0]):
+      with pytest.raises(ValueError, match=f"user 0: {name} has shape"):
+        made.append([made.new()], [record | {name: bad}])
+
+
 def test_ties_keep_data_preps_order_where_it_is_known(form):
   made, _, _ = form
   (record,) = users(1, 3)
