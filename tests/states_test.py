@@ -1,13 +1,16 @@
 """Appended states equal a pass over the whole history, at every length."""
 
-import fake
+import types
+
 import fake_events
 import numpy as np
 import pytest
 from load_test import saved
 from recomputed import Recomputed, first_events
 
+from lumos_jax import recipes
 from lumos_jax.data.windows import held_from
+from lumos_jax.recipes import lumos as lumos_recipe
 from lumos_jax.serving import states as states_lib
 from lumos_jax.serving import stored
 
@@ -383,11 +386,11 @@ def test_windows_begin_where_the_number_of_rows_says():
     assert begins == sorted(begins)
 
 
-def test_what_cannot_go_on_is_refused_by_name(tmp_path):
-  lumos = saved(tmp_path / "a", fake.config(), fake.Records())[0]
+def test_what_cannot_go_on_is_refused_by_name():
+  lumos = types.SimpleNamespace(recipe=lumos_recipe.Lumos)
   with pytest.raises(states_lib.CannotAppend, match="recipe 'lumos'"):
-    states_lib.States(lumos.predictor)
+    states_lib.States(lumos)
   config = fake_events.config(model__masked=True, model__use_fields=False)
-  bert = saved(tmp_path / "b", config, fake_events.Records(users=4))[0]
+  recipe = recipes.build(config, fake_events.Records(users=4), ())
   with pytest.raises(states_lib.CannotAppend, match="model.masked = True"):
-    states_lib.States(bert.predictor)
+    states_lib.States(types.SimpleNamespace(recipe=recipe))
