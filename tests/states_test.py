@@ -227,14 +227,18 @@ def test_a_state_may_be_appended_to_twice(form):
   made, _, _ = form
   a, b = users(2, 12, seed=7)
   b["time"] = np.maximum(b["time"], a["time"][8])
-  (state,) = made.rebuild([first_events(a, 9)], [profile(a)])
-  before = made.to_bytes(state)
-  (one,) = made.append([state], [events(a, 9, 12)])
-  (other,) = made.append([state], [events(b, 9, 12)])
-  (again,) = made.append([state], [events(a, 9, 12)])
-  assert made.to_bytes(state) == before
-  same(made, [one], [again], dict(rtol=0, atol=0))
-  assert not np.allclose(made.embedding([one]), made.embedding([other]))
+  # Within a window, and where one begins.
+  for count, more in ((1, 2), (9, 3)):
+    (state,) = made.rebuild([first_events(a, count)], [profile(a)])
+    before = made.to_bytes(state)
+    (one,) = made.append([state], [events(a, count, count + more)])
+    after = made.to_bytes(one)
+    (other,) = made.append([state], [events(b, count, count + more)])
+    assert made.to_bytes(state) == before
+    assert made.to_bytes(one) == after
+    (again,) = made.append([state], [events(a, count, count + more)])
+    assert made.to_bytes(again) == after
+    assert not np.allclose(made.embedding([one]), made.embedding([other]))
 
 
 def test_bytes_bring_a_state_back(form):
