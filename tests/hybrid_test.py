@@ -23,6 +23,7 @@ from lumos_jax.models import dcn, lora, numbers
 from lumos_jax.presets import hybrid as presets
 
 RECORDS = fake_events.Records(users=16)
+TUNED = ("lora", "full")
 
 
 def build(config, records=RECORDS):
@@ -61,7 +62,8 @@ def trained(config, steps=3):
 
 
 @pytest.mark.parametrize(
-  "tune", ["frozen", "lora", pytest.param("full", marks=pytest.mark.slow)]
+  "tune",
+  ["frozen", *(pytest.param(t, marks=pytest.mark.slow) for t in TUNED)],
 )
 def test_what_is_tuned_changes_and_nothing_else(tune):
   before, after, losses = trained(tiny_hybrid.config(tune))
