@@ -132,6 +132,7 @@ def tabformer(c, path: str = "") -> None:
   if _scores(c):
     c.tasks = dict(fraud=dict(kind="binary", label="fraud", reduce="event"))
     d.unit, d.last_events, d.history_events = "event", 2, 100
+    c.evals.risk = dict(type="risk", amount="event/amount")
     return
   d.target, d.holdout, d.filter_seen = "token", "time", False
   d.sequence_length, d.overlap, d.segments = 256, 32, 4
