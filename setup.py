@@ -54,6 +54,8 @@ SOURCES = [
   "pyarrow>=22.0",
   "zstandard>=0.25",
 ]
+# Rewrites users' texts through an endpoint (llm/client.py).
+LLM = ["openai>=2.0"]
 # libtpu compiles for TPUs on any x86-64 Linux machine; there is no other.
 PREFLIGHT = [
   "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -63,6 +65,7 @@ TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
 # Everything that a test skips without, as far as it can be had.
 TEST = [
   *DEMO,
+  *LLM,
   *PREFLIGHT,
   *SOURCES,
   *TOKAMAX,
@@ -110,6 +113,7 @@ setuptools.setup(
   package_dir=PACKAGE_DIR,
   package_data={
     "lumos_jax": ["py.typed"],
+    "lumos_jax.llm": ["lexicon.json"],
     "lumos_jax.report": ["*.css", "*.js"],
   },
   entry_points={"console_scripts": ["lumos = lumos_jax.cli:main"]},
@@ -119,6 +123,7 @@ setuptools.setup(
     "baselines": BASELINES,
     "report": REPORT,
     "demo": DEMO,
+    "llm": LLM,
     "sources": SOURCES,
     "test": TEST,
     "docs": DOCS,
