@@ -127,7 +127,7 @@ def _time_pattern(columns: Columns, found: Rows) -> re.Pattern | None:
     return re.compile(rf"(?<![\w-]){_ISO}(?![\w-])")
   if all(":" in t for t in told):
     return re.compile(
-      r"(?<![\w.-])-?\d+ \d\d:\d\d(?::\d\d(?:\.\d+)?)?(?![\w:])"
+      r"(?<![\w.-])-?\d+ \d\d:\d\d(?::\d\d(?:\.\d+)?)?(?!:?\w)"
     )
   return None
 
