@@ -194,6 +194,8 @@ def _of_category(title: str, values) -> str:
   value = cells.quoted(cells.clean(value), ".,")
   if len(counts) == 1:
     return f"The {title} is always {value}" if times > 1 else ""
+  if times == 1:
+    return f"No {title} comes twice"
   return (
     f"The most frequent {title} is {value}, in {_many(times, 'event')}; there are "
     f"{len(counts)} different ones"
