@@ -10,7 +10,17 @@ import pytest
 import tiny_data
 
 from lumos_jax.data import records as records_lib
-from lumos_jax.llm import answers, check, client, enrich, prompts, rows, text
+from lumos_jax.llm import (
+  answers,
+  check,
+  client,
+  enrich,
+  prepared,
+  prompts,
+  rewriter,
+  rows,
+  text,
+)
 from lumos_jax.llm import offline as offline_lib
 
 KEY = "sk-very-secret-key-0123456789"
@@ -380,9 +390,9 @@ def test_broken_texts_are_dropped_and_counted(serve, tmp_path):
 
   server = serve(behave)
   asks = connect(server, tmp_path, limit=9.0)
-  rewriter = enrich.Rewriter(asks, seed=1)
+  model = rewriter.Rewriter(asks, seed=1)
   work = job(40)
-  manifest = enrich.write(work, tmp_path / "out", rewriter)
+  manifest = enrich.write(work, tmp_path / "out", model)
   told = manifest["base"]["texts"] - manifest["base"]["empty_texts"]
   counts = manifest["endpoint"]
   assert (
@@ -391,15 +401,15 @@ def test_broken_texts_are_dropped_and_counted(serve, tmp_path):
   assert sum(counts.values()) - counts["of these, paid before"] == told
   assert {"rewritten", "dropped: junk"} < set(counts)
   assert any(k.startswith("dropped: broken") for k in counts)
-  frame = enrich.read(tmp_path / "out", "train")
+  frame = prepared.read(tmp_path / "out", "train")
   assert frame.columns == ["key", "form", "text", "source"]
   found = frame.filter(pl.col("source") == "endpoint")
   assert len(found) == counts["rewritten"]
   assert not found["text"].str.contains("31337|ignore the table").any()
   # Again, at no price, and the same to the byte.
   before = (tmp_path / "out" / "train-00000.parquet").read_bytes()
-  again = enrich.Rewriter(connect(server, tmp_path, limit=9.0), seed=1)
-  known = again.estimate(job(40))
+  again = rewriter.Rewriter(connect(server, tmp_path, limit=9.0), seed=1)
+  known = again.estimate(job(40).each())
   assert known["known"] == known["texts"] == told and known["cost"] == 0
   enrich.write(job(40), tmp_path / "out", again)
   assert server.paid == told
@@ -415,16 +425,16 @@ def test_a_stopped_job_goes_on_where_it_was(serve, tmp_path):
   )
   asks = connect(server, tmp_path, limit=9.0)
   with pytest.raises(client.EndpointError, match="what it answered is kept"):
-    enrich.write(job(), tmp_path / "out", enrich.Rewriter(asks, 0))
+    enrich.write(job(), tmp_path / "out", rewriter.Rewriter(asks, 0))
   manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
   assert not manifest["complete"]
-  frame = enrich.read(tmp_path / "out", "train")
+  frame = prepared.read(tmp_path / "out", "train")
   assert set(frame["source"]) >= {"base", "offline"}
   server.behave = good
-  rewriter = enrich.Rewriter(connect(server, tmp_path, limit=9.0), 0)
-  manifest = enrich.write(job(), tmp_path / "out", rewriter)
+  model = rewriter.Rewriter(connect(server, tmp_path, limit=9.0), 0)
+  manifest = enrich.write(job(), tmp_path / "out", model)
   assert server.paid == manifest["texts"]["base"]
-  assert rewriter.counts["of these, paid before"] == 6
+  assert model.counts["of these, paid before"] == 6
   assert manifest["texts"]["endpoint"] == manifest["texts"]["base"]
 
 
@@ -432,8 +442,8 @@ def test_requests_say_nothing_of_who_the_user_is(serve, tmp_path):
   server = serve(
     lambda sent, n: fake_endpoint.reply(json.dumps(fake_endpoint.rewrite(sent)))
   )
-  rewriter = enrich.Rewriter(connect(server, tmp_path, limit=9.0), 0)
-  enrich.write(job(), tmp_path / "out", rewriter)
+  model = rewriter.Rewriter(connect(server, tmp_path, limit=9.0), 0)
+  enrich.write(job(), tmp_path / "out", model)
   assert "user" not in json.dumps(
     [r["messages"][1]["content"] for r in server.requests]
   )
@@ -447,14 +457,44 @@ def test_offline_texts_need_no_endpoint(tmp_path):
   manifest = enrich.write(work, tmp_path)
   count = manifest["texts"]["base"]
   assert manifest["texts"]["offline"] == 3 * count
-  frame = enrich.read(tmp_path, "train")
+  frame = prepared.read(tmp_path, "train")
   assert frame["form"].n_unique() > 5
   days = frame["text"].str.extract_all(r"2020-\d\d-\d\d").explode().drop_nulls()
   assert days.max() < "2020-03-11"  # Day 70 and later are told nowhere.
   assert manifest["base"]["cut_events"] > 0
   assert all(work.count(t) <= 200 for t in frame["text"])
   with pytest.raises(records_lib.DataError, match="split 'train', not 'test'"):
-    enrich.read(tmp_path, "test")
+    prepared.read(tmp_path, "test")
+
+
+def test_written_texts_are_drawn_anew_each_epoch(tmp_path):
+  work = job(epochs=2, until=70)
+  enrich.write(work, tmp_path)
+  known = work.records.schema.hash
+  texts = prepared.Texts(tmp_path, "train", known, 70, seed=1)
+  frame = prepared.read(tmp_path, "train")
+  assert (
+    len(texts) == frame["key"].n_unique() and texts.text("nobody", 0) is None
+  )
+  mine = frame.filter(pl.col("key") == "user7")["text"].to_list()
+  drawn = [texts.text("user7", e) for e in range(40)]
+  assert len(mine) == 3 and set(drawn) == set(mine)
+  again = prepared.Texts(tmp_path, "train", known, 70, seed=1)
+  assert drawn == [again.text("user7", e) for e in range(40)]
+  for bad in (
+    ("train", known, 71),
+    ("train", "0" * 16, 70),
+    ("test", known, 70),
+  ):
+    with pytest.raises(records_lib.DataError, match="until_day|schema|split"):
+      prepared.Texts(tmp_path, *bad)
+  (tmp_path / "train-00000.parquet").write_bytes(b"cut")
+  with pytest.raises(
+    records_lib.DataError, match="train-00000.parquet is absent"
+  ):
+    prepared.read(tmp_path, "train")
+  with pytest.raises(records_lib.DataError, match="manifest.json is absent"):
+    prepared.read(tmp_path / "nothing", "train")
 
 
 def test_draws_are_the_same_everywhere():
@@ -496,6 +536,6 @@ def test_the_command(serve, tmp_path, monkeypatch, capsys):
   assert server.paid == 5
   written = b"".join(p.read_bytes() for p in (tmp_path / "texts").iterdir())
   assert KEY not in said.out + said.err and KEY.encode() not in written
-  told = enrich.read(tmp_path / "texts", "train")["text"]
+  told = prepared.read(tmp_path / "texts", "train")["text"]
   days = told.str.extract_all(r"2020-\d\d-\d\d").explode().drop_nulls()
   assert days.max() < "2020-04-22"  # Where training ends by the data's word.

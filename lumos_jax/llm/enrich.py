@@ -14,7 +14,6 @@ stopped, and pays no answer twice.
 
 import argparse
 import collections
-import concurrent.futures
 import dataclasses
 import datetime
 import json
@@ -31,12 +30,12 @@ from lumos_jax import files
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.llm import answers as answers_lib
-from lumos_jax.llm import check, client, offline, prompts
+from lumos_jax.llm import client, offline, prepared
+from lumos_jax.llm import rewriter as rewriter_lib
 from lumos_jax.llm import text as text_lib
 
-BASE, OFFLINE, ENDPOINT = "base", "offline", "endpoint"
-MANIFEST = "manifest.json"
-_USERS_A_PART = 2048
+BASE, OFFLINE = "base", "offline"
+_TEXTS_A_PART = 8192
 # What a user can mend: printed as one line, without a traceback.
 ERRORS = (
   answers_lib.CacheError,
@@ -46,7 +45,7 @@ ERRORS = (
   schema_lib.SchemaError,
   text_lib.TextError,
 )
-Row = dict[str, str]
+Row = rewriter_lib.Row
 
 
 @dataclasses.dataclass
@@ -106,94 +105,6 @@ class Job:
         yield record, told
 
 
-class Rewriter:
-  """Asks an endpoint to rewrite base texts, and checks what it answers.
-
-  Attributes:
-    counts: Of texts: "rewritten", "paid before", and why others were dropped.
-  """
-
-  def __init__(self, ask: client.Client, seed: int, workers: int = 4):
-    self.ask, self.seed, self.workers = ask, seed, workers
-    self.counts: collections.Counter = collections.Counter()
-
-  def drawn(self, key: str) -> tuple[str, str]:
-    """Style and form of a user's rewritten text, by seed and key alone."""
-    draw = offline.drawn(self.seed, "endpoint", key)
-    style = draw.choice(prompts.STYLES)
-    form = draw.choice(prompts.FORMS)
-    return style, form if style == prompts.FORMAT else "table"
-
-  def estimate(self, job: Job) -> dict[str, float]:
-    """What the texts of a job may cost; asks nothing.
-
-    Returns:
-      texts, known (paid before), tokens_in and tokens_out as guessed, cost as
-      guessed and most, the upper bound.
-    """
-    out = dict.fromkeys(
-      ("texts", "known", "tokens_in", "tokens_out", "cost", "most"), 0
-    )
-    e = self.ask.endpoint
-    for record, told in job.each():
-      _, messages, schema = prompts.request(told, *self.drawn(record["key"]))
-      out["texts"] += 1
-      if self.ask.known(messages, schema):
-        out["known"] += 1
-        continue
-      size = sum(len(m["content"].encode()) for m in messages)
-      # Of English a token has about four bytes, of tables with numbers three.
-      tokens_in, tokens_out = size / 3, min(len(told.text) / 2.5, e.max_tokens)
-      most = client.most_tokens(self.ask.sent(messages, schema))
-      out["tokens_in"] += tokens_in
-      out["tokens_out"] += tokens_out
-      out["cost"] += e.cost(tokens_in, tokens_out)
-      out["most"] += e.cost(most, e.max_tokens)
-    return out
-
-  def run(self, each) -> Iterator[Row]:
-    """Rewritten texts of (record, told), in their order.
-
-    Raises:
-      EndpointError, LimitError: No more is asked; what came before was given.
-    """
-    with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
-      waiting: collections.deque = collections.deque()
-      try:
-        for record, told in each:
-          waiting.append(pool.submit(self._one, record["key"], told))
-          if len(waiting) >= 4 * self.workers:
-            yield from waiting.popleft().result()
-        while waiting:
-          yield from waiting.popleft().result()
-      finally:
-        for future in waiting:
-          future.cancel()
-
-  def _one(self, key: str, told: text_lib.Told) -> list[Row]:
-    style, form = self.drawn(key)
-    name, messages, schema = prompts.request(told, style, form)
-    try:
-      found = self.ask.ask(messages, schema)
-      text, analysis = prompts.answer(found.text, name, style)
-    except client.AnswerError as e:
-      self.counts[f"dropped: {e.kind}"] += 1
-      return []
-    except prompts.AnswerFormatError:
-      self.counts["dropped: junk"] += 1
-      return []
-    why = check.broken(told.columns, told.rows, form, text, analysis)
-    if why:
-      self.counts[f"dropped: broken {why}"] += 1
-      return []
-    self.counts["rewritten"] += 1
-    self.counts["of these, paid before"] += found.cached
-    text = text.rstrip("\n") + "\n"
-    if analysis.strip():
-      text += analysis.strip() + "\n"
-    return [{"key": key, "form": form, "text": text, "source": ENDPOINT}]
-
-
 def offline_rows(job: Job) -> Iterator[Row]:
   """Base texts, and offline texts of each epoch, user by user."""
   for record, told in job.each(job.base):
@@ -212,7 +123,7 @@ def _row(record, told: text_lib.Told, source: str) -> Row:
 
 
 def write(
-  job: Job, out: epath.PathLike, rewriter: Rewriter | None = None
+  job: Job, out: epath.PathLike, rewriter: rewriter_lib.Rewriter | None = None
 ) -> dict[str, Any]:
   """Writes texts of a split; see the module's text.
 
@@ -225,7 +136,8 @@ def write(
   """
   out, stopped = epath.Path(out), None
   out.mkdir(parents=True, exist_ok=True)
-  (out / MANIFEST).unlink(missing_ok=True)
+  file = out / prepared.MANIFEST
+  file.unlink(missing_ok=True)
   for old in out.glob(f"{job.split}-*.parquet"):
     old.unlink()
   counts: collections.Counter = collections.Counter()
@@ -237,7 +149,7 @@ def write(
     try:
       for row in rewriter.run(job.each()):
         parts.add(row)
-        counts[ENDPOINT] += 1
+        counts[rewriter_lib.ENDPOINT] += 1
     except (client.EndpointError, answers_lib.LimitError) as e:
       stopped = e
   parts.close()
@@ -260,8 +172,8 @@ def write(
   if rewriter:
     manifest["model"] = rewriter.ask.endpoint.model
     manifest["spent"] = rewriter.ask.answers.spent()
-  with files.naming(out / MANIFEST):
-    (out / MANIFEST).write_text(json.dumps(manifest, indent=1))
+  with files.naming(file):
+    file.write_text(json.dumps(manifest, indent=1))
   if stopped is not None:
     raise stopped
   return manifest
@@ -277,15 +189,15 @@ class _Parts:
 
   def add(self, row: Row) -> None:
     self._rows.append(row)
-    if len(self._rows) >= _USERS_A_PART:
+    if len(self._rows) >= _TEXTS_A_PART:
       self.close()
 
   def close(self) -> None:
     if not self._rows and self.names:
       return
     name = f"{self.split}-{len(self.names):05d}.parquet"
-    columns = ("key", "form", "text", "source")
-    frame = pl.DataFrame(self._rows, schema=dict.fromkeys(columns, pl.String))
+    schema = dict.fromkeys(prepared.COLUMNS, pl.String)
+    frame = pl.DataFrame(self._rows, schema)
     part = self.out / f"{name}.part"
     with files.naming(part):
       with part.open("wb") as f:
@@ -293,33 +205,6 @@ class _Parts:
       part.replace(self.out / name)
     self.names.append(name)
     self._rows = []
-
-
-def read(out: epath.PathLike, split: str) -> pl.DataFrame:
-  """Texts that `write` wrote: key, form, text, source.
-
-  Raises:
-    DataError: There is no whole set of them; says what to do.
-  """
-  out = epath.Path(out)
-  try:
-    manifest = json.loads((out / MANIFEST).read_text())
-    if manifest["split"] != split:
-      raise records_lib.DataError(
-        f"{out} holds texts of split {manifest['split']!r}, not {split!r}"
-      )
-    frames = []
-    for name in manifest["files"]:
-      with (out / name).open("rb") as f:
-        frames.append(pl.read_parquet(f))
-  except (OSError, KeyError, ValueError) as e:
-    if isinstance(e, records_lib.DataError):
-      raise
-    raise records_lib.DataError(
-      f"{out} holds no texts ({type(e).__name__}): write them with python -m "
-      f"lumos_jax.llm.enrich --split={split} --out={out}"
-    ) from e
-  return pl.concat(frames)
 
 
 def _day(text: str | None, schema: schema_lib.Schema) -> int:
@@ -383,7 +268,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   return parser.parse_args(argv[1:])
 
 
-def _rewriter(args: argparse.Namespace) -> Rewriter:
+def _rewriter(args: argparse.Namespace) -> rewriter_lib.Rewriter:
   if args.price_in is None or args.price_out is None:
     raise client.EndpointError(
       "say what the endpoint costs: --price_in=, --price_out= a million tokens "
@@ -401,11 +286,11 @@ def _rewriter(args: argparse.Namespace) -> Rewriter:
   )
   place = args.answers or str(epath.Path(args.out) / "answers.sqlite")
   ask = client.Client(endpoint, answers_lib.Answers(place))
-  return Rewriter(ask, args.seed, args.workers)
+  return rewriter_lib.Rewriter(ask, args.seed, args.workers)
 
 
-def _tell_cost(rewriter: Rewriter, job: Job) -> None:
-  e, found = rewriter.ask.endpoint, rewriter.estimate(job)
+def _tell_cost(rewriter: rewriter_lib.Rewriter, job: Job) -> None:
+  e, found = rewriter.ask.endpoint, rewriter.estimate(job.each())
   spent = rewriter.ask.answers.spent()
   print(
     f"{found['texts']:,} texts to rewrite, {found['known']:,} of them paid before; "
