@@ -92,6 +92,18 @@ def test_exact_times_tell_instants_apart_where_clocks_go_back():
   )
 
 
+def test_all_that_float32_has_is_told_where_nothing_is_cut():
+  x = [0.0, -0.0, 0.1, 1e-45, 3.4028235e38, np.inf, -np.inf, 16_777_217.0]
+  teller = text.Teller(shop(), {"decimals": -1})
+  told = teller.tell(record([(i, 2, v) for i, v in enumerate(x)]))
+  for form in forms.NAMES:
+    said = forms.write(form, told.columns, told.rows, 1)
+    back = [r[2] for r in forms.read(form, said, told.columns, 1)]
+    assert np.asarray(back, np.float32).tobytes() == (
+      np.asarray(x, np.float32).tobytes()
+    )
+
+
 def test_parts_are_the_base_text():
   teller = text.Teller(shop(), {"profile": ["gender", "age"]})
   head, lines = teller.lines(record(EVENTS))
