@@ -103,6 +103,15 @@ def test_day_numbers_are_checked_too():
   assert check.broken(columns, found, "plain", "5 10:23: 7") == "dates"
 
 
+def test_texts_that_are_numbers_are_checked_as_amounts():
+  columns = [rows.Column("movie"), rows.Column("rating")]
+  found = [["Heat (1995)", "5"], ["Se7en (1995)", "3"], ["2001", None]]
+  told = "Heat (1995): 5\nSe7en: 3\n2001: not rated"
+  assert check.broken(columns, found, "plain", told, "4 on average.") == ""
+  changed = told.replace(": 5", ": 4")
+  assert check.broken(columns, found, "plain", changed) == "amounts"
+
+
 @pytest.mark.parametrize("form", prompts.FORMS)
 def test_good_rewritings_of_each_form_pass(form):
   told = text.Told(
@@ -398,7 +407,7 @@ def test_broken_texts_are_dropped_and_counted(serve, tmp_path):
   assert (
     manifest["complete"] and server.paid == told == manifest["texts"]["base"]
   )
-  assert sum(counts.values()) - counts["of these, paid before"] == told
+  assert sum(counts.values()) == told
   assert {"rewritten", "dropped: junk"} < set(counts)
   assert any(k.startswith("dropped: broken") for k in counts)
   frame = prepared.read(tmp_path / "out", "train")
@@ -495,6 +504,33 @@ def test_written_texts_are_drawn_anew_each_epoch(tmp_path):
     prepared.read(tmp_path, "train")
   with pytest.raises(records_lib.DataError, match="manifest.json is absent"):
     prepared.read(tmp_path / "nothing", "train")
+
+
+def test_a_model_is_asked_for_tables_alone(serve, tmp_path):
+  server = serve(
+    lambda sent, n: fake_endpoint.reply(json.dumps(fake_endpoint.rewrite(sent)))
+  )
+  data = fake_events.Records(8)
+  cfg = {"fields": ["amount"], "form": "html", "profile": ["age"]}
+  work = enrich.Job(data, "train", cfg)
+  model = rewriter.Rewriter(connect(server, tmp_path, limit=9.0), 0)
+  counts = enrich.write(work, tmp_path / "out", model)["texts"]
+  assert counts["endpoint"] == counts["base"] == server.paid
+  assert prepared.read(tmp_path / "out", "train")["text"][0].startswith(
+    "Profile"
+  )
+  asked = json.loads(server.requests[0]["messages"][1]["content"])
+  assert asked["table"].startswith("date, amount\n")
+
+
+def test_a_request_that_is_refused_says_why(serve, tmp_path):
+  body = {
+    "error": {"message": "hello", "param": "temperature", "code": "Bad one"}
+  }
+  server = serve(lambda sent, n: (400, body, {}))
+  with pytest.raises(client.AnswerError) as e:
+    connect(server, tmp_path).ask(MESSAGES)
+  assert str(e.value) == "HTTP 400 (temperature)"
 
 
 def test_draws_are_the_same_everywhere():

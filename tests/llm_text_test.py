@@ -250,6 +250,34 @@ def test_days_are_told_a_line_each(tmp_path):
   assert "time" in teller.rows.untold
 
 
+def test_names_stand_in_the_description(tmp_path):
+  named = tiny_data.DESCRIPTION.replace(
+    'daily="pivot:sales")',
+    'daily="pivot:sales", names={{"web": "online shop"}})',
+  ).replace('Numeric("visits")', 'Numeric("visits", title="times seen")')
+  named = named.format(days=tiny_data.DAYS, train_until=tiny_data.TRAIN_UNTIL)
+  path = tiny_data.tiny_data_dir(tmp_path, description=named)
+  data, users = tiny_data.read(path)
+  titles = [c.title for c in text.Teller(data.schema).rows.columns]
+  assert {"sales (online shop)", "sales (app)", "times seen"} < set(titles)
+  codes = text.Teller(data.schema, {"names": False}).rows.columns
+  assert {"channel=web", "visits"} < {c.title for c in codes}
+
+
+def test_names_stand_in_yaml_too(tmp_path):
+  pytest.importorskip("yaml", reason="needs pyyaml")
+  from lumos_jax.data_prep import description
+
+  file = tmp_path / "d.yaml"
+  file.write_text(
+    "schema:\n  name: d\n  rows: event\n  activity:\n"
+    '  - {type: Categorical, name: c, title: kind, names: {"7": seven}}\n'
+    "tables:\n  activity: {file: a.csv}\n"
+  )
+  (field,) = description.read(file).schema.activity
+  assert field.title == "kind" and field.names == (("7", "seven"),)
+
+
 def test_names_belong_to_no_model():
   named, plain = shop(), shop(
     activity=tuple(
