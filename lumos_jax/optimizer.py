@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules, from Optax."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import optax
 import optax.contrib
@@ -37,7 +37,10 @@ def _scaled(cfg, rate: optax.Schedule) -> optax.Schedule:
 
 
 def make(
-  cfg, steps: int, axes: Mapping[str, tuple[str | None, ...]]
+  cfg,
+  steps: int,
+  axes: Mapping[str, tuple[str | None, ...]],
+  frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:
   """The optimizer of config.optimizer.
 
@@ -47,6 +50,7 @@ def make(
     axes: {path: logical axes}: matrices decay, biases, scales and embedding
       tables do not (under Muon they do: what Adam takes knows no mask there);
       Muon takes the hidden layers' matrices, Adam the rest.
+    frozen: Paths of parameters that are not trained: no moments are kept.
   """
   matrix = {k: k.endswith("/kernel") for k in axes}
   decayed = lambda params: {k: matrix[k] for k in params}
@@ -77,6 +81,10 @@ def make(
     )
   else:
     raise ValueError(f"optimizer.name = {cfg.name!r}; use 'adamw' or 'muon'")
+  if frozen:
+    labels = {k: "frozen" if k in frozen else "trained" for k in axes}
+    each = {"trained": core, "frozen": optax.set_to_zero()}
+    core = optax.partition(each, labels)
   fitted = {k: k.startswith(_FITTED) for k in axes}
   parts = [core, optax.masked(optax.set_to_zero(), fitted)]
   if cfg.clip_norm:

@@ -4,13 +4,17 @@ from typing import Any
 
 import ml_collections
 
-from lumos_jax.config import common, lumos, panther
+from lumos_jax.config import common, llm4es, lumos, panther
 from lumos_jax.config.errors import ConfigError
 from lumos_jax.names import near
 
 # {recipe: module with SIZES, FREE, LIMITS and defaults(c)}. recipes/__init__.py
 # has the same names.
-SYSTEMS: dict[str, Any] = {"lumos": lumos, "panther": panther}
+SYSTEMS: dict[str, Any] = {
+  "lumos": lumos,
+  "panther": panther,
+  "llm4es": llm4es,
+}
 
 
 def system(recipe: str) -> Any:

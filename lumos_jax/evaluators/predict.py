@@ -131,6 +131,7 @@ class Predictor:
     self.predict_fn = predict_fn
     self.embedder: Predictor | None = None  # Of the recipe's user embeddings.
     self.sees_profile = True
+    self.inputs: Any = None  # The recipe's: what makes its batches.
     # Of each row of an ensemble apart: {name: [B, R]}; and rows' weights [R, M].
     self.rows: Predictor | None = None
     self.row_weights: np.ndarray | None = None

@@ -76,16 +76,10 @@ class Probe(base.Evaluator):
     if jax.process_count() > 1:
       raise ValueError(f"config.evals.{self.name}: a probe runs on one process")
     embedder = self.predictor.embedder
-    batches = sequences.embed_batches(
+    batches = self.predictor.inputs.embed_batches(
       self.records, self.data_cfg, self.split_name, embedder.batch_size
     )
-    found = embedder(params, batches)
-    keys, at = np.unique(found.key, return_inverse=True)
-    total = np.zeros((len(keys), found.p["sums"].shape[1]))
-    tokens = np.zeros((len(keys), 1))
-    np.add.at(total, at, found.p["sums"])
-    np.add.at(tokens[:, 0], at, found.p["tokens"])
-    embedding = pooled(total, tokens)
+    keys, embedding = _of_users(embedder(params, batches))
     counts, y, known = self._users(keys)
     yield "users", float(known.sum())
     yield "label_in_profile", float(self._told and embedder.sees_profile)
@@ -171,6 +165,18 @@ class Probe(base.Evaluator):
       found = bootstrap.interval(np.mean(values), np.mean(draws, 0))
       name = f"{features}_vs_aggregates/{model}/auc"
       yield from bootstrap.flat({name: found}).items()
+
+
+def _of_users(found: predict.Predictions) -> tuple[np.ndarray, np.ndarray]:
+  """Keys [U], ascending, and vectors [U, D], of rows or of whole users."""
+  keys, at = np.unique(found.key, return_inverse=True)
+  if "embedding" in found.p:
+    return keys, found.p["embedding"][np.argsort(at)].astype(np.float64)
+  total = np.zeros((len(keys), found.p["sums"].shape[1]))
+  tokens = np.zeros((len(keys), 1))
+  np.add.at(total, at, found.p["sums"])
+  np.add.at(tokens[:, 0], at, found.p["tokens"])
+  return keys, pooled(total, tokens)
 
 
 def pooled(total: np.ndarray, tokens: np.ndarray) -> np.ndarray:

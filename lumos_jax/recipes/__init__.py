@@ -1,9 +1,13 @@
 """Recipes: model + loss + predict functions of each system."""
 
-from lumos_jax.recipes import lumos, panther
+from lumos_jax.recipes import llm4es, lumos, panther
 
 # The keys of each stand in lumos_jax/config, under the same name.
-RECIPES = {"lumos": lumos.Lumos, "panther": panther.Panther}
+RECIPES = {
+  "lumos": lumos.Lumos,
+  "panther": panther.Panther,
+  "llm4es": llm4es.LLM4ES,
+}
 
 
 def build(config, records, tasks):
