@@ -8,6 +8,7 @@ query heads, K heads of keys and values, H head width.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -129,12 +130,12 @@ class Projection(nnx.Module):
       self.lora_b = layers.zeros((rank, out), (None, axes[1]))
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    """[..., width] -> [..., out]."""
+    """[B, T, width] -> [B, T, out]."""
     own = lambda p: p[...].astype(self.dtype)
     y = x @ own(self.kernel)
     if self.rank:
       y = y + (x @ own(self.lora_a)) @ own(self.lora_b) * self.scale
-    return y if self.bias is None else y + own(self.bias)
+    return y if self.bias is None else y + own(self.bias)[None, None]
 
 
 class Block(nnx.Module):
@@ -256,3 +257,22 @@ class Llama(nnx.Module):
     """All logits, float32 [B, T, V]: of short texts."""
     states = self(ids, segment, position)
     return jnp.dot(states, self.output().T, preferred_element_type=jnp.float32)
+
+
+def merged(
+  params: Mapping[str, jax.Array], scale: float
+) -> dict[str, jax.Array]:
+  """Parameters of the model without adapters that says the same.
+
+  Args:
+    params: {path: array} of a model with adapters.
+    scale: Theirs: model.lora_alpha / model.lora_rank.
+  """
+  out = {}
+  for path, x in params.items():
+    stem, _, leaf = path.rpartition("/")
+    if leaf in ("lora_a", "lora_b"):
+      continue
+    a = params.get(f"{stem}/lora_a") if leaf == "kernel" else None
+    out[path] = x if a is None else x + a @ params[f"{stem}/lora_b"] * scale
+  return out
