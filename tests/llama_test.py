@@ -43,13 +43,9 @@ def loaded(path, **changes):
   """The module of a source on disk."""
   source = weights.open_source(str(path))
   cfg = model_config(**changes)
-  make = lambda: llama.Llama(
-    source.architecture, cfg, rngs=nnx.Rngs(params=0)
-  )
+  make = lambda: llama.Llama(source.architecture, cfg, rngs=nnx.Rngs(params=0))
   graph, state = nnx.split(nnx.eval_shape(make))
-  shapes = {
-    "/".join(map(str, p)): v for p, v in nnx.to_flat_state(state)
-  }
+  shapes = {"/".join(map(str, p)): v for p, v in nnx.to_flat_state(state)}
   found = weights.parameters(source)
   weights.check(found, shapes, path)
   params = {k: jnp.asarray(x) for k, x in found.items()}
@@ -182,9 +178,7 @@ def test_no_token_sees_a_later_one(tmp_path):
   module = loaded(tmp_path / "a")
   changed = tiny_llama.IDS.copy()
   changed[0, 8:] = 5
-  before, after = (
-    logits(module, *whole(x)) for x in (tiny_llama.IDS, changed)
-  )
+  before, after = (logits(module, *whole(x)) for x in (tiny_llama.IDS, changed))
   np.testing.assert_array_equal(before[:, :8], after[:, :8])
   assert np.abs(before - after)[:, 8:].min(-1).max() > 0
 
@@ -223,7 +217,9 @@ def test_another_architecture_is_refused(words, changes, tmp_path):
 def test_missing_and_extra_weights_are_named(tmp_path):
   name = "model.layers.1.mlp.up_proj.weight"
   lacks = lambda t: {k: v for k, v in t.items() if k != name}
-  with pytest.raises(weights.WeightsError, match=r"layers \[1\] of 2 lack .*up"):
+  with pytest.raises(
+    weights.WeightsError, match=r"layers \[1\] of 2 lack .*up"
+  ):
     loaded(broken(tmp_path / "a", lacks))
   more = lambda t: t | {"model.layers.0.mlp.router.weight": np.zeros(2, "f4")}
   with pytest.raises(weights.WeightsError, match="router.weight.*another"):
