@@ -4,12 +4,25 @@ import fake_events
 import jax
 import jax.numpy as jnp
 import numpy as np
+import polars as pl
 import pytest
 from flax import nnx
 
+import lumos_jax
 from lumos_jax import config as config_lib
-from lumos_jax import evaluate, init_from, optimizer, recipes, train
+from lumos_jax import (
+  evaluate,
+  export,
+  init_from,
+  optimizer,
+  predictor,
+  recipes,
+  train,
+)
 from lumos_jax import state as state_lib
+from lumos_jax.data import hosts
+from lumos_jax.data import records as records_lib
+from lumos_jax.evaluators import predict, probe
 
 DEVICE = jax.devices()[:1]
 
@@ -56,7 +69,7 @@ def batch_of(recipe, c, records, size):
 
 
 def test_packed_texts_are_whole_and_tell_nothing_of_the_next():
-  c, records, recipe = build()
+  c, records, recipe = build(data__sequence_length=256)
   batch = batch_of(recipe, c, records, 4)
   start, end = recipe.inputs.tokenizer.start, recipe.inputs.tokenizer.end
   seen = 0
@@ -84,14 +97,27 @@ def test_the_newest_events_that_fit_are_kept_and_the_rest_counted():
     max(records.users, key=lambda r: len(r["day"])),
   )
   text = inputs.tokenizer.decode(inputs.ids(record))
-  head, lines = inputs.tell(record)
+  head, lines = inputs.mixer.teller.lines(record)
   kept = text.removeprefix(head).splitlines(keepends=True)
   assert lines[-len(kept) :] == kept and 0 < len(kept) < len(lines)
   assert len(text) <= c.data.sequence_length - 1
   assert len(text) + len(lines[-len(kept) - 1]) > c.data.sequence_length - 1
-  assert inputs.cut == dict(
-    texts=1, cut_texts=1, cut_events=len(lines) - len(kept)
+  assert inputs.counts["cut_texts"] == inputs.counts["texts"] == 1
+  assert inputs.counts["cut_events"] == len(lines) - len(kept)
+
+
+def test_training_mixes_forms_and_use_has_one():
+  c, records, recipe = build(data__text__base_share=0.0)
+  record = records.users[4]
+  decode = lambda *a: recipe.inputs.tokenizer.decode(recipe.inputs.ids(*a))
+  told = {decode(record, 0, epoch) for epoch in range(6)}
+  assert len(told) > 2 and decode(record) == decode(record)
+  again = build(data__text__base_share=0.0)[2].inputs
+  np.testing.assert_array_equal(
+    again.ids(record, 0, 3), recipe.inputs.ids(record, 0, 3)
   )
+  source = hosts.shuffled_blocks(records.source("train"), 0, 16)
+  assert [source[i].epoch for i in (0, 2, 3)] == [0, 0, 1]
 
 
 def test_no_event_at_or_after_the_day_is_told():
@@ -371,3 +397,58 @@ def test_weights_replace_fresh_parameters_by_path():
   for name in ("params", "ema"):
     np.testing.assert_array_equal(out[name]["a"], [7.0, 7.0])
     np.testing.assert_array_equal(out[name]["b"], [1.0, 1.0])
+
+
+@pytest.fixture
+def opened(trained, monkeypatch):
+  """The finished run by the Python interface."""
+  workdir, c, records, *_ = trained
+  monkeypatch.setattr(records_lib.Records, "open", lambda path: records)
+  (workdir / "config.json").write_text(c.to_json_best_effort())
+  run = lumos_jax.load(str(workdir))
+  run._opened[""] = records
+  return run, records, workdir
+
+
+def test_vectors_leave_by_python_and_by_export(opened, tmp_path):
+  run, records, workdir = opened
+  assert run.predictor.kinds() == ("embeddings",)
+  found = run.embed(as_of=85)
+  assert found.columns == ["key", "as_of", "embedding"]
+  assert found["key"].n_unique() == len(found) == len(records.users)
+  few = run.embed(as_of=85, users=["user7", "user3"])
+  same = found.filter(pl.col("key").is_in(["user3", "user7"]))
+  np.testing.assert_allclose(
+    few.sort("key")["embedding"].to_numpy(),
+    same.sort("key")["embedding"].to_numpy(),
+    atol=1e-5,
+  )
+  export.export(str(workdir), tmp_path / "out", as_of=85)
+  (part,) = (tmp_path / "out" / "embeddings").glob("*.parquet")
+  assert pl.read_parquet(part).equals(found)
+  with pytest.raises(predictor.PredictError, match="leave out per_event"):
+    run.embed(per_event=True)
+
+
+def test_probe_asks_the_vectors_of_export(trained, opened):
+  """Evaluators and the interface see the same vectors."""
+  pytest.importorskip("sklearn")
+  workdir, c, records, recipe, state, _ = trained
+  with c.unlocked():
+    c.evals.vip = dict(type="probe", label="vip", folds=2, models=("logistic",))
+  session = evaluate.Session(c, workdir, records, recipe, (), ["vip"])
+  asked = session.predictor
+  batches = asked.inputs.embed_batches(records, c.data, "test", 8)
+  keys, vectors = probe._of_users(
+    asked.embedder(asked.embedder.place(state["params"]), batches)
+  )
+  found = opened[0].embed(as_of=85).sort("key")
+  own = predict.hash_keys(found["key"])
+  at = np.argsort(own)
+  np.testing.assert_array_equal(keys, own[at])
+  np.testing.assert_allclose(
+    vectors, found["embedding"].to_numpy()[at], atol=1e-5
+  )
+  values = session.evaluate(4, state["params"], True)
+  assert 0.0 <= values["vip/embedding/logistic/auc"] <= 1.0
+  assert values["vip/users"] == len(records.users)

@@ -45,6 +45,22 @@ def texts(d: ml_collections.ConfigDict) -> None:
   d.segments = 32  # Texts that share a row at most.
   # Users of train_split that fine-tuning does not see, for perplexity.
   d.holdout_share = 0.1
+  d.text = ml_collections.ConfigDict(
+    dict(
+      form="table",  # Of the base text; see lumos_jax/llm/forms.py.
+      fields=(),  # Of the events, in this order; () for all.
+      profile=(),  # Fields of the profile that the text opens with.
+      names=True,  # Readable names; False: codes as in the data.
+      decimals=2,  # Of numbers, truncated; -1: all there are.
+      time="day",  # none, day, minute, second, exact.
+      group="",  # Field whose values are headings in form "grouped".
+      # Training mixes forms and names; embeddings are of the base text.
+      forms=(),  # Drawn from; () for all.
+      base_share=0.25,  # Of texts in the base form and names; 1: no other.
+      lexicon_share=0.5,  # Of the others, with names from the lexicon.
+      summary_share=0.25,  # Of the others, with a summary behind the events.
+    )
+  )
 
 
 def defaults(c: ml_collections.ConfigDict) -> None:

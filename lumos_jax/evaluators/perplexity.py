@@ -23,14 +23,16 @@ class Perplexity(base.Evaluator):
   def __init__(self, *args, **kw):
     """As base.Evaluator; ValueError where the recipe tells no texts."""
     super().__init__(*args, **kw)
-    if self.predictor is not None and not hasattr(self.predictor.inputs, "cut"):
+    if self.predictor is not None and not hasattr(
+      self.predictor.inputs, "counts"
+    ):
       raise ValueError(
         f"config.evals.{self.name}.type = 'perplexity' is of recipe 'llm4es'"
       )
 
   def run(self, params) -> base.Metrics:
     """Yields perplexity, nats a token, users, tokens and what was cut."""
-    before = dict(self.predictor.inputs.cut)
+    before = dict(self.predictor.inputs.counts)
     found = self.predictor(params, self.batches(self.predictor))
     nats, tokens = (
       float(np.sum(found.p[name], dtype=np.float64))
@@ -40,6 +42,6 @@ class Perplexity(base.Evaluator):
     yield "nats_per_token", nats / tokens
     yield "users", float(len(found.key))
     yield "tokens", tokens
-    cut = self.predictor.inputs.cut
+    cut = self.predictor.inputs.counts
     for name in ("cut_texts", "cut_events"):
       yield name, float(cut[name] - before[name])

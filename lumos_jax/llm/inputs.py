@@ -7,10 +7,11 @@ opens with the same start token.
 Dimensions: B batch, T tokens of a row.
 """
 
+import collections
+import dataclasses
 import hashlib
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -20,11 +21,14 @@ import numpy as np
 from lumos_jax.data import hosts as hosts_lib
 from lumos_jax.data import instants, packing
 from lumos_jax.data import schema as schema_lib
+from lumos_jax.llm import offline, text
 from lumos_jax.llm import tokenizer as tokenizer_lib
 
 Batch = dict[str, Any]
-# record -> its header and its events, each a line; the oldest first.
-Tell = Callable[[Batch], tuple[str, list[str]]]
+# Keys of config.data.text: how events become text, and what varies in training.
+TEXT = tuple(
+  f.name for of in (text.Options, offline.Mix) for f in dataclasses.fields(of)
+)
 
 _BLOCK_USERS = 16  # Read at a time.
 _LEAST = 64  # Tokens of the shortest row in use.
@@ -42,54 +46,56 @@ def check_config(cfg, tasks: Sequence[Any] = ()) -> None:
 class Texts:
   """A recipe's inputs: what data/sequences.py is for events.
 
-  Attributes:
-    cut: {"texts", "cut_texts", "cut_events"}: of what was told in this process,
-      how many texts were longer than a row, and how many of their oldest events
-      were left out.
+  Training mixes forms and names, anew each epoch; in use a user has the base
+  text.
   """
 
   def __init__(
-    self, tokenizer: tokenizer_lib.Tokenizer, schema: schema_lib.Schema, cfg
+    self,
+    tokenizer: tokenizer_lib.Tokenizer,
+    schema: schema_lib.Schema,
+    cfg,
+    seed: int = 0,
   ):
-    """`cfg` is config.data."""
-    self.tokenizer, self.schema, self.cfg = tokenizer, schema, cfg
-    self.cut = dict(texts=0, cut_texts=0, cut_events=0)
+    """Keeps what all users share.
 
-  def tell(self, record: Batch, until: int = 0) -> tuple[str, list[str]]:
-    """Header and lines of the events before a day; of all where it is 0."""
-    stop = len(record["day"])
-    if until:
-      stop = int(np.searchsorted(instants.days(record), until))
-    fields = self.schema.categorical("activity")
-    lines = []
-    for row in record["categorical"][:stop]:
-      values = [
-        v
-        for f, i in zip(fields, row)
-        for v in self.schema.token(f.name, int(i)).values()
-      ]
-      lines.append("\t".join(map(str, values)) + "\n")
-    return "\t".join(f.name for f in fields) + "\n", lines
+    Args:
+      tokenizer: The model's.
+      schema: Of the data.
+      cfg: config.data.
+      seed: Of the forms that training has.
 
-  def ids(self, record: Batch, until: int = 0) -> np.ndarray:
+    Raises:
+      TextError: cfg.text asks for what the schema has not.
+    """
+    self.tokenizer, self.cfg = tokenizer, cfg
+    options = {name: cfg.text[name] for name in TEXT}
+    self.mixer = offline.Mixer(schema, options, seed)
+
+  @property
+  def counts(self) -> collections.Counter:
+    """Of all that this process told, see `text.Teller`."""
+    return self.mixer.teller.counts
+
+  def ids(
+    self, record: Batch, until: int = 0, epoch: int | None = None
+  ) -> np.ndarray:
     """Tokens of a user's text, at most T - 1, without start and end.
 
-    The newest events that fit are kept, behind the header.
+    Args:
+      record: Of the user.
+      until: Events before this day; of all where it is 0. The newest that fit
+        are told.
+      epoch: Of training; None for the base text.
     """
-    header, lines = self.tell(record, until)
-    first, *each = self.tokenizer.encode([header, *lines])
-    room = self.cfg.sequence_length - 1 - len(first)
-    kept = len(each)
-    for size in map(len, reversed(each)):
-      if size > room:
-        break
-      room, kept = room - size, kept - 1
-    self.cut["texts"] += 1
-    self.cut["cut_texts"] += kept > 0
-    self.cut["cut_events"] += kept
-    found = itertools.chain(first, *each[kept:])
-    out = np.fromiter(found, np.int32)
-    return out[: self.cfg.sequence_length - 1]
+    room = self.cfg.sequence_length - 1
+    encode = lambda t: self.tokenizer.encode([t])[0]
+    kw = dict(until=until, count=lambda t: len(encode(t)), room=room)
+    if epoch is None:
+      told = self.mixer.teller.tell(record, **kw)
+    else:
+      told = self.mixer.tell(record, epoch, **kw)
+    return np.asarray(encode(told.text)[:room], np.int32)
 
   def held_out(self, record: Batch) -> bool:
     """Whether the user is one that fine-tuning does not see.
@@ -100,9 +106,11 @@ class Texts:
     share = int.from_bytes(digest.digest()[:8], "big") / 2.0**64
     return share < self.cfg.holdout_share
 
-  def window(self, record: Batch, until: int = 0) -> Batch:
-    """A text as training has it: each token is told by those before it."""
-    ids = self.ids(record, until)
+  def window(
+    self, record: Batch, until: int = 0, epoch: int | None = None
+  ) -> Batch:
+    """A text of which each token is told by those before it; as `ids`."""
+    ids = self.ids(record, until, epoch)
     return {
       "ids": np.append(np.int32(self.tokenizer.start), ids),
       "target": np.append(ids, np.int32(self.tokenizer.end)),
@@ -138,7 +146,7 @@ class Texts:
     )
     windows = lambda block: hosts_lib.Block(
       [
-        self.window(r, cfg.train_origin_last)
+        self.window(r, cfg.train_origin_last, block.epoch)
         for r in block.users
         if self._trains(r)
       ]

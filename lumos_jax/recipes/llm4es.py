@@ -59,7 +59,9 @@ class LLM4ES:
       )
     _check_adapters(self.cfg, self.architecture)
     self._check_pool()
-    self.inputs = inputs_lib.Texts(tokenizer, records.schema, config.data)
+    self.inputs = inputs_lib.Texts(
+      tokenizer, records.schema, config.data, config.seed
+    )
 
   def _check_pool(self):
     cfg, most = self.cfg, self.architecture.n_layers + 1
