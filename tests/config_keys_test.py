@@ -9,6 +9,7 @@ import pathlib
 
 import fake
 import fake_events
+import fake_texts
 import jax
 import ml_collections
 import pytest
@@ -43,6 +44,7 @@ SETTINGS = {
     {"model.sprm": "tvrec"},
     {"objective.attribute_weight": 0.1, "objective.gap_weight": 0.1},
   ],
+  "llm4es": [{}, {"model.lora_rank": 2}],
 }
 EVALS = {
   "lumos": dict(
@@ -54,6 +56,10 @@ EVALS = {
     validation=dict(type="next_event", split="validation"),
     next_event=dict(type="next_event"),
     baseline_next_event=dict(type="baseline_next_event"),
+  ),
+  "llm4es": dict(
+    perplexity=dict(type="perplexity"),
+    vip=dict(type="probe", label="vip"),
   ),
 }
 # Read by the entry program or in the midst of a run, in these words.
@@ -97,7 +103,8 @@ class Asked:
 
 def make(recipe, changes):
   """A tiny config, as `Asked` and plain, and data in memory."""
-  library = {"lumos": fake, "panther": fake_events}[recipe]
+  library = {"lumos": fake, "panther": fake_events, "llm4es": fake_texts}
+  library = library[recipe]
   c = library.config(train__steps=0)
   with c.unlocked():
     c.update_from_flattened_dict(changes)

@@ -1,6 +1,6 @@
 """The LLM4ES recipe: packing, cutting, accumulation, adapters, embeddings."""
 
-import fake_events
+import fake_texts
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 import lumos_jax
-from lumos_jax import config as config_lib
 from lumos_jax import (
   evaluate,
   export,
@@ -27,30 +26,8 @@ from lumos_jax.evaluators import predict, probe
 DEVICE = jax.devices()[:1]
 
 
-def config(**overrides):
-  """A config of a model from nothing, over bytes."""
-  c = config_lib.default("llm4es")
-  c.name = "test"
-  config_lib.set_size(c, "tiny")
-  d = c.data
-  d.target, d.holdout_share = "item", 0.3
-  d.train_origin_last, d.validation_origin, d.test_origin = 70, 70, 85
-  c.objective.chunk = 32
-  c.train.steps, c.train.checkpoint_every, c.train.log_every = 4, 2, 1
-  c.optimizer.learning_rate, c.optimizer.warmup_steps = 3e-3, 1
-  c.model.remat = "none"
-  c.evals = dict(
-    perplexity=dict(type="perplexity", at_start=True, every_steps=2)
-  )
-  c.report = False
-  for name, value in overrides.items():
-    c.update_from_flattened_dict({name.replace("__", "."): value})
-  config_lib.check(c)
-  return c.lock()
-
-
 def build(**overrides):
-  c, records = config(**overrides), fake_events.Records()
+  c, records = fake_texts.config(**overrides), fake_texts.Records()
   return c, records, recipes.build(c, records, ())
 
 
@@ -353,7 +330,7 @@ def test_settings_that_cannot_be_are_named(words, overrides):
 
 
 def test_frozen_parameters_need_no_optimizer_state_in_muon_either():
-  c = config(optimizer__name="muon")
+  c = fake_texts.config(optimizer__name="muon")
   axes = {"a/kernel": (None, None), "b/kernel": (None, None)}
   tx = optimizer.make(c.optimizer, 4, axes, {"a/kernel"})
   params = {k: jnp.ones((4, 4)) for k in axes}

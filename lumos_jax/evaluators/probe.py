@@ -66,6 +66,7 @@ class Probe(base.Evaluator):
       raise ValueError(f"{key}.models = {models}; use some of {_MODELS}")
     if self.predictor is not None and self.predictor.embedder is None:
       raise ValueError(f"{key}: this recipe has no user embeddings")
+    self._column = sequences.target_column(schema, self.data_cfg)
     self._label, self._folds, self._seed = names.index(label), folds, seed
     self._models = tuple(models)
     # An embedding that was given the answer would know it.
@@ -99,7 +100,7 @@ class Probe(base.Evaluator):
     from scipy import sparse
 
     schema = self.records.schema
-    column = sequences.target_column(schema, self.data_cfg)
+    column = self._column
     size = schema.categorical("activity")[column].size
     source = self.records.source(self.data_cfg[f"{self.split_name}_split"])
     place = {k: i for i, k in enumerate(keys.tolist())}
