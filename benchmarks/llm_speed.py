@@ -27,7 +27,7 @@ def make_config(args):
   c = config_lib.default("llm4es")
   c.model.weights, c.model.remat = args.weights, args.remat
   c.model.dtype = args.dtype
-  c.model.scan_layers = args.scan
+  c.model.scan_layers = not args.unroll
   c.data.sequence_length = args.length
   c.train.batch_size, c.train.steps = args.batch, 1000
   return c.lock()
@@ -112,7 +112,7 @@ def main():
   add("--steps", type=int, default=1, help="of a turn")
   add("--dtype", default="float32", help="or bfloat16")
   add("--remat", default="none", help="none, dots or full")
-  add("--scan", action="store_true", help="one compiled block, scanned")
+  add("--unroll", action="store_true", help="compile every block by itself")
   args = parser.parse_args()
   import torch
   import transformers
@@ -155,7 +155,7 @@ def main():
         dataset=f"{args.batch} rows of {args.length} drawn tokens",
         protocol=f"fine-tuning of all weights, {args.dtype}, AdamW, in turns",
         model=name,
-        config=f"weights={args.weights}, remat={args.remat}, scan={args.scan}",
+        config=f"weights={args.weights}, remat={args.remat}, unroll={args.unroll}",
         steps=args.steps * args.rounds,
         wall_seconds=sum(found) * args.steps,
         metrics=dict(
