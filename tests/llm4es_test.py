@@ -1,5 +1,7 @@
 """The LLM4ES recipe: packing, cutting, accumulation, adapters, embeddings."""
 
+import json
+
 import fake_texts
 import jax
 import jax.numpy as jnp
@@ -429,3 +431,36 @@ def test_probe_asks_the_vectors_of_export(trained, opened):
   values = session.evaluate(4, state["params"], True)
   assert 0.0 <= values["vip/embedding/logistic/auc"] <= 1.0
   assert values["vip/users"] == len(records.users)
+
+
+def test_written_texts_are_trained_on_in_place_of_told_ones(tmp_path):
+  """Of users that have one; held-out users stay out."""
+  c, records, recipe = build(data__written=str(tmp_path))
+  users = [r["key"] for r in records.users if len(r["day"]) > 2][:-1]
+  told = [f"{k} and more {'x' * (i * 40)}" for i, k in enumerate(users)]
+  frame = pl.DataFrame(
+    {"key": users, "form": "plain", "text": told, "source": "endpoint"}
+  )
+  frame.write_parquet(tmp_path / "part.parquet")
+  about = {
+    "split": "train",
+    "schema_hash": records.schema.hash,
+    "until_day": 70,
+    "files": ["part.parquet"],
+  }
+  (tmp_path / "manifest.json").write_text(json.dumps(about))
+  batch = batch_of(recipe, c, records, 8)
+  decode, room = recipe.inputs.tokenizer.decode, c.data.sequence_length - 1
+  known = {t[-room:] for t in told}
+  found = 0
+  for row in range(8):
+    for s in range(1, batch["segment"][row].max() + 1):
+      text = decode(batch["ids"][row, batch["segment"][row] == s])
+      found += text in known
+      assert text in known or not text.startswith("user")
+  assert found > 1
+  # In use a user is told by the base text.
+  assert decode(recipe.inputs.ids(records.users[4])) not in known
+  (tmp_path / "manifest.json").write_text(json.dumps(about | {"until_day": 99}))
+  with pytest.raises(records_lib.DataError, match="its until_day is 99"):
+    batch_of(build(data__written=str(tmp_path))[2], c, records, 8)

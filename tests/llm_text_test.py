@@ -149,10 +149,13 @@ def test_a_summary_says_what_is_there():
   columns = text.Teller(shop()).rows.columns
   found = text.Teller(shop()).rows.read(record(EVENTS))
   assert offline.summary(columns, found) == (
-    "There are 4 events, from 2020-01-01 to 2020-01-03. The most frequent merchant "
-    "category is \\\\(unknown), in 1 event; there are 2 different ones. The amount "
-    "usd lies between 0 and 12.99, and is 6.66 on average."
-  ).replace("\\\\(unknown)", "(unknown)")
+    "There are 4 events, from 2020-01-01 to 2020-01-03. No merchant category comes "
+    "twice. The amount usd lies between 0 and 12.99, and is 6.66 on average."
+  )
+  found = text.Teller(shop()).rows.read(record([*EVENTS, (200_001, 2, 1)]))
+  assert (
+    "most frequent merchant category is grocery stores, in 2 events; there are 2 "
+  ) in offline.summary(columns, found)
 
 
 class Data:

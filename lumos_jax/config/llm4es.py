@@ -45,6 +45,8 @@ def texts(d: ml_collections.ConfigDict) -> None:
   d.segments = 32  # Texts that share a row at most.
   # Users of train_split that fine-tuning does not see, for perplexity.
   d.holdout_share = 0.1
+  # Folder of texts of python -m lumos_jax.llm.enrich to train on; "": told here.
+  d.written = ""
   d.text = ml_collections.ConfigDict(
     dict(
       form="table",  # Of the base text; see lumos_jax/llm/forms.py.

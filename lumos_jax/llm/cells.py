@@ -66,9 +66,11 @@ def clean(text: str) -> str:
   """A text of one line, with no space at an end and never empty."""
   if not text:
     return r"\_"
-  out = "".join(
-    _SHORT.get(c) or (f"\\u{ord(c):04x}" if unsafe(c) else c) for c in text
-  )
+  out = text
+  if not text.isprintable() or "\\" in text:
+    out = "".join(
+      _SHORT.get(c) or (f"\\u{ord(c):04x}" if unsafe(c) else c) for c in text
+    )
   if out[0].isspace():
     out = f"\\u{ord(out[0]):04x}{out[1:]}"
   if out[-1].isspace():

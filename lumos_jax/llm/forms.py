@@ -128,6 +128,8 @@ def _table_read(text, columns):
 
 def _json_text(text: str) -> str:
   out = json.dumps(text, ensure_ascii=False)
+  if out.isprintable():
+    return out
   return "".join(f"\\u{ord(c):04x}" if cells.unsafe(c) else c for c in out)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from lumos_jax.data import hosts as hosts_lib
 from lumos_jax.data import instants, packing
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.llm import offline, text
+from lumos_jax.llm import offline, prepared, text
 from lumos_jax.llm import tokenizer as tokenizer_lib
 
 Batch = dict[str, Any]
@@ -69,6 +69,7 @@ class Texts:
       TextError: cfg.text asks for what the schema has not.
     """
     self.tokenizer, self.cfg = tokenizer, cfg
+    self._schema, self._written = schema, None
     options = {name: cfg.text[name] for name in TEXT}
     self.mixer = offline.Mixer(schema, options, seed)
 
@@ -91,11 +92,20 @@ class Texts:
     room = self.cfg.sequence_length - 1
     encode = lambda t: self.tokenizer.encode([t])[0]
     kw = dict(until=until, count=lambda t: len(encode(t)), room=room)
+    if epoch is not None and self._written is not None:
+      written = self._written.text(str(record["key"]), epoch)
+      if written is not None:
+        return self._newest(encode(written), room)
     if epoch is None:
       told = self.mixer.teller.tell(record, **kw)
     else:
       told = self.mixer.tell(record, epoch, **kw)
     return np.asarray(encode(told.text)[:room], np.int32)
+
+  def _newest(self, ids: list[int], room: int) -> np.ndarray:
+    """The end of a written text; it has no events to leave out."""
+    self.counts.update(texts=1, cut_texts=int(len(ids) > room))
+    return np.asarray(ids[-room:], np.int32)
 
   def held_out(self, record: Batch) -> bool:
     """Whether the user is one that fine-tuning does not see.
@@ -134,6 +144,14 @@ class Texts:
       ValueError: There is nobody to train on.
     """
     check_config(cfg, tasks)
+    if cfg.written:
+      self._written = prepared.Texts(
+        cfg.written,
+        cfg.train_split,
+        self._schema.hash,
+        cfg.train_origin_last,
+        seed,
+      )
     source = records.source(cfg.train_split)
     if not any(self._trains(source[i]) for i in range(len(source))):
       raise ValueError(

@@ -46,6 +46,16 @@ class Mix:
         raise rows.TextError(f"{name} = {getattr(self, name)} is not in 0 to 1")
 
 
+def parted(cfg: Mapping[str, Any] | None) -> tuple[dict, dict]:
+  """Keys for `rows.Options`, and keys for `Mix`."""
+  own = [f.name for f in dataclasses.fields(Mix)]
+  text, mix = {}, {}
+  for k, v in dict(cfg or {}).items():
+    v = tuple(v) if isinstance(v, list) else v
+    (mix if k in own else text)[k] = v
+  return text, mix
+
+
 class Mixer:
   """Tells users in forms that change from epoch to epoch.
 
@@ -80,7 +90,7 @@ class Mixer:
       epoch: Of training.
       **kw: until, count and room of `Teller.tell`.
     """
-    draw = _draw(self.seed, epoch, record["key"])
+    draw = drawn(self.seed, epoch, record["key"])
     mix = self.mix
     # All are drawn always: one share does not change what another one gives.
     base, renamed, summed = (draw.random() for _ in range(3))
@@ -97,7 +107,7 @@ class Mixer:
     )
 
 
-def _draw(*what: Any) -> random.Random:
+def drawn(*what: Any) -> random.Random:
   """Random numbers that depend on what is given, and on no process."""
   digest = hashlib.sha256(json.dumps([str(w) for w in what]).encode())
   return random.Random(digest.digest())
@@ -184,6 +194,8 @@ def _of_category(title: str, values) -> str:
   value = cells.quoted(cells.clean(value), ".,")
   if len(counts) == 1:
     return f"The {title} is always {value}" if times > 1 else ""
+  if times == 1:
+    return f"No {title} comes twice"
   return (
     f"The most frequent {title} is {value}, in {_many(times, 'event')}; there are "
     f"{len(counts)} different ones"

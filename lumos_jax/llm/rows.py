@@ -234,8 +234,9 @@ class Rows:
   def _reader(self, table: str, field):
     """(ids [T, C], numbers [T, N]) -> cells of a field."""
     if not schema_lib.has_ids(field):
-      at, cut = self.schema.numeric_column(table, field.name), self.options
-      return lambda ids, x: [number(v, cut.decimals) for v in x[:, at]]
+      at = self.schema.numeric_column(table, field.name)
+      decimals = self.options.decimals
+      return lambda ids, x: _numbers(x[:, at], decimals)
     at = [f.name for f in self.schema.categorical(table)].index(field.name)
     said = [None, UNSEEN, *self._said(field)]
     return lambda ids, x: [said[i] for i in ids[:, at].tolist()]
@@ -285,6 +286,14 @@ def events(record: Mapping[str, Any], until: int = 0) -> int:
   if not until:
     return len(record["day"])
   return int(np.searchsorted(instants.days(record), until))
+
+
+def _numbers(x: np.ndarray, decimals: int) -> list[Number | None]:
+  """Each number as text; by bits, as -0.0 == 0.0."""
+  bits = np.ascontiguousarray(x, np.float32).view(np.int32)
+  different, at = np.unique(bits, return_inverse=True)
+  said = [number(v, decimals) for v in different.view(np.float32)]
+  return [said[i] for i in at.tolist()]
 
 
 def _relative(micros: int, want: str) -> str:
