@@ -39,6 +39,7 @@ SETTINGS = {
     {"objective.loss": "gbce"},
     {"model.masked": True, "model.use_fields": False},
     {"objective.contrastive_weight": 0.5, "model.profile_as": "token"},
+    {"objective.coles_weight": 0.5},
     {"model.cosine": True, "objective.bag_width": 4},
     {"model.sprm": "bsarec"},
     {"model.sprm": "tvrec"},

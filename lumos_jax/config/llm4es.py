@@ -13,6 +13,7 @@ SIZES = {
       n_kv_heads=2, head_width=8, pool_layers=2, dtype="float32",
     ),
     data=dict(sequence_length=128, segments=8),
+    optimizer=dict(learning_rate=1e-3),
     train=dict(batch_size=4),
   ),
   "3b": dict(

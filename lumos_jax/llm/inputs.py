@@ -179,7 +179,7 @@ class Texts:
         rows,
         cfg.sequence_length,
         cfg.segments,
-      ).map(_positions)
+      )
     )
 
   def _trains(self, record: Batch) -> bool:
@@ -295,12 +295,3 @@ def _events(record: Batch, until: int) -> int:
   if not until:
     return len(record["day"])
   return int(np.searchsorted(instants.days(record), until))
-
-
-def _positions(batch: Batch) -> Batch:
-  """Steps within the row become steps within each text."""
-  at, segment = batch["position"], batch["segment"]
-  first = np.ones(segment.shape, bool)
-  first[:, 1:] = segment[:, 1:] != segment[:, :-1]
-  begin = np.maximum.accumulate(np.where(first, at, 0), 1)
-  return batch | {"position": at - begin}
