@@ -57,7 +57,7 @@ class Ours:
   def __init__(self, c, recipe, batch):
     self.trainer = train.Trainer(c, recipe)
     state = self.trainer.init([batch])
-    self.state = init_from.replace(state, recipe.pretrained())
+    self.state = init_from.replace(state, recipe.starting_weights())
     self.batch = self.trainer.put(batch)
 
   def step(self) -> float:

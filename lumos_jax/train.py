@@ -252,9 +252,9 @@ def _begin(config, trainer, iterator, records) -> state_lib.State:
   iterator.set_state(position)
   if config.init_from:
     return init_from.start(config, state, records)
-  if hasattr(trainer.recipe, "pretrained"):
+  if hasattr(trainer.recipe, "starting_weights"):
     logging.info("%s", trainer.recipe.about())
-    return init_from.replace(state, trainer.recipe.pretrained())
+    return init_from.replace(state, trainer.recipe.starting_weights())
   return state
 
 

@@ -83,7 +83,7 @@ class LLM4ES:
     """Whether a parameter stays as it is: all but adapters, where there are any."""
     return self.cfg.lora_rank > 0 and not path.endswith(_ADAPTERS)
 
-  def pretrained(self) -> dict[str, np.ndarray]:
+  def starting_weights(self) -> dict[str, np.ndarray]:
     """The files' weights by parameter path; {} for a model from nothing.
 
     Raises:
