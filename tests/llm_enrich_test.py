@@ -564,6 +564,8 @@ def test_the_command(serve, tmp_path, monkeypatch, capsys):
   with pytest.raises(SystemExit):
     command("--text={'form'}")
   assert "--text is no JSON object" in capsys.readouterr().err
+  command(*paid, "--max_cost=5", "--estimate")
+  assert "about" in capsys.readouterr().err and server.paid == 0
   command(*paid, "--max_cost=5", "--per_minute=0")
   said = capsys.readouterr()
   assert "5 texts to rewrite, 0 of them paid before" in said.err
