@@ -89,6 +89,24 @@ def test_an_analysis_invents_nothing(analysis):
   assert check.broken(COLUMNS, FOUND, "plain", PLAIN, analysis) == "analysis"
 
 
+def test_events_stay_in_their_order():
+  columns, found = COLUMNS[:2], [["2020-01-05", "web"], ["2020-01-06", "app"]]
+  told = "2020-01-05: web\n2020-01-06: app"
+  assert check.broken(columns, found, "plain", told) == ""
+  turned = "2020-01-06: app\n2020-01-05: web"
+  assert check.broken(columns, found, "plain", turned) == "order"
+
+
+def test_marks_of_html_are_no_amounts():
+  told = (
+    '<table border="777"><tr><th>date</th><th>shop&#039;s</th></tr>'
+    '<tr><td width="888">2020-01-05</td><td>web 24</td><td>12.5</td></tr></table>'
+  )
+  assert check.broken(COLUMNS, FOUND[:1], "html", told) == ""
+  told = told.replace("web 24", "web 24, 999")
+  assert check.broken(COLUMNS, FOUND[:1], "html", told) == "amounts"
+
+
 def test_day_numbers_are_checked_too():
   columns = [rows.Column("day", TIME), rows.Column("clicks", NUMBER)]
   found = [["-12", rows.number(40)], ["5", rows.number(7)]]
@@ -564,6 +582,8 @@ def test_the_command(serve, tmp_path, monkeypatch, capsys):
   with pytest.raises(SystemExit):
     command("--text={'form'}")
   assert "--text is no JSON object" in capsys.readouterr().err
+  command(*paid, "--max_cost=5", "--estimate")
+  assert "about" in capsys.readouterr().err and server.paid == 0
   command(*paid, "--max_cost=5", "--per_minute=0")
   said = capsys.readouterr()
   assert "5 texts to rewrite, 0 of them paid before" in said.err

@@ -328,7 +328,8 @@ def main(args: argparse.Namespace) -> None:
       seed=args.seed,
       room=args.room,
     )
-    rewriter = _rewriter(args) if args.endpoint else None
+    asks = args.endpoint or args.estimate
+    rewriter = _rewriter(args) if asks else None
     if rewriter:
       _tell_cost(rewriter, job)
       if args.estimate:
