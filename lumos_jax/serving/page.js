@@ -205,7 +205,8 @@ function curve(task, shifts, values, days) {
       number(v)));
   }
   for (const n of [shifts[0], 0, shifts.at(-1)])
-    made.append(svg("text", {x: x(n), y: h - 10, "text-anchor": "middle"},
+    made.append(svg("text", {x: x(n), y: h - 10,
+      "text-anchor": n > 0 ? "end" : n ? "start" : "middle"},
       n > 0 ? `+${n} d` : n ? `${n} d` : "planned"));
   made.append(svg("polyline", {fill: "none", stroke: "var(--c0)",
     "stroke-width": 2,
