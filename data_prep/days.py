@@ -18,8 +18,15 @@ def pivot_fields(
   single purchase of a rare value would stand hundreds of them away: min-max.
   """
   transform = source.transform if source else "log1p"
+  names, of = dict(field.names or ()), source or field
+  titled = bool(names or of.title)
   return [
-    schema_lib.Numeric(f"{field.name}={v}", transform, scale="minmax")
+    schema_lib.Numeric(
+      f"{field.name}={v}",
+      transform,
+      scale="minmax",
+      title=f"{of.title or of.name} ({names.get(v, v)})" if titled else "",
+    )
     for v in field.values or ()
   ]
 

@@ -26,6 +26,10 @@ COMMANDS = {
   ),
   "serve": ("lumos_jax.serving", "answer requests for users over HTTP"),
   "report": ("lumos_jax.report", "write a run's HTML report again"),
+  "enrich": (
+    "lumos_jax.llm.enrich",
+    "tell users as text, for language models",
+  ),
   "preflight": (
     "lumos_jax.preflight",
     "check whether a config fits a TPU slice, without a TPU",

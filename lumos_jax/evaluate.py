@@ -93,6 +93,7 @@ class Session:
         lambda params, batch: recipe.rows(state_lib.merge(graph, params), batch)
       )
       self.predictor.row_weights = recipe.weights
+    self.predictor.inputs = recipe.inputs
     if hasattr(recipe.inputs, "embed_batches"):
       self.predictor.embedder = self.predictor.of(
         lambda params, batch: recipe.embed(

@@ -57,9 +57,16 @@ def start(config, state: dict[str, Any], records) -> dict[str, Any]:
   head = f"parameters of {config.init_from}, step {step}"
   for line in (head, *report):
     progress.say(f"init_from: {line}")
-  out = dict(state, params=_placed(params, state["params"]))
-  if "ema" in state:
-    out["ema"] = _placed(params, state["ema"])
+  return replace(state, params)
+
+
+def replace(
+  state: dict[str, Any], params: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+  """A fresh state with some parameters from the host, and its average too."""
+  out = dict(state)
+  for name in {"params", "ema"} & set(state):
+    out[name] = state[name] | _placed(params, state[name])
   return out
 
 
@@ -91,7 +98,7 @@ def _placed(params, like):
       x.shape, x.sharding, lambda index: value[index]
     )
 
-  return {k: place(params[k], x) for k, x in like.items()}
+  return {k: place(x, like[k]) for k, x in params.items()}
 
 
 def merge(

@@ -1,6 +1,6 @@
 """Optimizers and learning-rate schedules, from Optax."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 
 import optax
 import optax.contrib
@@ -40,7 +40,7 @@ def make(
   cfg,
   steps: int,
   axes: Mapping[str, tuple[str | None, ...]],
-  fixed: Callable[[str], bool] | None = None,
+  frozen: Collection[str] = (),
 ) -> optax.GradientTransformation:
   """The optimizer of config.optimizer.
 
@@ -50,7 +50,7 @@ def make(
     axes: {path: logical axes}: matrices decay, biases, scales and embedding
       tables do not (under Muon they do: what Adam takes knows no mask there);
       Muon takes the hidden layers' matrices, Adam the rest.
-    fixed: Which paths are not trained, beside what is fitted.
+    frozen: Paths of parameters that are not trained: no moments are kept.
   """
   matrix = {k: k.endswith("/kernel") for k in axes}
   decayed = lambda params: {k: matrix[k] for k in params}
@@ -81,8 +81,11 @@ def make(
     )
   else:
     raise ValueError(f"optimizer.name = {cfg.name!r}; use 'adamw' or 'muon'")
-  fixed = fixed or (lambda path: False)
-  fitted = {k: k.startswith(_FITTED) or fixed(k) for k in axes}
+  if frozen:
+    labels = {k: "frozen" if k in frozen else "trained" for k in axes}
+    each = {"trained": core, "frozen": optax.set_to_zero()}
+    core = optax.partition(each, labels)
+  fitted = {k: k.startswith(_FITTED) for k in axes}
   parts = [core, optax.masked(optax.set_to_zero(), fitted)]
   if cfg.clip_norm:
     parts.insert(0, optax.clip_by_global_norm(cfg.clip_norm))

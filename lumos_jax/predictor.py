@@ -285,6 +285,11 @@ class Predictor:
       PredictError: The recipe cannot predict that, or there is no user.
     """
     self.check_kind(kind)
+    if per_event and not hasattr(self.recipe, "states"):
+      raise PredictError(
+        f"a run of recipe {self.config.recipe!r} has one vector a user, none of "
+        "each event: leave out per_event"
+      )
     if not len(people):
       raise PredictError(f"the splits {list(people.splits)} hold no user")
     spare = people.read([0])[0]
@@ -320,6 +325,10 @@ class Predictor:
         width = max(sequences.longest(records, s) for s in people.splits)
       batches = lambda positions: sequences.batches_at(
         records, self.config.data, groups(positions), day, size, spare, width
+      )
+    elif self.recipe.inputs is not sequences:
+      batches = lambda positions: self.recipe.inputs.batches_at(
+        records, self.config.data, groups(positions), day, size, spare
       )
     else:
       cut = sequences.Sequences(records.schema, self.config.data)

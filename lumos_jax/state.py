@@ -33,6 +33,11 @@ def merge(graph: Any, params: dict[str, jax.Array]) -> nnx.Module:
   return nnx.merge(graph, nested)
 
 
+def frozen(recipe, path: str) -> bool:
+  """Whether a recipe leaves a parameter as it is; most freeze none."""
+  return hasattr(recipe, "frozen") and recipe.frozen(path)
+
+
 def structure(recipe) -> tuple[Any, dict[str, tuple[str | None, ...]]]:
   """Graph and logical axes of the recipe's module, without making arrays."""
   module = nnx.eval_shape(lambda: recipe.init(nnx.Rngs(params=0)))

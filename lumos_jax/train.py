@@ -51,6 +51,11 @@ def make_step(config, recipe, graph, tx: optax.GradientTransformation):
   rate = optimizer.schedule(config.optimizer, config.train.steps)
 
   def loss(params, batch, key, totals):
+    # What is frozen gets no gradient, and none is computed.
+    params = {
+      k: jax.lax.stop_gradient(x) if state_lib.frozen(recipe, k) else x
+      for k, x in params.items()
+    }
     module = state_lib.merge(graph, params)
     rngs = nnx.Rngs(dropout=key)
     return recipe.loss(module, batch, rngs, totals, 1.0 / parts)
@@ -121,7 +126,7 @@ class Trainer:
       config.optimizer,
       config.train.steps,
       self.axes,
-      getattr(recipe, "fixed", None),
+      {k for k in self.axes if state_lib.frozen(recipe, k)},
     )
 
     def init(batch=None):
@@ -245,9 +250,12 @@ def _begin(config, trainer, iterator, records) -> state_lib.State:
   first = [next(iterator) for _ in range(config.train.init_batches)]
   state = trainer.init(first)
   iterator.set_state(position)
-  if not config.init_from:
-    return state
-  return init_from.start(config, state, records)
+  if config.init_from:
+    return init_from.start(config, state, records)
+  if hasattr(trainer.recipe, "pretrained"):
+    logging.info("%s", trainer.recipe.about())
+    return init_from.replace(state, trainer.recipe.pretrained())
+  return state
 
 
 def _resume(config, trainer, checkpoints, records):

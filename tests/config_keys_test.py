@@ -9,6 +9,7 @@ import pathlib
 
 import fake
 import fake_events
+import fake_texts
 import jax
 import ml_collections
 import pytest
@@ -39,6 +40,7 @@ SETTINGS = {
     {"objective.loss": "gbce"},
     {"model.masked": True, "model.use_fields": False},
     {"objective.contrastive_weight": 0.5, "model.profile_as": "token"},
+    {"objective.coles_weight": 0.5},
     {"model.cosine": True, "objective.bag_width": 4},
     {"model.sprm": "bsarec"},
     {"model.sprm": "tvrec"},
@@ -48,6 +50,7 @@ SETTINGS = {
     {"model.tune": "lora"},
     {"model.numbers": "periodic", "data.unit": "event"},
   ],
+  "llm4es": [{}, {"model.lora_rank": 2}],
 }
 EVALS = {
   "lumos": dict(
@@ -63,6 +66,10 @@ EVALS = {
   "hybrid": dict(
     risk=dict(type="risk"),
     baseline_lightgbm=dict(type="baseline_lightgbm", rounds=2),
+  ),
+  "llm4es": dict(
+    perplexity=dict(type="perplexity"),
+    vip=dict(type="probe", label="vip"),
   ),
 }
 # Read by the entry program or in the midst of a run, in these words.
@@ -106,11 +113,14 @@ class Asked:
 
 def make(recipe, changes):
   """A tiny config, as `Asked` and plain, and data in memory."""
-  library = {"lumos": fake}.get(recipe, fake_events)
-  if recipe == "hybrid":
-    c = tiny_hybrid.config(train__steps=0)
-  else:
-    c = library.config(train__steps=0)
+  library = {
+    "lumos": fake,
+    "panther": fake_events,
+    "llm4es": fake_texts,
+    "hybrid": tiny_hybrid,
+  }
+  library = library[recipe]
+  c = library.config(train__steps=0)
   with c.unlocked():
     c.update_from_flattened_dict(changes)
     c.evals = EVALS[recipe]

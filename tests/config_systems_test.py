@@ -38,7 +38,11 @@ def test_configs_hold_the_keys_of_their_recipe_alone():
   [
     ("pretrain", "model.sprm", "recipe 'panther'; .* is 'lumos'.* 'causal'"),
     ("pretrain", "objective.loss", "recipe 'panther'; .* is 'lumos'"),
-    ("pretrain", "data.target", "recipe 'panther'; .* 'history_days'"),
+    (
+      "pretrain",
+      "data.target",
+      "recipe 'panther' and 'llm4es'; .* 'history_days'",
+    ),
     ("panther", "model.patch_days", "recipe 'lumos'; .* is 'panther'"),
     ("sasrec", "data.history_days", "recipe 'lumos'; .* 'sequence_length'"),
   ],
@@ -90,7 +94,7 @@ def test_large_is_one_dial_of_every_panther_config(name):
   assert (c.train.ema_decay, m.positions) == (0.0, "rotary")
 
 
-@pytest.mark.parametrize("name", (*LUMOS, *PANTHER))
+@pytest.mark.parametrize("name", (*LUMOS, *PANTHER, "llm4es"))
 def test_smoke_is_the_smallest_size_on_every_config(name):
   c = config_lib.load(f"{name}:smoke,steps=3")
   assert c.train.steps == 3 and c.model.d_model == 32
@@ -148,7 +152,7 @@ def flat(config):
 
 def test_a_shipped_config_goes_by_its_name(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)  # Where there is no folder configs.
-  assert set(config_lib.shipped()) == {*LUMOS, *PANTHER, "risk"}
+  assert set(config_lib.shipped()) == {*LUMOS, *PANTHER, "risk", "llm4es"}
   c = config_lib.load("pretrain:steps=7")
   assert c.train.steps == 7
   file = ROOT / "configs" / "pretrain.py"

@@ -10,6 +10,7 @@ from lumos_jax import config as config_lib
 from lumos_jax import evaluators, main
 from lumos_jax.data import pipeline, scoring, sequences
 from lumos_jax.data import tasks as tasks_lib
+from lumos_jax.llm import inputs
 from lumos_jax.models import lumos, panther
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,6 +37,13 @@ ARGUMENTS = {
   ],
   "sasrec": [None, "data=toys", "loss=gbce", "size=large", "size=tiny"],
   "bert4rec": [None, "data=sports", "size=large"],
+  "llm4es": [
+    None,
+    "smoke",
+    "size=3b",
+    "data=complete_journey,lora=8",
+    "weights=FOLDER,length=64,batch=2,steps=5",
+  ],
   "hstu": [None, "size=large", "data=beauty", "data=movielens,target_time"],
   "risk": [
     None,
@@ -60,12 +68,14 @@ def test_every_config_builds(name, arg):
     panther.check_config(c.model, c.data)
   elif c.recipe == "hybrid":
     scoring.check_config(c.data, tasks)
+  elif c.recipe == "llm4es":
+    inputs.check_config(c.data, tasks)
   else:
     pipeline.check_config(c.data, tasks)
     lumos.check_config(c.model, c.data, pipeline.horizon_days(tasks))
   for name, kw in c.evals.items():
     known = evaluators.settings(evaluators.TYPES[kw["type"]])
-    assert set(kw) <= {"type", "every_steps", *known}, name
+    assert set(kw) <= {"type", "every_steps", "at_start", *known}, name
   with pytest.raises(AttributeError):
     c.train.stepz = 3
 

@@ -3,6 +3,7 @@
 import functools
 import json
 
+import fake
 import fake_events
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from lumos_jax.models import dcn, lora, numbers
 from lumos_jax.presets import hybrid as presets
 
 RECORDS = fake_events.Records(users=16)
+TUNED = ("lora", "full")
 
 
 def build(config, records=RECORDS):
@@ -61,7 +63,8 @@ def trained(config, steps=3):
 
 
 @pytest.mark.parametrize(
-  "tune", ["frozen", "lora", pytest.param("full", marks=pytest.mark.slow)]
+  "tune",
+  ["frozen", *(pytest.param(t, marks=pytest.mark.slow) for t in TUNED)],
 )
 def test_what_is_tuned_changes_and_nothing_else(tune):
   before, after, losses = trained(tiny_hybrid.config(tune))
@@ -395,3 +398,32 @@ def test_a_random_split_is_marked_in_every_result(tmp_path):
   text = report.build(tmp_path).read_text()
   assert "split at random, not by time" in text
   assert "as many points without the label" in text.lower()
+
+
+@pytest.mark.slow
+def test_lumos_is_a_backbone_too():
+  """Days, not events: pooled states and forecasts, and no deviation."""
+  records = fake.Records()
+  c = tiny_hybrid.config(over=False).unlock()
+  c.tasks = dict(
+    active=dict(kind="binary", field="visits", reduce="any", horizon_days=7)
+  )
+  d = c.data
+  d.train_origin_first, d.train_origin_last = 56, 84
+  d.validation_origin, d.test_origin = 98, 112
+  c.model.backbone = fake.config().to_dict()
+  c.init_new = ("backbone/",)
+  recipe, tasks = build(c, records)
+  trainer = train.Trainer(c, recipe, jax.devices()[:1])
+  batches = recipe.inputs.train_iterator(records, d, tasks, 8, 0)
+  state = trainer.init([next(batches) for _ in range(2)])
+  state, logs = trainer.step(state, trainer.put(next(batches)))
+  assert np.isfinite(float(logs["loss"]))
+  graph, _ = state_lib.structure(recipe)
+  module = state_lib.merge(graph, state["params"])
+  batch = {k: jnp.asarray(v) for k, v in recipe.inputs.nobody().items()}
+  found = recipe.pretrained_parts(module.backbone, batch)
+  assert found["deviation"].shape == (1, 0)
+  # Mean and last state, and a forecast of each of the backbone's three tasks.
+  names = len(recipe.backbone.predict(module.backbone, batch))
+  assert found["user"].shape == (1, 2 * 32 + names)

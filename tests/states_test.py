@@ -1,13 +1,16 @@
 """Appended states equal a pass over the whole history, at every length."""
 
-import fake
+import types
+
 import fake_events
 import numpy as np
 import pytest
 from load_test import saved
 from recomputed import Recomputed, first_events
 
+from lumos_jax import recipes
 from lumos_jax.data.windows import held_from
+from lumos_jax.recipes import lumos as lumos_recipe
 from lumos_jax.serving import states as states_lib
 from lumos_jax.serving import stored
 
@@ -224,14 +227,18 @@ def test_a_state_may_be_appended_to_twice(form):
   made, _, _ = form
   a, b = users(2, 12, seed=7)
   b["time"] = np.maximum(b["time"], a["time"][8])
-  (state,) = made.rebuild([first_events(a, 9)], [profile(a)])
-  before = made.to_bytes(state)
-  (one,) = made.append([state], [events(a, 9, 12)])
-  (other,) = made.append([state], [events(b, 9, 12)])
-  (again,) = made.append([state], [events(a, 9, 12)])
-  assert made.to_bytes(state) == before
-  same(made, [one], [again], dict(rtol=0, atol=0))
-  assert not np.allclose(made.embedding([one]), made.embedding([other]))
+  # Within a window, and where one begins.
+  for count, more in ((1, 2), (9, 3)):
+    (state,) = made.rebuild([first_events(a, count)], [profile(a)])
+    before = made.to_bytes(state)
+    (one,) = made.append([state], [events(a, count, count + more)])
+    after = made.to_bytes(one)
+    (other,) = made.append([state], [events(b, count, count + more)])
+    assert made.to_bytes(state) == before
+    assert made.to_bytes(one) == after
+    (again,) = made.append([state], [events(a, count, count + more)])
+    assert made.to_bytes(again) == after
+    assert not np.allclose(made.embedding([one]), made.embedding([other]))
 
 
 def test_bytes_bring_a_state_back(form):
@@ -292,6 +299,15 @@ def test_older_events_are_named_and_change_nobody(form):
   with pytest.raises(states_lib.OutOfOrder, match="user 0: event 0"):
     made.deviation(states[1:], [{k: x[:1] for k, x in late.items()}])
   assert [made.to_bytes(s) for s in states] == before
+
+
+def test_events_of_other_columns_are_named(form):
+  made, _, _ = form
+  (record,) = users(1, 4)
+  for name in ("categorical", "numeric"):
+    for bad in (record[name][:3], record[name][:, :0], record[name][:, 0]):
+      with pytest.raises(ValueError, match=f"user 0: {name} has shape"):
+        made.append([made.new()], [record | {name: bad}])
 
 
 def test_ties_keep_data_preps_order_where_it_is_known(form):
@@ -374,11 +390,11 @@ def test_windows_begin_where_the_number_of_rows_says():
     assert begins == sorted(begins)
 
 
-def test_what_cannot_go_on_is_refused_by_name(tmp_path):
-  lumos = saved(tmp_path / "a", fake.config(), fake.Records())[0]
+def test_what_cannot_go_on_is_refused_by_name():
+  lumos = types.SimpleNamespace(recipe=lumos_recipe.Lumos)
   with pytest.raises(states_lib.CannotAppend, match="recipe 'lumos'"):
-    states_lib.States(lumos.predictor)
+    states_lib.States(lumos)
   config = fake_events.config(model__masked=True, model__use_fields=False)
-  bert = saved(tmp_path / "b", config, fake_events.Records(users=4))[0]
+  recipe = recipes.build(config, fake_events.Records(users=4), ())
   with pytest.raises(states_lib.CannotAppend, match="model.masked = True"):
-    states_lib.States(bert.predictor)
+    states_lib.States(types.SimpleNamespace(recipe=recipe))

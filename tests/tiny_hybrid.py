@@ -1,6 +1,7 @@
 """Tiny configs of recipe "hybrid" over the events of fake_events.py."""
 
 import fake_events
+from fake_events import Records  # noqa: F401
 
 from lumos_jax import config as config_lib
 

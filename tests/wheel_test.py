@@ -71,7 +71,12 @@ def installed(wheel, tmp_path_factory):
 
 def test_wheel_has_the_files_that_are_not_python(wheel):
   names = zipfile.ZipFile(wheel).namelist()
-  for name in ("py.typed", "report/style.css", "report/report.js"):
+  for name in (
+    "py.typed",
+    "llm/lexicon.json",
+    "report/style.css",
+    "report/report.js",
+  ):
     assert f"lumos_jax/{name}" in names
 
 

@@ -18,8 +18,9 @@ the first of the whole file.
   once before any is removed, as SASRec's authors do: 6,040 users, 3,416 movies,
   999,611 ratings. Equal time stamps keep the order of the file.
 - Activity: a row a rating; `item` is the movie, with genres and the decade of
-  its year as attributes. Profile: gender, age, occupation and the first digit of
-  the zip code; gender and age are labels too, for probes.
+  its year as attributes, and its title and genres as its name in text. Profile:
+  gender, age, occupation and the first digit of the zip code; gender and age are
+  labels too, for probes.
 - The catalogue is known in advance: every movie is in the vocabulary, ordered by
   ratings among those that train (all but the last two of a user).
 """
@@ -43,6 +44,44 @@ SHA256 = "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20"
 _SEQUENCES = "ml1m_sequences.parquet"
 _HELD_OUT = 2
 _PROFILE = ("gender", "age", "occupation", "region")
+# What the archive's README says of the codes.
+_AGES = {
+  "1": "under 18",
+  "18": "18-24",
+  "25": "25-34",
+  "35": "35-44",
+  "45": "45-49",
+  "50": "50-55",
+  "56": "56 or more",
+}
+_OCCUPATIONS = (
+  "other",
+  "academic or educator",
+  "artist",
+  "clerical or administrative",
+  "college or graduate student",
+  "customer service",
+  "doctor or health care",
+  "executive or managerial",
+  "farmer",
+  "homemaker",
+  "school student",
+  "lawyer",
+  "programmer",
+  "retired",
+  "sales or marketing",
+  "scientist",
+  "self-employed",
+  "technician or engineer",
+  "tradesman or craftsman",
+  "unemployed",
+  "writer",
+)
+_NAMES = {
+  "gender": {"F": "female", "M": "male"},
+  "age": _AGES,
+  "occupation": {str(i): name for i, name in enumerate(_OCCUPATIONS)},
+}
 
 
 def load(
@@ -77,6 +116,8 @@ def load(
     max_values=len(items),
     values=tuple(map(str, items)),
     attributes=_attributes(movies, items) if attributes else None,
+    title="movie",
+    names=_names(movies, items),
   )
   schema = schema_lib.Schema(
     name="movielens_1m",
@@ -87,7 +128,9 @@ def load(
       schema_lib.Clock("hour", "hour"),
       schema_lib.Clock("weekday", "weekday"),
     ),
-    profile=tuple(schema_lib.Categorical(n) for n in _PROFILE),
+    profile=tuple(
+      schema_lib.Categorical(n, names=_NAMES.get(n)) for n in _PROFILE
+    ),
     labels=(schema_lib.Label("gender"), schema_lib.Label("age")),
     rows="event",
     epoch="2000-01-01",
@@ -226,6 +269,18 @@ def known_times() -> pl.Expr:
   """
   exact = pl.when("ts_exact").then("timestamp")
   return exact.forward_fill().cum_max().over("sas_user")
+
+
+def _names(movies: pl.DataFrame, items) -> dict[str, str]:
+  """{movie: "Toy Story (1995) [Animation/Children's/Comedy]"}, for text."""
+  out, taken = {}, set()
+  known = {i: (t, g) for i, t, g in movies.iter_rows()}
+  for i in sorted(set(items) & known.keys()):
+    title, genres = known[i]
+    name = f"{title} [{genres.replace('|', '/')}]"
+    out[str(i)] = f"{name} ({i})" if name in taken else name
+    taken.add(out[str(i)])
+  return out
 
 
 def _attributes(movies: pl.DataFrame, items) -> tuple[tuple[int, ...], ...]:

@@ -41,6 +41,29 @@ _FILES = {
 }
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _RESULTS = ("Distinction", "Pass", "Fail", "Withdrawn")
+# Types of pages, in words (llm/text.py).
+_PAGES = {
+  "dataplus": "database",
+  "dualpane": "page in two panes",
+  "externalquiz": "external quiz",
+  "folder": "folder",
+  "forumng": "forum",
+  "glossary": "glossary",
+  "homepage": "home page",
+  "htmlactivity": "interactive page",
+  "oucollaborate": "online meeting",
+  "oucontent": "course content",
+  "ouelluminate": "online classroom",
+  "ouwiki": "wiki",
+  "page": "information page",
+  "questionnaire": "questionnaire",
+  "quiz": "quiz",
+  "repeatactivity": "repeated activity",
+  "resource": "file to read",
+  "sharedsubpage": "shared page",
+  "subpage": "section page",
+  "url": "external link",
+}
 # Clicks that end this long before the course were cut off, not left.
 _CUT_DAYS = 14
 
@@ -302,7 +325,13 @@ def _schema(rows: str, first: int, last: int) -> schema_lib.Schema:
   return schema_lib.Schema(
     name="oulad",
     activity=(
-      category("activity_type", max_values=20, daily="pivot:clicks"),
+      category(
+        "activity_type",
+        max_values=20,
+        daily="pivot:clicks",
+        title="kind of page",
+        names=_PAGES,
+      ),
       number("clicks"),
       number("pages"),
       number("submissions", scale="minmax"),

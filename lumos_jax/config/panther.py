@@ -53,6 +53,8 @@ LIMITS = {
   "objective.bag_width": limits.at_least(0),
   "objective.contrastive_temperature": limits.ABOVE_ZERO,
   "objective.contrastive_weight": limits.SHARE,
+  "objective.coles_temperature": limits.ABOVE_ZERO,
+  "objective.coles_weight": limits.SHARE,
 }
 
 
@@ -117,6 +119,9 @@ def defaults(c: ml_collections.ConfigDict) -> None:
   j.contrastive_temperature = 1.0  # tau.
   j.contrastive_fields = ()  # Profile fields that positives share; () for all.
   j.contrastive_within = ml_collections.ConfigDict()  # {numeric: tolerance}.
+  # Of CoLES: two slices of a user are close, those of others are not.
+  j.coles_weight = 0.0
+  j.coles_temperature = 0.1
   j.attribute_weight = 0.0  # Of predicting the next event's other categories.
   j.gap_weight = 0.0  # Of predicting the time to the next event.
   j.bag_width = 0  # Of vectors that predict half a user's events from the rest.

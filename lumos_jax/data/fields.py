@@ -3,7 +3,9 @@
 Ids 0 and 1 of every field with ids mean "missing" and "not seen in training".
 """
 
+import collections
 import dataclasses
+from collections.abc import Mapping
 
 MISSING, UNKNOWN, FIRST_VALUE = 0, 1, 2
 
@@ -20,6 +22,33 @@ def _at_least_one(field, name: str) -> None:
     )
 
 
+def _check_title(field) -> None:
+  if not isinstance(field.title, str):
+    raise SchemaError(f"field {field.name!r}: title {field.title!r} is no text")
+
+
+def _pairs(field) -> tuple[tuple[str, str], ...] | None:
+  """A field's `names` as pairs; a value and a name stand once in them."""
+  if field.names is None:
+    return None
+  names = field.names
+  pairs = tuple(names.items() if isinstance(names, Mapping) else names)
+  texts = lambda p: len(p) == 2 and all(isinstance(t, str) for t in p)
+  if not all(map(texts, pairs)):
+    raise SchemaError(
+      f"field {field.name!r}: names is {{value: name}}, both of them text"
+    )
+  for what, found in zip(("value", "name"), zip(*pairs)):
+    if len(set(found)) < len(found):
+      count = collections.Counter(found)
+      twice = [t for t, n in count.items() if n > 1][:3]
+      raise SchemaError(
+        f"field {field.name!r}: names: {what} {twice} stands twice; names must "
+        "tell values apart"
+      )
+  return pairs or None
+
+
 @dataclasses.dataclass(frozen=True)
 class Categorical:
   """A field with a vocabulary.
@@ -33,6 +62,9 @@ class Categorical:
     values: Fitted vocabulary, most frequent first; id = position + 2.
     attributes: What is known of each value (the categories of an item), as
       numbers from 0; one tuple a value.
+    title: What the field is called in text (llm/text.py); "": its name. No model
+      of events depends on it, nor on `names`.
+    names: {value: name} in text, where the value is a code; kept as pairs.
   """
 
   name: str
@@ -40,8 +72,12 @@ class Categorical:
   daily: str = "last"
   values: tuple[str, ...] | None = None
   attributes: tuple[tuple[int, ...], ...] | None = None
+  title: str = ""
+  names: Mapping[str, str] | tuple[tuple[str, str], ...] | None = None
 
   def __post_init__(self):
+    _check_title(self)
+    object.__setattr__(self, "names", _pairs(self))
     if self.attributes is not None and len(self.attributes) != len(
       self.values or ()
     ):
@@ -78,6 +114,7 @@ class Numeric:
     offset, divisor: Fitted; model input = (transform(x) - offset) / divisor.
     low, high: Fitted: least and greatest number of the training rows. Nothing
       is clipped to them; numbers beyond are counted in later data.
+    title: As in `Categorical`.
   """
 
   name: str
@@ -89,6 +126,10 @@ class Numeric:
   divisor: float = 1.0
   low: float | None = None
   high: float | None = None
+  title: str = ""
+
+  def __post_init__(self):
+    _check_title(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +168,7 @@ class Binned:
       of sign(x) * log1p(|x|) between the training rows' extremes).
     edges: Fitted, ascending; a bin holds edges[i - 1] <= x < edges[i].
     low, high: As in `Numeric`.
+    title: As in `Categorical`.
   """
 
   name: str
@@ -136,6 +178,10 @@ class Binned:
   edges: tuple[float, ...] | None = None
   low: float | None = None
   high: float | None = None
+  title: str = ""
+
+  def __post_init__(self):
+    _check_title(self)
 
   @property
   def size(self) -> int:
@@ -163,12 +209,15 @@ class Clock:
     part: "hour", "weekday" (Monday is 0), "monthday" (the 1st is 0), or "gap":
       whole logarithm to base 2 of 1 + the seconds since the user's event
       before; missing for the first one.
+    title: As in `Categorical`.
   """
 
   name: str
   part: str
+  title: str = ""
 
   def __post_init__(self):
+    _check_title(self)
     if self.part not in CLOCK_PARTS:
       raise SchemaError(
         f"field {self.name!r}: part {self.part!r}; use one of "

@@ -29,12 +29,13 @@ class Block:
 
   Attributes:
     users: Records, or what was made of them.
+    epoch: In which they come.
   """
 
-  __slots__ = ("users",)
+  __slots__ = ("epoch", "users")
 
-  def __init__(self, users: Sequence[Any]):
-    self.users = users
+  def __init__(self, users: Sequence[Any], epoch: int = 0):
+    self.users, self.epoch = users, epoch
 
 
 class _Blocks:
@@ -61,7 +62,7 @@ class _Blocks:
       rounds=4,
     )
     found = [draw(i) for i in range(first, min(first + self._size, users))]
-    return Block(self._source.__getitems__(found))
+    return Block(self._source.__getitems__(found), epoch)
 
 
 def shuffled_blocks(

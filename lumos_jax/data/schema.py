@@ -69,8 +69,12 @@ TABLES = ("activity", "calendar", "profile")
 _OF_DATA = ("name", "first_day", "last_day", "train_until")
 # The same of a field or label.
 _OF_ROWS = ("low", "high", "observed_until", "delay_days", "known_at")
+# What a field and its values are called in text; no model of events reads it.
+_OF_TEXT = ("title", "names")
 # Came later: absent where they are not used, so that older hashes stand.
-_OPTIONAL = ("attributes", "events", "time_zone", "level", *_OF_ROWS)
+_OPTIONAL = (
+  "attributes", "events", "time_zone", "level", *_OF_ROWS, *_OF_TEXT
+)  # fmt: skip
 # What the ids below FIRST_VALUE say of a value, and of a composite token.
 _NO_VALUE = ("(missing)", "(unknown)")
 _NO_TOKEN = ("(no event)", "(unknown)")
@@ -307,7 +311,8 @@ class Schema:
     """16 hex digits of what a model depends on.
 
     Fields, vocabularies, scales, labels, kind of rows, epoch and time zone; not
-    the data set's name and days, nor the range seen in training.
+    the data set's name and days, nor the range seen in training, nor what fields
+    and values are called in text.
     """
     doc = {k: v for k, v in _plain(self).items() if k not in _OF_DATA}
     return _digest(json.dumps(_of_model(doc), sort_keys=True))
@@ -347,12 +352,14 @@ def _digest(text: str) -> str:
 
 
 def _of_model(value: Any) -> Any:
-  """A plain document without what describes the rows of one data set."""
+  """A plain document without what describes one data set's rows, or names."""
   if isinstance(value, list):
     return [_of_model(v) for v in value]
   if not isinstance(value, dict):
     return value
-  return {k: _of_model(v) for k, v in value.items() if k not in _OF_ROWS}
+  return {
+    k: _of_model(v) for k, v in value.items() if k not in (*_OF_ROWS, *_OF_TEXT)
+  }
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Evaluators by type, as config.evals names them.
 
 config.evals.<name> = dict(type=..., every_steps=..., **settings). `every_steps`
-0 means at the end only.
+0 means at the end only; with `at_start` also before the first step.
 """
 
 import inspect
@@ -25,6 +25,7 @@ from lumos_jax.evaluators import (
   baseline_tabm,
   forecast,
   next_event,
+  perplexity,
   predict,
   probe,
   risk,
@@ -48,15 +49,21 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "next_event": next_event.NextEvent,
   "baseline_next_event": baseline_next_event.BaselineNextEvent,
   "probe": probe.Probe,
+  "perplexity": perplexity.Perplexity,
   "what_if": what_if.WhatIf,
 }
-_COMMON = ("type", "every_steps")
+_COMMON = ("type", "every_steps", "at_start")
 
 
 def due(evals: Mapping[str, Any], step: int, last: bool) -> list[str]:
   """Names of config.evals that run at a step; at the last one all."""
   every = {k: v.get("every_steps", 0) for k, v in evals.items()}
-  return [k for k, n in every.items() if last or (n and step and step % n == 0)]
+  first = {k for k, v in evals.items() if v.get("at_start") and not step}
+  return [
+    k
+    for k, n in every.items()
+    if last or k in first or (n and step and step % n == 0)
+  ]
 
 
 def settings(cls: type[base.Evaluator]) -> list[str]:

@@ -131,7 +131,7 @@ class Predictor:
     self.predict_fn = predict_fn
     self.embedder: Predictor | None = None  # Of the recipe's user embeddings.
     self.sees_profile = True
-    self.inputs: Any = None  # Of the recipe; None for days (data/pipeline.py).
+    self.inputs: Any = None  # The recipe's: what makes its batches.
     # What a pretrained model says of scored points: {name: [B, ...]}.
     self.pretrained: Predictor | None = None
     self.frozen = False  # Whether that has seen no label.

@@ -10,6 +10,7 @@ from lumos_jax.data import sequences
 from lumos_jax.evaluators import base, bootstrap, metrics, predict
 
 _MODELS = ("logistic", "lightgbm")
+_PUBLISHED = "lightgbm_llm4es"
 _DRAWS = 1000  # Of the paired bootstrap.
 _LIGHTGBM = dict(
   n_estimators=300,
@@ -20,6 +21,10 @@ _LIGHTGBM = dict(
   subsample_freq=1,
   colsample_bytree=0.3,
   verbosity=-1,
+)
+# What LLM4ES (arXiv 2508.05688) says of its own: trees, rate, depth.
+_LLM4ES = _LIGHTGBM | dict(
+  n_estimators=500, learning_rate=0.02, max_depth=7, num_leaves=127
 )
 
 
@@ -52,7 +57,8 @@ class Probe(base.Evaluator):
       *args: As base.Evaluator.
       label: A label of the schema that holds for the user as a whole.
       folds: Of the users of the split.
-      models: Among "logistic", "lightgbm".
+      models: Among "logistic", "lightgbm", and "lightgbm_llm4es", of more and
+        smaller steps as in LLM4ES.
       seed: Of the folds and of LightGBM.
       **kw: As base.Evaluator.
     """
@@ -61,11 +67,12 @@ class Probe(base.Evaluator):
     names = [x.name for x in schema.labels]
     if label not in names:
       raise ValueError(f"{key}.label = {label!r}; the data have {names}")
-    unknown = set(models) - set(_MODELS)
-    if unknown or not models:
-      raise ValueError(f"{key}.models = {models}; use some of {_MODELS}")
+    known = (*_MODELS, _PUBLISHED)
+    if set(models) - set(known) or not models:
+      raise ValueError(f"{key}.models = {models}; use some of {known}")
     if self.predictor is not None and self.predictor.embedder is None:
       raise ValueError(f"{key}: this recipe has no user embeddings")
+    self._column = sequences.target_column(schema, self.data_cfg)
     self._label, self._folds, self._seed = names.index(label), folds, seed
     self._models = tuple(models)
     # An embedding that was given the answer would know it.
@@ -76,16 +83,10 @@ class Probe(base.Evaluator):
     if jax.process_count() > 1:
       raise ValueError(f"config.evals.{self.name}: a probe runs on one process")
     embedder = self.predictor.embedder
-    batches = sequences.embed_batches(
+    batches = self.predictor.inputs.embed_batches(
       self.records, self.data_cfg, self.split_name, embedder.batch_size
     )
-    found = embedder(params, batches)
-    keys, at = np.unique(found.key, return_inverse=True)
-    total = np.zeros((len(keys), found.p["sums"].shape[1]))
-    tokens = np.zeros((len(keys), 1))
-    np.add.at(total, at, found.p["sums"])
-    np.add.at(tokens[:, 0], at, found.p["tokens"])
-    embedding = pooled(total, tokens)
+    keys, embedding = _of_users(embedder(params, batches))
     counts, y, known = self._users(keys)
     yield "users", float(known.sum())
     yield "label_in_profile", float(self._told and embedder.sees_profile)
@@ -105,7 +106,7 @@ class Probe(base.Evaluator):
     from scipy import sparse
 
     schema = self.records.schema
-    column = sequences.target_column(schema, self.data_cfg)
+    column = self._column
     size = schema.categorical("activity")[column].size
     source = self.records.source(self.data_cfg[f"{self.split_name}_split"])
     place = {k: i for i, k in enumerate(keys.tolist())}
@@ -173,6 +174,18 @@ class Probe(base.Evaluator):
       yield from bootstrap.flat({name: found}).items()
 
 
+def _of_users(found: predict.Predictions) -> tuple[np.ndarray, np.ndarray]:
+  """Keys [U], ascending, and vectors [U, D], of rows or of whole users."""
+  keys, at = np.unique(found.key, return_inverse=True)
+  if "embedding" in found.p:
+    return keys, found.p["embedding"][np.argsort(at)].astype(np.float64)
+  total = np.zeros((len(keys), found.p["sums"].shape[1]))
+  tokens = np.zeros((len(keys), 1))
+  np.add.at(total, at, found.p["sums"])
+  np.add.at(tokens[:, 0], at, found.p["tokens"])
+  return keys, pooled(total, tokens)
+
+
 def pooled(total: np.ndarray, tokens: np.ndarray) -> np.ndarray:
   """A user's embedding from sums over its events.
 
@@ -195,11 +208,13 @@ def pooled(total: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 def _fit(model: str, x, y, train, seed):
   """A classifier on rows `train`: a function (x, rows) -> probabilities."""
   x = x if isinstance(x, tuple) else (x,)
-  if model == "lightgbm":
+  if model in ("lightgbm", _PUBLISHED):
     import lightgbm
 
+    settings = _LIGHTGBM if model == "lightgbm" else _LLM4ES
+
     join = lambda x, rows: _join([part[rows] for part in x])
-    fitted = lightgbm.LGBMClassifier(**_LIGHTGBM, random_state=seed)
+    fitted = lightgbm.LGBMClassifier(**settings, random_state=seed)
     fitted.fit(join(x, train), y[train])
   else:
     from sklearn import linear_model, model_selection

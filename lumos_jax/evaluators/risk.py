@@ -155,12 +155,15 @@ class Risk(forecast.Forecast):
       stats[f"calibrated/{n}"] = metrics.statistic(n, y, after, every)
     whole = np.ones((1, len(y)))
     drawn: dict[str, list[np.ndarray]] = {n: [] for n in stats}
+    several = len(np.unique(key)) > 1
     for w in bootstrap.draws_by_user(key, self._resamples, 0):
       for n, f in stats.items():
         drawn[n].append(f(w))
     for n, f in stats.items():
       value = float(f(whole)[0])
-      x = bootstrap.interval(value, np.concatenate(drawn[n]))
+      # Of one user's points, draws of users say nothing of others.
+      draws = np.concatenate(drawn[n]) if several else np.full(1, np.nan)
+      x = bootstrap.interval(value, draws)
       yield f"{name}/{n}", x.value
       yield f"{name}/{n}/low", x.low
       yield f"{name}/{n}/high", x.high
@@ -168,7 +171,8 @@ class Risk(forecast.Forecast):
   def compare(self, other: base.Evaluator) -> Mapping[str, bootstrap.Interval]:
     """Differences of AUC and average precision, by draws of users."""
     same = (self.split, self.origin) == (other.split, other.origin)
-    if not other.baseline or not same:
+    one = len(np.unique(self.predictions.key)) < 2
+    if not other.baseline or not same or one:
       return {}
     self.check_same_users(other)
     a, b = self.predictions, other.predictions

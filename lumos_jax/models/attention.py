@@ -65,7 +65,8 @@ def attend(
 
   Args:
     q: [B, Q, N, H].
-    k, v: [B, T, N, H].
+    k, v: [B, T, N, H], or fewer heads that divide N: each then serves as many
+      neighbouring query heads.
     look: Who may look where.
     bias: [B or 1, N, Q, T], added to the scores; no fused kernel takes one.
     kernel: "xla" anywhere; "splash" (TPU) holds no [Q, T] array; "cudnn" (GPU,
@@ -141,6 +142,8 @@ def _splash(q, k, v, look, interpret):
   from jax.experimental.pallas.ops.tpu import splash_attention
 
   length, n, width = q.shape[1:]
+  if k.shape[2] != n:
+    k, v = (jnp.repeat(x, n // x.shape[2], 2) for x in (k, v))
   mesh = partition.current()
   parts, heads = (mesh.shape[a] if mesh else 1 for a in ("sequence", "tensor"))
   block = min(_BLOCK, -(-length // parts // _LANES) * _LANES)
@@ -207,7 +210,20 @@ def rotary(x: jax.Array, time: jax.Array, longest: float = 4096.0) -> jax.Array:
   """
   half = x.shape[-1] // 2
   frequency = longest ** -(jnp.arange(half, dtype=jnp.float32) / half)
-  angle = time[..., None, None] * frequency[None, None, None]
+  return rotate(x, time[..., None, None] * frequency[None, None, None])
+
+
+def rotate(x: jax.Array, angle: jax.Array) -> jax.Array:
+  """Rotates pairs of a head's channels, the i-th of both halves.
+
+  Args:
+    x: [B, T, heads, head width].
+    angle: float32 [B, T, 1, head width / 2].
+
+  Returns:
+    Like x.
+  """
+  half = x.shape[-1] // 2
   cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
   a, b = x[..., :half], x[..., half:]
   return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], -1)

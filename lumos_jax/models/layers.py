@@ -65,6 +65,19 @@ def layer_norm(features: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
   )
 
 
+def rms_norm(
+  features: int, epsilon: float, *, dtype, rngs: nnx.Rngs
+) -> nnx.RMSNorm:
+  """RMS norm; the mean square is computed in float32 whatever the dtype."""
+  return nnx.RMSNorm(
+    features,
+    epsilon=epsilon,
+    dtype=dtype,
+    rngs=rngs,
+    scale_metadata={"axes": (None,)},
+  )
+
+
 def dropout(rate: float, rngs: nnx.Rngs | None, x: jax.Array) -> jax.Array:
   """Drops with the given stream; without a stream (prediction) the identity.
 

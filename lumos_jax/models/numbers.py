@@ -44,7 +44,7 @@ class Numbers(nnx.Module):
     """
     self.kind = kind
     edges = np.linspace(-1.0, 1.0, bins + 1, dtype=np.float32)
-    # Fitted, not trained (`Hybrid.fixed`).
+    # Fitted, not trained (`Hybrid.frozen`).
     self.edges = nnx.Param(
       jnp.tile(jnp.asarray(edges)[None], (count, 1)), axes=(None, None)
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from lumos_jax import partition
@@ -51,34 +52,47 @@ class Stack(nnx.Module):
     step: Callable[[nnx.Module, Any, nnx.Rngs | None], Any],
     x: jax.Array,
     rngs: nnx.Rngs | None,
-  ) -> jax.Array:
+    shares: jax.Array | None = None,
+  ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Runs x through all blocks.
 
     Args:
       step: (block, x, rngs) -> x.
       x: The first block's input.
       rngs: Stream "dropout" in training; None to predict.
+      shares: float32 [L], weights of the blocks' outputs.
+
+    Returns:
+      The last block's output; with `shares` also the weighted sum of all
+      blocks', float32.
     """
+    total = None if shares is None else jnp.zeros(x.shape, jnp.float32)
     if not self.count:
-      return x
+      return x if shares is None else (x, total)
     graph, params = nnx.split(self.blocks)
     keys = (
       None if rngs is None else jax.random.split(rngs.dropout(), self.count)
     )
 
-    def body(x, item):
-      values, key = item
+    def body(carry, item):
+      (x, total), (values, key, share) = carry, item
       # Parameters come to the rows; XLA might send the rows, which are larger.
       x = partition.lay(x, partition.TOKENS)
       stream = None if key is None else nnx.Rngs(dropout=key)
-      return step(nnx.merge(graph, values), x, stream), None
+      x = step(nnx.merge(graph, values), x, stream)
+      if share is not None:
+        total = total + share * x.astype(jnp.float32)
+      return (x, total), None
 
     if self.remat != "none":
       body = jax.checkpoint(body, policy=REMAT[self.remat])
-    x, _ = jax.lax.scan(
-      body, x, (params, keys), unroll=1 if self.scan else self.count
+    (x, total), _ = jax.lax.scan(
+      body,
+      (x, total),
+      (params, keys, shares),
+      unroll=1 if self.scan else self.count,
     )
-    return x
+    return x if shares is None else (x, total)
 
   def each(self) -> Iterator[nnx.Module]:
     """The blocks, one after another, to predict with."""

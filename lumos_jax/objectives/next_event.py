@@ -145,7 +145,9 @@ def _cross_entropy_bwd(chunk, layout, saved, g):
 _cross_entropy.defvjp(_cross_entropy_fwd, _cross_entropy_bwd)
 
 
-def softmax_sum(states, table, target, weight, chunk=1024, mixed=()):
+def softmax_sum(
+  states, table, target, weight, chunk=1024, mixed=(), first=FIRST_VALUE
+):
   """Sum of weighted cross-entropies over the whole vocabulary.
 
   Args:
@@ -156,12 +158,13 @@ def softmax_sum(states, table, target, weight, chunk=1024, mixed=()):
     chunk: Targets at a time, about: logits [chunk, V] are the most there is.
     mixed: () or (keep, give), float32 [...]: logarithms of what the softmax's
       probability is multiplied by and of what is added to it.
+    first: The first id that is a candidate; a language model's is 0.
 
   Returns:
     float32 scalar; differentiable in states, table and mixed only.
   """
   ids = jnp.arange(table.shape[0])
-  offset = jnp.where(ids < FIRST_VALUE, _FAR, 0.0)
+  offset = jnp.where(ids < first, _FAR, 0.0)
   own = target, weight, jnp.zeros(target.shape)
   positive = tables.lookup(table, target)
   layout = tables.Layout.of(table)

@@ -26,7 +26,7 @@ from lumos_jax.preflight import chips, flops, hlo
 # Of a chip's memory, what should stay free: the runtime and fragments need it.
 SPARE = 0.1
 # Those that run the recipe's predict function over a split, and no more.
-_EVALUATORS = ("forecast", "next_event")
+_EVALUATORS = ("forecast", "next_event", "perplexity")
 
 
 @dataclasses.dataclass(frozen=True)

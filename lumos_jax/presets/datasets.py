@@ -18,7 +18,12 @@ def _forecasts(c) -> bool:
 
 def _sequences(c) -> bool:
   """Whether the recipe reads sequences of events."""
-  return "sequence_length" in c.data
+  return "overlap" in c.data
+
+
+def _texts(c) -> bool:
+  """Whether the recipe reads users told as text."""
+  return "holdout_share" in c.data
 
 
 def _scores(c) -> bool:
@@ -70,6 +75,9 @@ def complete_journey(c, path: str = "") -> None:
     d.target, d.holdout, d.filter_seen = "token", "time", False
     d.train_origin_last = 309
     d.sequence_length, d.overlap, d.segments = 512, 64, 4
+  if _texts(c):
+    d.options, d.target = dict(rows="event"), "token"
+    d.train_origin_last = 309
 
 
 def oulad(c, path: str = "") -> None:
@@ -116,8 +124,10 @@ def movielens(c, path: str = "") -> None:
   d = c.data
   d.source = "movielens"
   d.options = dict(path=path) if path else {}
-  d.target, d.holdout = "item", "last"
-  d.sequence_length, d.overlap, d.segments = 200, 40, 8
+  d.target = "item"
+  if _sequences(c):
+    d.holdout = "last"
+    d.sequence_length, d.overlap, d.segments = 200, 40, 8
   c.evals.gender = dict(type="probe", label="gender")
 
 
@@ -132,6 +142,7 @@ def tabformer(c, path: str = "") -> None:
   if _scores(c):
     c.tasks = dict(fraud=dict(kind="binary", label="fraud", reduce="event"))
     d.unit, d.last_events, d.history_events = "event", 2, 100
+    c.evals.risk = dict(type="risk", amount="event/amount")
     return
   d.target, d.holdout, d.filter_seen = "token", "time", False
   d.sequence_length, d.overlap, d.segments = 256, 32, 4
@@ -211,6 +222,7 @@ SCORED = dict(
   complete_journey=complete_journey,
   tabformer=tabformer,
 )
+TEXTS = dict(complete_journey=complete_journey, movielens=movielens)
 # Sequences whose events have times, and their users profiles.
 TIMED = (
   "complete_journey",
@@ -234,6 +246,7 @@ def use(c, name: str, path: str = "") -> None:
   """
   known = (DAYS if _forecasts(c) else {}) | (SEQUENCES if _sequences(c) else {})
   known |= SCORED if _scores(c) else {}
+  known |= TEXTS if _texts(c) else {}
   if name not in known:
     raise ConfigError(
       f"config argument data={name!r} is unknown; for recipe {c.recipe!r} there "

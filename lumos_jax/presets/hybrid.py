@@ -101,7 +101,7 @@ def start(name: str, arg: str | None, **more):
 def evaluate(c, smoke: bool = False) -> None:
   """Risk beside LightGBM's, with and without the pretrained features; a stack."""
   fast = dict(rounds=20, members=1) if smoke else {}
-  steps = c.train.steps
+  own, steps = c.evals, c.train.steps
   c.evals = dict(
     validation=dict(
       type="forecast", split="validation", every_steps=max(1, steps // 4)
@@ -114,3 +114,4 @@ def evaluate(c, smoke: bool = False) -> None:
       type="baseline_lightgbm_states", **fast
     )
   c.evals.stack = dict(type="stack")
+  c.evals.update(own)

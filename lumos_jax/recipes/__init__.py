@@ -1,12 +1,13 @@
 """Recipes: model + loss + predict functions of each system."""
 
-from lumos_jax.recipes import hybrid, lumos, panther
+from lumos_jax.recipes import hybrid, llm4es, lumos, panther
 
 # The keys of each stand in lumos_jax/config, under the same name.
 RECIPES = {
   "lumos": lumos.Lumos,
   "panther": panther.Panther,
   "hybrid": hybrid.Hybrid,
+  "llm4es": llm4es.LLM4ES,
 }
 
 

@@ -168,7 +168,7 @@ class Hybrid:
     """Width of the embedding of a context id."""
     return fields.embedding_width(self.inputs.context.sizes[position])
 
-  def fixed(self, path: str) -> bool:
+  def frozen(self, path: str) -> bool:
     """Whether a parameter is not trained."""
     if path.startswith(BACKBONE):
       return self.cfg.tune != "full"

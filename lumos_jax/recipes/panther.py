@@ -73,6 +73,18 @@ class Panther:
         "train.accumulate = 1, or objective.contrastive_weight = 0.0"
       )
     o = self.objective
+    if o.coles_weight and config.train.accumulate > 1:
+      raise ValueError(
+        f"train.accumulate = {config.train.accumulate} cuts the batch, and "
+        "objective.coles_weight compares all of its users: set "
+        "train.accumulate = 1, or objective.coles_weight = 0.0"
+      )
+    if o.coles_weight and (self.cfg.profile_as != "none" or self.cfg.masked):
+      raise ValueError(
+        "objective.coles_weight tells users by their events alone, with each slice "
+        "read by itself: set model.profile_as = 'none' and model.masked = False "
+        f"(now {self.cfg.profile_as!r} and {self.cfg.masked})"
+      )
     if self.cfg.copy and (
       o.loss == "gbce" or (o.loss == "sampled" and o.correct_target)
     ):
@@ -166,6 +178,11 @@ class Panther:
       )
       part = part / totals["count"]
       value, logs["loss/bag"] = value + part, part
+    if o.coles_weight:
+      total, count = self._coles(module.model, batch, rngs)
+      close = share * total / jnp.maximum(count, 1.0)
+      logs["loss/coles"] = close
+      value = (1.0 - o.coles_weight) * value + o.coles_weight * close
     if o.contrastive_weight:
       total, count = self._contrastive(module.model, batch)
       close = share * total / jnp.maximum(count, 1.0)
@@ -249,6 +266,32 @@ class Panther:
       miss = jnp.square(module.gap_head(now)[..., 0] - gap)
       out["gap"] = o.gap_weight, jnp.sum(jnp.where(inside, miss, 0.0))
     return out
+
+  def _coles(self, model, batch, rngs):
+    """Summed loss of slices whose user has another one, and of how many."""
+    o, size = self.objective, self.data_cfg.segments
+    segment, position = contrastive.slices(
+      batch["segment"], batch["position"], size, rngs.dropout()
+    )
+    cut = batch | {"segment": segment, "position": position}
+    states = model(cut, rngs).astype(jnp.float32)
+    place = jnp.arange(1, 2 * size + 1)[None, :, None]
+    mine = (segment[:, None] == place) & ~batch["start"][:, None]
+    mine = mine.astype(jnp.float32)
+    tokens = jnp.sum(mine, -1)
+    total = jnp.einsum("bst,btd->bsd", mine, states)
+    square = jnp.sum(total * total, -1, keepdims=True)
+    unit = total * jax.lax.rsqrt(square + 1e-12)
+    owner = jnp.repeat(batch["profile_user"].reshape(len(segment), size), 2, 1)
+    owner = owner.reshape(-1)
+    return contrastive.loss(
+      unit.reshape(-1, unit.shape[-1]),
+      owner[:, None] == owner[None],
+      (tokens > 0).reshape(-1),
+      o.coles_temperature,
+      owner,
+      same_user=True,
+    )
 
   def _contrastive(self, model, batch):
     """Summed contrastive loss of the batch's windows, and of how many it is."""

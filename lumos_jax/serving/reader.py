@@ -15,6 +15,8 @@ import numpy as np
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import instants, running
 from lumos_jax.models import held as held_lib
+from lumos_jax.objectives import deviation as deviation_lib
+from lumos_jax.recipes import expected
 from lumos_jax.serving import appends, user_state
 
 _SMALL = 1 << 20  # Numbers of a parameter.
@@ -142,8 +144,8 @@ class Reader:
     length = self._length
     ids = np.zeros((size, chunk, self._columns), np.int32)
     numeric = np.zeros((size, chunk, self._numbers), np.float32)
-    time = np.zeros((2, size, chunk), np.int64)
-    window_time = np.zeros((size, length), np.int64)
+    # Of the rows, of those after them, and of the window: split together.
+    micros = np.zeros((size, 2 * chunk + length), np.int64)
     window_ids = np.zeros((size, length), np.int32)
     segment = np.zeros((size, chunk), np.int32)
     at = np.zeros((size, 1), np.int32)
@@ -157,21 +159,23 @@ class Reader:
       held = r.at + c
       ids[b, :c] = raw["categorical"][r.at : held]
       numeric[b, :c] = raw["numeric"][r.at : held]
-      time[0, b, :c], time[1, b, :c] = raw["time"][r.at : held], r.next_time
-      window_time[b, :held] = raw["time"][:held]
+      micros[b, :c] = raw["time"][r.at : held]
+      micros[b, chunk : chunk + c] = r.next_time
+      micros[b, 2 * chunk : 2 * chunk + held] = raw["time"][:held]
       window_ids[b, :held] = raw["categorical"][:held, self._recipe.column]
       segment[b, :c], at[b, 0] = 1, r.at
       start[b, 0] = r.state.start_token and not r.begin and not r.at
       before[b, 0] = r.totals
       for x, value in zip(profile, r.state.profile, strict=True):
         x[b, 0] = value
-    window_time = instants.split(window_time)
+    time = instants.split(micros)
+    window_time = time[:, 2 * chunk :]
     batch = {
       "ids": ids,
       "numeric": numeric,
       "start": start,
-      "time": instants.split(time[0]),
-      "next_time": instants.split(time[1]),
+      "time": time[:, :chunk],
+      "next_time": time[:, chunk : 2 * chunk],
       "position": at + np.arange(chunk, dtype=np.int32)[None],
       "segment": segment,
       "begin": window_time[:, 0],
@@ -214,3 +218,27 @@ class Reader:
       }
       self._staged[size] = made, [0] * size
     return self._staged[size]
+
+
+def next_events(recipe, k: int, module, table, batch, states, copied):
+  """An Ask of the k most likely values; those in "seen" [B, S] do not compete."""
+  seen = batch["seen"] if copied is None else batch["window_ids"]
+  scored = module.model.scored_states(states)
+  return recipe.listed(scored, table, copied, seen, k)
+
+
+def deviation(recipe, module, table, batch, states, copied):
+  """An Ask of the deviation of events, ids "event" int32 [B, C]."""
+  pointed = None
+  if copied is not None:
+    pointed = deviation_lib.Pointed(
+      copied.keep[:, 0], copied.give[:, 0], copied.weights[:, 0], copied.ids
+    )
+  gap = instants.elapsed(batch["next_time"], batch["time"])[:, 0]
+  found = expected.features(
+    recipe, module, states, batch["event"], gap, pointed, table
+  )
+  out = {"state": states.astype(jnp.float32), "features": found}
+  if recipe.objective.gap_weight:
+    out["log_gap"] = module.gap_head(out["state"])[:, 0]
+  return out

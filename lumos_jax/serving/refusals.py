@@ -38,8 +38,20 @@ def check_model(recipe) -> None:
     )
 
 
-def check_order(i: int, state: State, events: Mapping[str, Any]) -> None:
-  """Raises OutOfOrder where events of a user, the i-th, do not come in order."""
+def check_events(i: int, state: State, events: Mapping[str, Any]) -> None:
+  """Checks events of a user, the i-th.
+
+  Raises:
+    OutOfOrder: They do not come in order.
+    ValueError: Their arrays do not have the model's columns.
+  """
+  count = len(events["time"])
+  for name, x in state.window.raw.items():
+    found, right = np.shape(events[name]), (count, *x.shape[1:])
+    if found != right:
+      raise ValueError(
+        f"user {i}: {name} has shape {found}, of {count} events it must be {right}"
+      )
   time = np.asarray(events["time"], np.int64)
   last = state.last_time
   if last is not None:

@@ -18,14 +18,11 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from lumos_jax import predictor as predictor_lib
-from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.evaluators import probe
-from lumos_jax.objectives import deviation as deviation_lib
 from lumos_jax.recipes import expected
 from lumos_jax.serving import appends, reader, refusals, stored, user_state
 from lumos_jax.serving.refusals import CannotAppend, NotAsked, OutOfOrder
@@ -151,9 +148,10 @@ class States:
     Raises:
       OutOfOrder: Of a user, an event comes before the one before it; names its
         place. Nobody has changed.
+      ValueError: Events have other columns than the model's.
     """
     for i, (state, more) in enumerate(zip(states, events, strict=True)):
-      refusals.check_order(i, state, more)
+      refusals.check_events(i, state, more)
     drafts = [
       appends.Draft(s, e, self._settings) if len(e["time"]) else None
       for s, e in zip(states, events, strict=True)
@@ -271,13 +269,8 @@ class States:
         seen[i, : len(s.seen)] = s.seen
       return {"seen": seen}
 
-    run = functools.partial(self._next, k)
+    run = functools.partial(reader.next_events, self._recipe, k)
     return self._ask(("next", k, width), run, states, at, more)
-
-  def _next(self, k, module, table, batch, states, copied):
-    seen = batch["seen"] if copied is None else batch["window_ids"]
-    scored = module.model.scored_states(states)
-    return self._recipe.listed(scored, table, copied, seen, k)
 
   def expect(
     self,
@@ -324,29 +317,15 @@ class States:
     for i, (state, event) in enumerate(zip(states, events, strict=True)):
       if len(event["time"]) != 1:
         raise ValueError(f"user {i}: {len(event['time'])} events; give one")
-      refusals.check_order(i, state, event)
+      refusals.check_events(i, state, event)
     at = [int(e["time"][0]) for e in events]
     ids = [np.asarray(e["categorical"][0], np.int32) for e in events]
     return self._deviations(states, at, ids)["features"]
 
   def _deviations(self, states, at, ids):
     more = lambda some: {"event": np.stack(ids[some])}
-    return self._ask("deviation", self._deviation, states, at, more)
-
-  def _deviation(self, module, table, batch, states, copied):
-    pointed = None
-    if copied is not None:
-      pointed = deviation_lib.Pointed(
-        copied.keep[:, 0], copied.give[:, 0], copied.weights[:, 0], copied.ids
-      )
-    gap = instants.elapsed(batch["next_time"], batch["time"])[:, 0]
-    found = expected.features(
-      self._recipe, module, states, batch["event"], gap, pointed, table
-    )
-    out = {"state": states.astype(jnp.float32), "features": found}
-    if self._recipe.objective.gap_weight:
-      out["log_gap"] = module.gap_head(out["state"])[:, 0]
-    return out
+    run = functools.partial(reader.deviation, self._recipe)
+    return self._ask("deviation", run, states, at, more)
 
   def _ask(self, name, run, states, at, more):
     """Outputs of a program for all users, {name: [n, ...]}."""

