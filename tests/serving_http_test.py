@@ -417,7 +417,9 @@ def test_the_window_bounds_what_is_kept(run, tmp_path):
   assert fake_events.config().data.sequence_length == 12
 
 
-@pytest.mark.parametrize("unit", ["event", "user"])
+@pytest.mark.parametrize(
+  "unit", ["event", pytest.param("user", marks=pytest.mark.slow)]
+)
 def test_a_hybrids_risk_is_its_calibrated_score(unit, tmp_path):
   import tiny_hybrid
 
