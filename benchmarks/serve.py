@@ -30,7 +30,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from benchmarks import results  # noqa: E402
 
-USERS, ITEMS, LENGTH = 4000, 5000, 512
+USERS, ITEMS, LENGTH = 400, 5000, 512
 CONNECTIONS = 64
 APPENDS = 0.2
 START = np.datetime64("2020-01-01")
@@ -235,7 +235,7 @@ def start(workdir: pathlib.Path) -> tuple[subprocess.Popen, int, float]:
   argv = [sys.executable, "-m", "lumos_jax.serving", f"--workdir={workdir}"]
   env = os.environ | {"PYTHONPATH": str(ROOT)}
   running = subprocess.Popen(
-    [*argv, "--port=0", "--empty", "--cache_mib=512"],
+    [*argv, "--port=0", "--empty", "--state_mib=4096"],
     stderr=subprocess.PIPE,
     text=True,
     env=env,

@@ -415,3 +415,39 @@ def test_the_window_bounds_what_is_kept(run, tmp_path):
       workdir, tmp_path / "b", settings=scorer_lib.Settings(window=11)
     ).__enter__()
   assert fake_events.config().data.sequence_length == 12
+
+
+@pytest.mark.parametrize(
+  "unit", ["event", pytest.param("user", marks=pytest.mark.slow)]
+)
+def test_a_hybrids_risk_is_its_calibrated_score(unit, tmp_path):
+  import tiny_hybrid
+
+  config = tiny_hybrid.config(unit=unit)
+  workdir, records, loaded = serving.made_run(tmp_path, config=config)
+  with serving.serving(workdir, tmp_path / "store", records) as (client, core):
+    assert client("GET", "/about").json()["kind"] == "risk"
+    user = long_user(records)
+    events = [event("04-20", item="i5"), event("04-21", item="i6")]
+    ask = dict(user_id=user["key"], events=events)
+    status, found = client.post("/score", **ask)
+    assert status == 200 and found["kind"] == "risk", found
+    assert 0.0 < found["scores"]["buys"] < 1.0
+    model = core.live.model
+    (known,) = core.lookup([core.keys.user(user["key"])]).values()
+    rows = core.encode(known, events)
+    record = core.extended(known, rows).record(model.layout)
+    place = len(record["day"]) - 1
+    if unit == "user":
+      place = max(core.default_day, int(record["day"][-1]) + 1)
+      assert found["events"] == []
+      alone = client.post("/score", user_id=user["key"])[1]["scores"]["buys"]
+      wanted = loaded.forecast(users=[user["key"]])["buys"][0]
+      assert alone == pytest.approx(wanted, rel=1e-4)
+    else:
+      assert found["events"][-1] == found["scores"]
+      assert client.post("/score", user_id=user["key"])[0] == 422
+    (wanted,) = model.risk([record], [place])
+    assert found["scores"]["buys"] == pytest.approx(wanted["buys"], rel=1e-4)
+    for path in ("/next", "/forecast", "/embedding"):
+      assert client.post(path, user_id=user["key"])[0] == 422

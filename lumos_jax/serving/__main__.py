@@ -222,8 +222,14 @@ def run(args, folder: pathlib.Path) -> None:
     target=_open, args=(args, folder, service, server, failed), daemon=True
   )
   opener.start()
-  server.run()
-  opener.join()
+  # uvicorn ends on a signal, and then raises it again: the store is closed first.
+  signal.signal(signal.SIGTERM, lambda *_: None)
+  try:
+    server.run()
+  except KeyboardInterrupt:
+    pass
+  # While the model is still being opened nothing has been written.
+  opener.join(None if service.scorer is not None else 1.0)
   if failed:
     raise failed[0]
 

@@ -78,12 +78,57 @@ class Answers:
     """Scores of new events, which are not stored; or of a user."""
     if self._model.events:
       return self._deviations(pairs)
+    if self._model.risks:
+      if self._model.of_users:
+        return self._each(pairs, self._risks_of_users)
+      return self._risks_of_events(pairs)
     out = self._each(pairs, self._forecast_of)
     kinds = {t.name for t in self._model.tasks if t.kind == "binary"}
     for i, found in enumerate(out):
       if isinstance(found, dict):
         scores = {n: found["forecasts"][n] for n in kinds}
         out[i] = self._about(kind="forecast", scores=scores, events=[])
+    return out
+
+  def _risk(self, found: list[Document]) -> Any:
+    if not all(math.isfinite(x) for f in found for x in f.values()):
+      return problems.busy("the model gives no finite number")
+    return self._about(kind="risk", scores=found[-1], events=found)
+
+  def _risks_of_users(self, users, days, asks) -> list[Any]:
+    layout = self._model.layout
+    found = self._model.risk([u.record(layout) for u in users], days)
+    out = [self._risk([f]) for f in found]
+    for x in out:
+      if isinstance(x, dict):
+        x["events"] = []  # It is the user who is scored.
+    return out
+
+  def _risks_of_events(self, pairs: Pairs) -> list[Any]:
+    out: list[Any] = [None] * len(pairs)
+    records, places, owner = [], [], []
+    for i, (user, ask) in enumerate(pairs):
+      try:
+        rows = self._scorer.encode(user, ask.args["events"])
+        if not rows:
+          raise problems.wrong(
+            "events: this run scores events: give at least one"
+          )
+        after = self._scorer.extended(user, rows)
+      except Problem as e:
+        out[i] = e
+        continue
+      record = after.record(self._model.layout)
+      count = len(record["day"])
+      records += [record] * len(rows)
+      places += range(count - len(rows), count)
+      owner += [i] * len(rows)
+    found = self._model.risk(records, places) if records else []
+    mine: dict[int, list[Document]] = {}
+    for i, x in zip(owner, found, strict=True):
+      mine.setdefault(i, []).append(x)
+    for i, x in mine.items():
+      out[i] = self._risk(x)
     return out
 
   def _deviations(self, pairs: Pairs) -> list[Any]:
@@ -140,8 +185,7 @@ class Answers:
     """The likeliest values of users' next events."""
     if not self._model.events:
       wrong = problems.wrong(
-        "a run of recipe 'lumos' forecasts days and tasks, no next event: use "
-        "/forecast"
+        "this run expects no next event: use /forecast or /score"
       )
       return [wrong] * len(pairs)
     users, keys = [u for u, _ in pairs], [a.user for _, a in pairs]
@@ -234,9 +278,9 @@ class Answers:
 
   def forecast(self, pairs: Pairs) -> list[Any]:
     """Forecasts of all tasks, and under an edited calendar."""
-    if self._model.events:
+    if self._model.events or self._model.risks:
       wrong = problems.wrong(
-        "this run expects events and forecasts no task: use /next or /score"
+        "this run forecasts no task: use /score, or /next where events are expected"
       )
       return [wrong] * len(pairs)
     return self._each(pairs, self._forecast_of)
@@ -292,6 +336,9 @@ class Answers:
 
   def embedding(self, pairs: Pairs) -> list[Any]:
     """Embeddings of users."""
+    if self._model.risks:
+      wrong = problems.wrong("a run of recipe 'hybrid' gives scores alone")
+      return [wrong] * len(pairs)
     return self._each(pairs, self._embedding_of)
 
   def _embedding_of(self, users, days, asks) -> list[Any]:

@@ -347,8 +347,9 @@ def _about(s: scorer_lib.Scorer) -> dict[str, Any]:
   }
   events = encoder.Encoder(schema, model.layout.fields)
   profile = encoder.Encoder(schema, schema.profile, "profile")
-  able = ["score", "embedding", "history"]
-  able += ["next"] if model.events else ["forecast"]
+  able = ["score", "history"]
+  if not model.risks:
+    able += ["embedding", "next" if model.events else "forecast"]
   tasks = {t.name: t.kind for t in model.tasks}
   return {
     "model": {"step": model.step, "hash": model.model_hash},

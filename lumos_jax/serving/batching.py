@@ -106,10 +106,13 @@ class Batcher:
         ]
         self.done += len(live)
         self.batches += 1
-      if answers:
-        loop = answers[0][1]
+      # One loop asks, or several: each is woken once.
+      by_loop: dict[Any, list] = {}
+      for future, loop, result in answers:
+        by_loop.setdefault(loop, []).append((future, result))
+      for loop, mine in by_loop.items():
         try:
-          loop.call_soon_threadsafe(_resolve, answers)
+          loop.call_soon_threadsafe(_resolve, mine)
         except RuntimeError:  # The loop has ended: nobody waits.
           pass
 
@@ -122,7 +125,7 @@ class Batcher:
 
 
 def _resolve(answers) -> None:
-  for future, _, result in answers:
+  for future, result in answers:
     if future.done():  # The client went away.
       continue
     if isinstance(result, BaseException):

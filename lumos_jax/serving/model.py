@@ -18,7 +18,7 @@ from etils import epath
 
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import calendar as calendar_lib
-from lumos_jax.data import pipeline
+from lumos_jax.data import pipeline, scoring
 from lumos_jax.data import records as records_lib
 from lumos_jax.evaluators import predict
 from lumos_jax.recipes import expected
@@ -69,7 +69,10 @@ class Model:
     self.hash_bytes = bytes.fromhex(p.model_hash)
     self.layout, self.sizes = history.Layout(p.schema), tuple(sizes)
     self.events = predictor_lib.NEXT_EVENTS in p.kinds()
+    self.risks = isinstance(p.recipe.inputs, scoring.Scoring)
     self.scores = "deviation" if self.events else "forecast"
+    if self.risks:
+      self.scores = "risk"
     cfg = p.config.model
     self.last_day, self.calendar = self._data(data_dir)
     if self.events:
@@ -83,6 +86,9 @@ class Model:
       self._deviation = p.alone(self._deviation_fn)
       table = lambda m: m.model.scored_values(m.model.values())
       self._table = p.alone(table)()
+    elif self.risks:
+      self.direct = False
+      self._risk = p.alone(p.recipe.predict)
     else:
       self.direct = False
       self._example = self._examples(self.calendar)
@@ -115,6 +121,10 @@ class Model:
       for size in self.sizes if self.direct else ():
         kept = Kept(0, 0, self.states.new(), look)
         self.deviations([kept] * size, [(none, 0)] * size)
+    elif self.risks:
+      place = self.last_day if self.of_users else 0
+      for size in self.sizes:
+        self.risk([self._nobody()] * size, [place] * size)
     else:
       for size in self.sizes:
         users, days = [self._nobody()] * size, [self.last_day] * size
@@ -238,6 +248,42 @@ class Model:
     pairs = zip(found["value"], found["probability"], strict=True)
     # 0 fills up where there are fewer.
     return [(v[v > 0], p[v > 0]) for v, p in pairs]
+
+  # Points: hybrids.
+
+  @property
+  def of_users(self) -> bool:
+    """Whether a hybrid scores users as of a day, and not events."""
+    return self.predictor.recipe.inputs.users
+
+  @property
+  def least_rows(self) -> int:
+    """Rows of a user that the model reads at most."""
+    cfg = self.predictor.config.data
+    if self.risks:
+      return max(1, cfg.history_events)
+    return cfg.sequence_length if self.events else cfg.eval_history_days
+
+  def risk(
+    self, records: Sequence[Mapping[str, Any]], places: Sequence[int]
+  ) -> list[dict[str, float]]:
+    """Calibrated probability of each task at points of records.
+
+    Args:
+      records: Users'.
+      places: Position of the scored event, or day where users are scored.
+    """
+    out: list[dict[str, float]] = []
+    example = self.recipe.inputs.example
+    parts = [example(r, n) for r, n in zip(records, places, strict=True)]
+    for batch, count in self._padded(parts):
+      found = jax.device_get(self._risk(batch))
+      found = {
+        t: self.predictor.calibrated(t, v.reshape(-1)[:count])
+        for t, v in found.items()
+      }
+      out += [{t: float(v[i]) for t, v in found.items()} for i in range(count)]
+    return out
 
   # Days: LUMOS.
 

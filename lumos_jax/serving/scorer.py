@@ -155,8 +155,7 @@ class Scorer:
     self.commits = self.appended = self.conflicts = 0
 
   def _check_window(self, model):
-    cfg = model.predictor.config.data
-    least = cfg.sequence_length if model.events else cfg.eval_history_days
+    least = model.least_rows
     if self.settings.window < least:
       raise ValueError(
         f"the model reads {least} rows of a user: keep as many or more, "
