@@ -32,9 +32,9 @@ POOLED = "pooled"
 _KEPT = ("auc", "average_precision", "log_loss", "calibration_error")
 # {model: (form of run, evaluator)}.
 MODELS = {
-  "hybrid, frozen": ("frozen", "risk"),
-  "hybrid, LoRA": ("lora", "risk"),
-  "hybrid, full": ("full", "risk"),
+  "hybrid frozen": ("frozen", "risk"),
+  "hybrid LoRA": ("lora", "risk"),
+  "hybrid full": ("full", "risk"),
   "DCN alone": ("alone", "risk"),
   "LightGBM": ("frozen", "baseline_lightgbm"),
   "LightGBM with pretrained features": ("frozen", "baseline_lightgbm_states"),

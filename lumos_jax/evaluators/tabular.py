@@ -224,11 +224,9 @@ class Tabular(base.Evaluator):
     return self.workdir / "baselines" / f"{self.name}-{digest}"
 
   def _of_points(self) -> list[str]:
-    """What scored points depend on beside the rest; nothing of days."""
-    inputs = self.predictor.inputs if self.predictor else None
-    if not isinstance(inputs, scoring.Scoring):
-      return []
-    return [f"{k}={self.data_cfg[k]}" for k in scoring.KEYS]
+    """What scored points depend on beside the rest."""
+    scores = "unit" in self.data_cfg
+    return [f"{k}={self.data_cfg[k]}" for k in scoring.KEYS] if scores else []
 
   def _calendar_digest(self) -> str:
     calendar = self.records.calendar

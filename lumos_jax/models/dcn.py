@@ -114,3 +114,15 @@ class TextCNN(nnx.Module):
       found = jnp.where(mask[..., None], jax.nn.relu(layer(seen)), 0.0)
       out.append(found.max(1))
     return jnp.concatenate(out, -1)
+
+
+def mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+  """Of the places of x [B, T, D] that count, [B, D]; 0 where none does."""
+  count = jnp.maximum(mask.sum(1, keepdims=True), 1)
+  return jnp.where(mask[..., None], x, 0.0).sum(1) / count
+
+
+def extreme(x: jax.Array, mask: jax.Array, reduce, least: float) -> jax.Array:
+  """Highest or lowest of the places that count, [B, D]; 0 where none does."""
+  found = reduce(jnp.where(mask[..., None], x, least), 1)
+  return jnp.where(mask.any(1)[:, None], found, 0.0)

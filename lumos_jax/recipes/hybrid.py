@@ -274,7 +274,7 @@ class Hybrid:
     late, told = take(deviation), take(known) & inside
     series = jnp.concatenate([take(states), late], -1)
     last = jnp.take_along_axis(states, batch["last"][:, None, None], 1)[:, 0]
-    user = [_mean(take(states), seen), last]
+    user = [dcn.mean(take(states), seen), last]
     if self.backbone.cfg.profile_as != "none":
       profile = given.get("profile")
       if profile is None:
@@ -282,9 +282,9 @@ class Hybrid:
       user.append(profile)
     summary = [
       late[:, -1] * told[:, -1:],
-      _mean(late, told),
-      _extreme(late, told, jnp.max, -jnp.inf),
-      _extreme(late, told, jnp.min, jnp.inf),
+      dcn.mean(late, told),
+      dcn.extreme(late, told, jnp.max, -jnp.inf),
+      dcn.extreme(late, told, jnp.min, jnp.inf),
     ]
     if "event_ids" in batch:
       summary.insert(0, self._of_event(module, batch, states, last))
@@ -388,16 +388,6 @@ class Hybrid:
     """What the backbone says, as features of other models: {name: [B, ...]}."""
     found = self.pretrained_parts(module.backbone, batch)
     return {k: found[k] for k in ("user", "deviation") if found[k].shape[-1]}
-
-
-def _mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-  count = jnp.maximum(mask.sum(1, keepdims=True), 1)
-  return jnp.where(mask[..., None], x, 0.0).sum(1) / count
-
-
-def _extreme(x, mask, reduce, least) -> jax.Array:
-  found = reduce(jnp.where(mask[..., None], x, least), 1)
-  return jnp.where(mask.any(1)[:, None], found, 0.0)
 
 
 def _logit(p: jax.Array) -> jax.Array:
