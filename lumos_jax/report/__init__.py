@@ -15,6 +15,7 @@ from lumos_jax.report import (
   page,
   questions,
   results,
+  texts,
 )
 
 FILE = "report.html"
@@ -33,6 +34,8 @@ _NEXT_EVENT = (
   ("first-value", "The first value", next_event.parts),
   ("examples", "Example users", examples.section),
 )
+_TEXTS = (("perplexity", "Perplexity and probes", texts.section),)
+_OWN = {"panther": _NEXT_EVENT, "llm4es": _TEXTS}
 _SECTIONS = (
   ("training", "Training", background.training),
   ("data", "Data", background.data),
@@ -79,7 +82,7 @@ def write(run: load.Run) -> epath.Path:
     why = 'plotly is not installed: pip install "lumos-jax[report]".'
     logging.warning("report without charts: %s", why)
     header = page.join([header, page.missing("Charts", why)])
-  own = _NEXT_EVENT if run.config.get("recipe") == "panther" else _FORECASTS
+  own = _OWN.get(run.config.get("recipe"), _FORECASTS)
   parts = [
     page.Section(anchor, title, _section(section, run, title))
     for anchor, title, section in (*own, *_SECTIONS)
