@@ -196,7 +196,13 @@ def shifted(batch, by):
 
 
 @pytest.mark.parametrize(
-  "pool,layer", [("mean", -1), ("last", -1), ("mean", 0), ("mean", 2)]
+  "pool,layer",
+  [
+    ("mean", -1),
+    ("last", 0),
+    pytest.param("last", -1, marks=pytest.mark.slow),
+    pytest.param("mean", 2, marks=pytest.mark.slow),
+  ],
 )
 def test_vectors_do_not_depend_on_padding_or_neighbours(pool, layer):
   c, records, recipe = build(model__pool=pool, model__pool_layer=layer)
@@ -215,11 +221,13 @@ def test_vectors_do_not_depend_on_padding_or_neighbours(pool, layer):
   alone = embed(params, device(one))["embedding"]
   np.testing.assert_allclose(found[1:2], alone, atol=2e-6)
   # By hand, as transformers counts hidden states.
-  module = state_lib.merge(graph, params)
-  states = [
-    module(one["ids"], one["segment"], one["position"], share)[1]
-    for share in jnp.eye(recipe.architecture.n_layers + 1)
-  ]
+  of = jax.jit(
+    lambda p, b, share: state_lib.merge(graph, p)(
+      b["ids"], b["segment"], b["position"], share
+    )[1]
+  )
+  shares = jnp.eye(recipe.architecture.n_layers + 1)
+  states = [of(params, device(one), share) for share in shares]
   n = int(one["segment"].sum())
   chosen = np.stack([np.asarray(s[0, :n]) for s in states])
   chosen = chosen[-2:].mean(0) if layer < 0 else chosen[layer]
@@ -333,6 +341,7 @@ def test_settings_that_cannot_be_are_named(words, overrides):
     recipe.about()
 
 
+@pytest.mark.slow
 def test_frozen_parameters_need_no_optimizer_state_in_muon_either():
   c = fake_texts.config(optimizer__name="muon")
   axes = {"a/kernel": (None, None), "b/kernel": (None, None)}
