@@ -167,7 +167,7 @@ def test_packed_and_padded_texts_are_those_alone(tmp_path):
   ids = np.concatenate([zeros, a, b, zeros], 1)
   segment = np.repeat([0, 1, 2, 0], [3, 5, 7, 3])[None]
   position = np.concatenate([np.arange(n) for n in (3, 5, 7, 3)])[None]
-  for changes in ({}, dict(remat="full"), dict(scan_layers=False)):
+  for changes in ({}, dict(remat="full", scan_layers=False)):
     found = logits(loaded(tmp_path / "a", **changes), ids, segment, position)
     np.testing.assert_allclose(found[:, 3:8], alone[0], atol=1e-5)
     np.testing.assert_allclose(found[:, 8:15], alone[1], atol=1e-5)

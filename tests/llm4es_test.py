@@ -18,12 +18,14 @@ from lumos_jax import (
   optimizer,
   predictor,
   recipes,
+  report,
   train,
 )
 from lumos_jax import state as state_lib
 from lumos_jax.data import hosts
 from lumos_jax.data import records as records_lib
 from lumos_jax.evaluators import predict, probe
+from lumos_jax.report import load
 
 DEVICE = jax.devices()[:1]
 
@@ -194,7 +196,13 @@ def shifted(batch, by):
 
 
 @pytest.mark.parametrize(
-  "pool,layer", [("mean", -1), ("last", -1), ("mean", 0), ("mean", 2)]
+  "pool,layer",
+  [
+    ("mean", -1),
+    ("last", 0),
+    pytest.param("last", -1, marks=pytest.mark.slow),
+    pytest.param("mean", 2, marks=pytest.mark.slow),
+  ],
 )
 def test_vectors_do_not_depend_on_padding_or_neighbours(pool, layer):
   c, records, recipe = build(model__pool=pool, model__pool_layer=layer)
@@ -213,11 +221,13 @@ def test_vectors_do_not_depend_on_padding_or_neighbours(pool, layer):
   alone = embed(params, device(one))["embedding"]
   np.testing.assert_allclose(found[1:2], alone, atol=2e-6)
   # By hand, as transformers counts hidden states.
-  module = state_lib.merge(graph, params)
-  states = [
-    module(one["ids"], one["segment"], one["position"], share)[1]
-    for share in jnp.eye(recipe.architecture.n_layers + 1)
-  ]
+  of = jax.jit(
+    lambda p, b, share: state_lib.merge(graph, p)(
+      b["ids"], b["segment"], b["position"], share
+    )[1]
+  )
+  shares = jnp.eye(recipe.architecture.n_layers + 1)
+  states = [of(params, device(one), share) for share in shares]
   n = int(one["segment"].sum())
   chosen = np.stack([np.asarray(s[0, :n]) for s in states])
   chosen = chosen[-2:].mean(0) if layer < 0 else chosen[layer]
@@ -331,6 +341,7 @@ def test_settings_that_cannot_be_are_named(words, overrides):
     recipe.about()
 
 
+@pytest.mark.slow
 def test_frozen_parameters_need_no_optimizer_state_in_muon_either():
   c = fake_texts.config(optimizer__name="muon")
   axes = {"a/kernel": (None, None), "b/kernel": (None, None)}
@@ -464,3 +475,30 @@ def test_written_texts_are_trained_on_in_place_of_told_ones(tmp_path):
   (tmp_path / "manifest.json").write_text(json.dumps(about | {"until_day": 99}))
   with pytest.raises(records_lib.DataError, match="its until_day is 99"):
     batch_of(build(data__written=str(tmp_path))[2], c, records, 8)
+
+
+def test_the_report_has_perplexity_by_step(tmp_path):
+  config_doc = json.loads(fake_texts.config().to_json_best_effort())
+  run = load.Run(
+    tmp_path,
+    config=config_doc,
+    metrics=[
+      {"step": 0, "perplexity/perplexity": 250.25},
+      {"step": 4, "perplexity/perplexity": 99.5},
+    ],
+    evals={"perplexity": {"perplexity": 99.5, "users": 8.0, "tokens": 553.0}},
+  )
+  text = report.write(run).read_text()
+  assert "250.25" in text and "99.5" in text and "553" in text
+  assert "Model against baselines" not in text
+
+
+def test_a_run_begins_at_another_runs_parameters(trained):
+  workdir, _, records, recipe, state, _ = trained
+  c = fake_texts.config(init_from=str(workdir), optimizer__learning_rate=1e-4)
+  fresh = train.Trainer(c, recipe, DEVICE).init(
+    [batch_of(recipe, c, records, 4)]
+  )
+  found = init_from.start(c, fresh, records)
+  for name, x in state["params"].items():
+    np.testing.assert_array_equal(found["params"][name], x)

@@ -141,7 +141,7 @@ class Probe(base.Evaluator):
 
     binary, found, out = len(np.unique(y)) == 2, [], np.zeros(len(y))
     for train, test in self._splits(y):
-      p = _fit(model, x, y, train, self._seed)(x, test)
+      p = fit(model, x, y, train, self._seed)(x, test)
       if binary:
         out[test] = p[:, 1]
         found.append(sk_metrics.roc_auc_score(y[test], p[:, 1]))
@@ -205,8 +205,19 @@ def pooled(total: np.ndarray, tokens: np.ndarray) -> np.ndarray:
   return np.concatenate([mean, mean * np.sqrt(tokens), np.log(tokens)], 1)
 
 
-def _fit(model: str, x, y, train, seed):
-  """A classifier on rows `train`: a function (x, rows) -> probabilities."""
+def fit(model: str, x, y, train, seed):
+  """Fits a classifier.
+
+  Args:
+    model: One of a probe's `models`.
+    x: [U, W], or a tuple of such tables, dense or sparse.
+    y: int [U], classes from 0.
+    train: Rows to fit on.
+    seed: Of LightGBM.
+
+  Returns:
+    (x, rows) -> probabilities [rows, classes].
+  """
   x = x if isinstance(x, tuple) else (x,)
   if model in ("lightgbm", _PUBLISHED):
     import lightgbm

@@ -16,6 +16,7 @@ from lumos_jax.report import (
   questions,
   results,
   risk,
+  texts,
 )
 
 FILE = "report.html"
@@ -40,6 +41,8 @@ _SCORES = (
   *_FORECASTS[1:2],
   *_FORECASTS[3:6],
 )
+_TEXTS = (("perplexity", "Perplexity and probes", texts.section),)
+_OWN = {"panther": _NEXT_EVENT, "llm4es": _TEXTS, "hybrid": _SCORES}
 _SECTIONS = (
   ("training", "Training", background.training),
   ("data", "Data", background.data),
@@ -86,8 +89,7 @@ def write(run: load.Run) -> epath.Path:
     why = 'plotly is not installed: pip install "lumos-jax[report]".'
     logging.warning("report without charts: %s", why)
     header = page.join([header, page.missing("Charts", why)])
-  recipe = run.config.get("recipe")
-  own = {"panther": _NEXT_EVENT, "hybrid": _SCORES}.get(recipe, _FORECASTS)
+  own = _OWN.get(run.config.get("recipe"), _FORECASTS)
   parts = [
     page.Section(anchor, title, _section(section, run, title))
     for anchor, title, section in (*own, *_SECTIONS)

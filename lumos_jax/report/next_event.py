@@ -68,7 +68,7 @@ def section(run: load.Run) -> page.Html:
       page.table(["difference", *head[1:]], versus),
     ]
   parts.append(_lists(run, floors))
-  parts += [_probe(run, n) for n in run.of_kind("probe")]
+  parts += [probe(run, n) for n in run.of_kind("probe")]
   return page.join(parts)
 
 
@@ -184,7 +184,7 @@ def _numbers(run, evaluator, prefix: str, columns) -> list[page.Num]:
   return [page.num(run.value(evaluator, f"{prefix}{c}")) for c in columns]
 
 
-def _probe(run: load.Run, name: str) -> page.Html:
+def probe(run: load.Run, name: str) -> page.Html:
   """What frozen embeddings know of a label."""
   found, rows = run.evals[name], []
   for key, value in found.items():
