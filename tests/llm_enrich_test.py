@@ -89,6 +89,24 @@ def test_an_analysis_invents_nothing(analysis):
   assert check.broken(COLUMNS, FOUND, "plain", PLAIN, analysis) == "analysis"
 
 
+def test_events_stay_in_their_order():
+  columns, found = COLUMNS[:2], [["2020-01-05", "web"], ["2020-01-06", "app"]]
+  told = "2020-01-05: web\n2020-01-06: app"
+  assert check.broken(columns, found, "plain", told) == ""
+  turned = "2020-01-06: app\n2020-01-05: web"
+  assert check.broken(columns, found, "plain", turned) == "order"
+
+
+def test_marks_of_html_are_no_amounts():
+  told = (
+    '<table border="777"><tr><th>date</th><th>shop&#039;s</th></tr>'
+    '<tr><td width="888">2020-01-05</td><td>web 24</td><td>12.5</td></tr></table>'
+  )
+  assert check.broken(COLUMNS, FOUND[:1], "html", told) == ""
+  told = told.replace("web 24", "web 24, 999")
+  assert check.broken(COLUMNS, FOUND[:1], "html", told) == "amounts"
+
+
 def test_day_numbers_are_checked_too():
   columns = [rows.Column("day", TIME), rows.Column("clicks", NUMBER)]
   found = [["-12", rows.number(40)], ["5", rows.number(7)]]
@@ -101,6 +119,15 @@ def test_day_numbers_are_checked_too():
   found = [["5 10:22", rows.number(7)]]
   assert check.broken(columns, found, "plain", "5 10:22: 7") == ""
   assert check.broken(columns, found, "plain", "5 10:23: 7") == "dates"
+
+
+def test_texts_that_are_numbers_are_checked_as_amounts():
+  columns = [rows.Column("movie"), rows.Column("rating")]
+  found = [["Heat (1995)", "5"], ["Se7en (1995)", "3"], ["2001", None]]
+  told = "Heat (1995): 5\nSe7en: 3\n2001: not rated"
+  assert check.broken(columns, found, "plain", told, "4 on average.") == ""
+  changed = told.replace(": 5", ": 4")
+  assert check.broken(columns, found, "plain", changed) == "amounts"
 
 
 @pytest.mark.parametrize("form", prompts.FORMS)
@@ -398,7 +425,7 @@ def test_broken_texts_are_dropped_and_counted(serve, tmp_path):
   assert (
     manifest["complete"] and server.paid == told == manifest["texts"]["base"]
   )
-  assert sum(counts.values()) - counts["of these, paid before"] == told
+  assert sum(counts.values()) == told
   assert {"rewritten", "dropped: junk"} < set(counts)
   assert any(k.startswith("dropped: broken") for k in counts)
   frame = prepared.read(tmp_path / "out", "train")
@@ -497,6 +524,33 @@ def test_written_texts_are_drawn_anew_each_epoch(tmp_path):
     prepared.read(tmp_path / "nothing", "train")
 
 
+def test_a_model_is_asked_for_tables_alone(serve, tmp_path):
+  server = serve(
+    lambda sent, n: fake_endpoint.reply(json.dumps(fake_endpoint.rewrite(sent)))
+  )
+  data = fake_events.Records(8)
+  cfg = {"fields": ["amount"], "form": "html", "profile": ["age"]}
+  work = enrich.Job(data, "train", cfg)
+  model = rewriter.Rewriter(connect(server, tmp_path, limit=9.0), 0)
+  counts = enrich.write(work, tmp_path / "out", model)["texts"]
+  assert counts["endpoint"] == counts["base"] == server.paid
+  assert prepared.read(tmp_path / "out", "train")["text"][0].startswith(
+    "Profile"
+  )
+  asked = json.loads(server.requests[0]["messages"][1]["content"])
+  assert asked["table"].startswith("date, amount\n")
+
+
+def test_a_request_that_is_refused_says_why(serve, tmp_path):
+  body = {
+    "error": {"message": "hello", "param": "temperature", "code": "Bad one"}
+  }
+  server = serve(lambda sent, n: (400, body, {}))
+  with pytest.raises(client.AnswerError) as e:
+    connect(server, tmp_path).ask(MESSAGES)
+  assert str(e.value) == "HTTP 400 (temperature)"
+
+
 def test_draws_are_the_same_everywhere():
   first = offline_lib.drawn(1, "a", 2).random()
   assert first == offline_lib.drawn(1, "a", 2).random() != random.random()
@@ -528,6 +582,8 @@ def test_the_command(serve, tmp_path, monkeypatch, capsys):
   with pytest.raises(SystemExit):
     command("--text={'form'}")
   assert "--text is no JSON object" in capsys.readouterr().err
+  command(*paid, "--max_cost=5", "--estimate")
+  assert "about" in capsys.readouterr().err and server.paid == 0
   command(*paid, "--max_cost=5", "--per_minute=0")
   said = capsys.readouterr()
   assert "5 texts to rewrite, 0 of them paid before" in said.err

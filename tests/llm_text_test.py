@@ -92,6 +92,18 @@ def test_exact_times_tell_instants_apart_where_clocks_go_back():
   )
 
 
+def test_all_that_float32_has_is_told_where_nothing_is_cut():
+  x = [0.0, -0.0, 0.1, 1e-45, 3.4028235e38, np.inf, -np.inf, 16_777_217.0]
+  teller = text.Teller(shop(), {"decimals": -1})
+  told = teller.tell(record([(i, 2, v) for i, v in enumerate(x)]))
+  for form in forms.NAMES:
+    said = forms.write(form, told.columns, told.rows, 1)
+    back = [r[2] for r in forms.read(form, said, told.columns, 1)]
+    assert np.asarray(back, np.float32).tobytes() == (
+      np.asarray(x, np.float32).tobytes()
+    )
+
+
 def test_parts_are_the_base_text():
   teller = text.Teller(shop(), {"profile": ["gender", "age"]})
   head, lines = teller.lines(record(EVENTS))
@@ -236,6 +248,34 @@ def test_days_are_told_a_line_each(tmp_path):
   x = user["numeric"][:, data.schema.numeric_column("activity", "sales")]
   assert [np.float32(r[at]) for r in back] == x.tolist()
   assert "time" in teller.rows.untold
+
+
+def test_names_stand_in_the_description(tmp_path):
+  named = tiny_data.DESCRIPTION.replace(
+    'daily="pivot:sales")',
+    'daily="pivot:sales", names={{"web": "online shop"}})',
+  ).replace('Numeric("visits")', 'Numeric("visits", title="times seen")')
+  named = named.format(days=tiny_data.DAYS, train_until=tiny_data.TRAIN_UNTIL)
+  path = tiny_data.tiny_data_dir(tmp_path, description=named)
+  data, users = tiny_data.read(path)
+  titles = [c.title for c in text.Teller(data.schema).rows.columns]
+  assert {"sales (online shop)", "sales (app)", "times seen"} < set(titles)
+  codes = text.Teller(data.schema, {"names": False}).rows.columns
+  assert {"channel=web", "visits"} < {c.title for c in codes}
+
+
+def test_names_stand_in_yaml_too(tmp_path):
+  pytest.importorskip("yaml", reason="needs pyyaml")
+  from lumos_jax.data_prep import description
+
+  file = tmp_path / "d.yaml"
+  file.write_text(
+    "schema:\n  name: d\n  rows: event\n  activity:\n"
+    '  - {type: Categorical, name: c, title: kind, names: {"7": seven}}\n'
+    "tables:\n  activity: {file: a.csv}\n"
+  )
+  (field,) = description.read(file).schema.activity
+  assert field.title == "kind" and field.names == (("7", "seven"),)
 
 
 def test_names_belong_to_no_model():

@@ -58,8 +58,7 @@ def broken(
     if told != said:
       return "order"
     pieces = pattern.split(shown)
-  days = columns[0].kind == rows_lib.TIME and not pattern
-  each = [_amounts(row, days) for row in found]
+  each = [_amounts(row) for row in found]
   wanted = collections.Counter(x for row in each for x in row)
   said = collections.Counter(x for p in pieces for x in _numbers(p))
   free, numbering = _of_names(columns, found), _counts(found)
@@ -145,16 +144,14 @@ def _numbers(text: str) -> Iterable[decimal.Decimal]:
       yield _decimal(found)
 
 
-def _amounts(row: Sequence[rows_lib.Cell], days: bool) -> list[decimal.Decimal]:
-  """Numbers of a row, in its order; and a day number first."""
-  cells = list(row)
-  if days:
-    cells[0] = rows_lib.Number(cells[0])
-  return [
-    _decimal(x)
-    for x in cells
-    if isinstance(x, rows_lib.Number) and "inf" not in x
-  ]
+def _is_number(cell: rows_lib.Cell) -> bool:
+  """Whether a cell is a number, or a text that is one: a rating, a day."""
+  return isinstance(cell, str) and bool(_NUMBER.fullmatch(cell))
+
+
+def _amounts(row: Sequence[rows_lib.Cell]) -> list[decimal.Decimal]:
+  """Numbers of a row, in its order."""
+  return [_decimal(x) for x in row if _is_number(x)]
 
 
 def _of_names(columns: Columns, found: Rows) -> set[decimal.Decimal]:
@@ -162,7 +159,8 @@ def _of_names(columns: Columns, found: Rows) -> set[decimal.Decimal]:
   texts = {c.title for c in columns}
   for i, c in enumerate(columns):
     if c.kind == rows_lib.TEXT:
-      texts |= {row[i] for row in found if isinstance(row[i], str)}
+      cells = (row[i] for row in found)
+      texts |= {x for x in cells if isinstance(x, str) and not _is_number(x)}
   return {x for t in texts for x in _numbers(t)}
 
 
@@ -179,12 +177,8 @@ def _analysis(columns, found, analysis: str, allowed) -> str:
       return "analysis"
     analysis = pattern.sub(" ", analysis)
   allowed = allowed | {_decimal("0"), _decimal("100")}
-  for i, c in enumerate(columns):
-    if c.kind != rows_lib.NUMBER:
-      continue
-    x = [
-      _decimal(r[i]) for r in found if r[i] is not None and "inf" not in r[i]
-    ]
+  for cells in zip(*found):
+    x = _amounts(cells)
     if x:
       total = sum(x)
       allowed |= {*_roundings(total), *_roundings(total / len(x))}

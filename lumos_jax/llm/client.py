@@ -291,7 +291,7 @@ class Client:
       if _OLD_LIMIT in sent and _NEW_LIMIT in said:
         return _Learned(_OLD_LIMIT)
       # Too long, or a filter before the model: others may pass.
-      return _Lasting("failed", f"HTTP {status}")
+      return _Lasting("failed", f"HTTP {status}{_reason(error)}")
     hint = {
       401: f"correct ${KEY}",
       403: f"the key of ${KEY} may not use it",
@@ -338,6 +338,15 @@ def most_tokens(sent: Mapping[str, Any]) -> int:
 def _backoff(tries: int) -> float:
   """Seconds: 1, 2, 4, ... each by half to one and a half."""
   return min(2.0**tries, _LONGEST_WAIT) * random.uniform(0.5, 1.5)
+
+
+def _reason(error: Any) -> str:
+  """What a server names as wrong, if it is a bare word: no text of users."""
+  body = error.body if isinstance(error.body, dict) else {}
+  body = body["error"] if isinstance(body.get("error"), dict) else body
+  named = [str(body.get(n) or "") for n in ("code", "param")]
+  words = [w for w in named if re.fullmatch(r"[a-z_.]{1,40}", w)]
+  return f" ({', '.join(words)})" if words else ""
 
 
 def _retry_after(error: Any) -> float:

@@ -80,8 +80,10 @@ class Job:
     self.mixer = offline.Mixer(self.records.schema, mix, self.seed)
     self.source = self.records.source(self.split)
 
-  def _teller(self) -> text_lib.Teller:
-    return text_lib.Teller(self.records.schema, offline.parted(self.cfg)[0])
+  def _teller(self, **changed) -> text_lib.Teller:
+    options = text_lib.Options.of(offline.parted(self.cfg)[0])
+    options = dataclasses.replace(options, **changed)
+    return text_lib.Teller(self.records.schema, options)
 
   @property
   def fit(self) -> dict[str, Any]:
@@ -92,12 +94,14 @@ class Job:
   def each(
     self, teller: text_lib.Teller | None = None
   ) -> Iterator[tuple[dict, text_lib.Told]]:
-    """Records of users with an event, and their base texts.
+    """Records of users with an event, and their texts.
 
     Args:
-      teller: Counts them; default one of its own.
+      teller: Of the texts; default one that tells tables alone, as a model is
+        asked to rewrite them.
     """
-    teller, count = teller or self._teller(), len(self.source)
+    teller = teller or self._teller(form="table", profile=())
+    count = len(self.source)
     for i in range(min(self.users, count) if self.users else count):
       record = self.source[i]
       told = teller.tell(record, **self.fit)
@@ -324,7 +328,8 @@ def main(args: argparse.Namespace) -> None:
       seed=args.seed,
       room=args.room,
     )
-    rewriter = _rewriter(args) if args.endpoint else None
+    asks = args.endpoint or args.estimate
+    rewriter = _rewriter(args) if asks else None
     if rewriter:
       _tell_cost(rewriter, job)
       if args.estimate:

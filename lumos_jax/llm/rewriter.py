@@ -72,32 +72,34 @@ class Rewriter:
         for record, told in each:
           waiting.append(pool.submit(self._one, record["key"], told))
           if len(waiting) >= 4 * self.workers:
-            yield from waiting.popleft().result()
+            yield from self._count(*waiting.popleft().result())
         while waiting:
-          yield from waiting.popleft().result()
+          yield from self._count(*waiting.popleft().result())
       finally:
         for future in waiting:
           future.cancel()
 
-  def _one(self, key: str, told: text_lib.Told) -> list[Row]:
+  def _count(self, row: Row | None, *what: str) -> list[Row]:
+    self.counts.update(what)
+    return [] if row is None else [row]
+
+  def _one(self, key: str, told: text_lib.Told) -> tuple:
+    """A row, or None, and what it counts as."""
     style, form = self.drawn(key)
     name, messages, schema = prompts.request(told, style, form)
     try:
       found = self.ask.ask(messages, schema)
       text, analysis = prompts.answer(found.text, name, style)
     except client.AnswerError as e:
-      self.counts[f"dropped: {e.kind}"] += 1
-      return []
+      return None, f"dropped: {e.kind}"
     except prompts.AnswerFormatError:
-      self.counts["dropped: junk"] += 1
-      return []
+      return None, "dropped: junk"
     why = check.broken(told.columns, told.rows, form, text, analysis)
     if why:
-      self.counts[f"dropped: broken {why}"] += 1
-      return []
-    self.counts["rewritten"] += 1
-    self.counts["of these, paid before"] += found.cached
+      return None, f"dropped: broken {why}"
     text = text.rstrip("\n") + "\n"
     if analysis.strip():
       text += analysis.strip() + "\n"
-    return [{"key": key, "form": form, "text": text, "source": ENDPOINT}]
+    row = {"key": key, "form": form, "text": text, "source": ENDPOINT}
+    paid = ["of these, paid before"] if found.cached else []
+    return row, "rewritten", *paid
