@@ -12,7 +12,7 @@ B batch, F context features, M tasks, N points.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import grain
