@@ -8,7 +8,7 @@ r"""Writes texts of users to train a language model on: base, mixed, rewritten.
 dropped. With --endpoint a model behind $OPENAI_BASE_URL ($OPENAI_MODEL, key
 $OPENAI_API_KEY) rewrites each user's base text: texts of users leave this machine.
 It tells what that may cost before it starts, and never spends more than
---max_cost. Answers are kept in --answers: the same command goes on where it was
+--max_cost. Answers are kept in --answers: the same command resumes where it was
 stopped, and pays no answer twice.
 """
 

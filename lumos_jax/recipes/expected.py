@@ -63,7 +63,7 @@ def features(
     ids: int32 [N, C] of the events.
     gap: float32 [N], seconds since the event before.
     pointed: Of the same tokens; with model.copy.
-    table: [V, D], the model's scored value vectors, where they are at hand.
+    table: [V, D], the model's scored value vectors, where they are available.
 
   Returns:
     float32 [N, F], see `names`.
