@@ -101,7 +101,6 @@ class Session:
         )
       )
       self.predictor.embedder.sees_profile = recipe.sees_profile
-    self.predictor.inputs = recipe.inputs
     if getattr(recipe, "backbone", None) is not None:
       self.predictor.pretrained = self.predictor.of(
         lambda params, batch: recipe.pretrained(

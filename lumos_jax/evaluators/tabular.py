@@ -223,6 +223,11 @@ class Tabular(base.Evaluator):
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     return self.workdir / "baselines" / f"{self.name}-{digest}"
 
+  @property
+  def _inputs(self) -> Any:
+    """What makes the batches of the model beside it; None without one."""
+    return self.predictor.inputs if self.predictor else None
+
   def _of_points(self) -> list[str]:
     """What scored points depend on beside the rest."""
     scores = "unit" in self.data_cfg
@@ -238,7 +243,7 @@ class Tabular(base.Evaluator):
   def _tables(self) -> list[features.Table]:
     """Features for training, validation and test; one pass a set of users."""
     cfg = self.data_cfg
-    inputs = self.predictor.inputs if self.predictor else None
+    inputs = self._inputs
     if isinstance(inputs, scoring.Scoring):
       return [
         features.of_points(inputs.context, inputs.points(self.records, part))
@@ -283,7 +288,7 @@ class Tabular(base.Evaluator):
 
   def _fit(self):
     """Predictions of test and validation, and what was chosen."""
-    if not self._origins and self.predictor.inputs in (None, pipeline):
+    if not self._origins and self._inputs in (None, pipeline):
       raise ValueError(
         "data.train_origin_last lies before data.train_origin_first: "
         f"config.evals.{self.name} has no origin to train on"
