@@ -8,7 +8,12 @@ import pytest
 from fake_evals import evaluator
 
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.evaluators import features, predict
+from lumos_jax.evaluators import (
+  baseline_linear,
+  features,
+  per_target,
+  predict,
+)
 
 
 @pytest.mark.parametrize("rows", ["day", "event"])
@@ -72,8 +77,36 @@ def test_lightgbm_runs_once_and_repeats(tmp_path):
   assert dict(again.run(None)) == first
   other = evaluator("baseline_lightgbm", **kw, without_future=True)
   assert other._cache("") != e._cache("")
+  per_target._LAST.clear()  # Train again.
   fresh = evaluator("baseline_lightgbm", **kw | dict(tmp_path=tmp_path / "b"))
   assert dict(fresh.run(None)) == first
+
+
+def test_another_test_day_asks_the_same_models(tmp_path, monkeypatch):
+  trained = []
+  train = baseline_linear.BaselineLinear._train
+  monkeypatch.setattr(
+    baseline_linear.BaselineLinear,
+    "_train",
+    lambda self, *args: trained.append(1) or train(self, *args),
+  )
+
+  def run(folder, **kw):
+    e = evaluator("baseline_linear", tmp_path=tmp_path / folder, **kw)
+    list(e.run(None))
+    return e.predictions
+
+  per_target._LAST.clear()
+  first = run("a")
+  other = run("b", origin=119)
+  assert len(trained) == 1
+  assert not np.array_equal(first.p["churn"], other.p["churn"])
+  run("c", folds=2)
+  assert len(trained) == 2
+  per_target._LAST.clear()
+  alone = run("d", origin=119)
+  for task, p in alone.p.items():
+    np.testing.assert_array_equal(p, other.p[task])
 
 
 def test_naive_repeats_the_past(tmp_path):

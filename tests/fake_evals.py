@@ -69,6 +69,6 @@ def assert_same(a, b, tolerance=0.0):
 def evaluator(name, predict_fn=simple, tmp_path="unused", records=None, **kw):
   c, records, tasks, _ = build(records)
   predictor = predict.Predictor(predict_fn, 3)
-  evals = {name: EVALS[name] | kw}
+  evals = {name: EVALS.get(name, dict(type=name)) | kw}
   built = evaluators.build(evals, predictor, records, tasks, c.data, tmp_path)
   return built[name]

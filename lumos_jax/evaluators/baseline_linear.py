@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.evaluators import tabular, targets
+from lumos_jax.evaluators import per_target, tabular, targets
 
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _WIDEST = 5.0  # Deviations; what lies farther out is clipped.
@@ -56,7 +56,7 @@ def _log(x: np.ndarray) -> np.ndarray:
   return np.sign(x) * np.log1p(np.abs(x))
 
 
-class BaselineLinear(tabular.PerTarget):
+class BaselineLinear(per_target.PerTarget):
   """Logistic, Tweedie and ridge regression; the penalty is chosen in folds.
 
   Probabilities come from logistic regression; means from a Tweedie model with

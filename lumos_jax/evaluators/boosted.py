@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from lumos_jax.evaluators import tabular
+from lumos_jax.evaluators import per_target
 
 
-class Boosted(tabular.PerTarget):
+class Boosted(per_target.PerTarget):
   """Trees whose number is chosen for each target by its loss in the folds."""
 
   def __init__(self, *args, rounds: int = 800, patience: int = 50, **kw):

@@ -339,59 +339,6 @@ class Tabular(base.Evaluator):
     return out
 
 
-class PerTarget(Tabular):
-  """A model of its own for each target."""
-
-  @abc.abstractmethod
-  def prepare(self, rows: Rows) -> Any:
-    """State that all targets share: what `choose` and `member` are given."""
-
-  @abc.abstractmethod
-  def choose(
-    self, state: Any, target: targets.Target, folds: Sequence[Fold]
-  ) -> dict[str, Any]:
-    """Settings (for json) with the least loss in the folds."""
-
-  @abc.abstractmethod
-  def member(
-    self,
-    state: Any,
-    target: targets.Target,
-    chosen: dict[str, Any],
-    rows: np.ndarray,
-    seed: int,
-  ) -> Forecast:
-    """A model that trained on some rows."""
-
-  def forecasts(
-    self,
-    rows: Rows,
-    wanted: Sequence[targets.Target],
-    asked: Sequence[np.ndarray],
-  ) -> dict[str, tuple[dict[str, Any], list[np.ndarray]]]:
-    """As of Tabular."""
-    state, out = self.prepare(rows), {}
-    for target in wanted:
-      folds = self.folds(rows, target)
-      if not folds:  # Nothing can be learned of what does not vary.
-        value = target.constant(np.flatnonzero(target.known))
-        parts = [np.full((1, len(x)), value) for x in asked]
-        out[target.name] = {"constant": value}, parts
-        continue
-      chosen = self.choose(state, target, folds)
-      parts = [[] for _ in asked]
-      for i in range(self._members):
-        seed = self._seed * 1000 + i
-        mine = np.flatnonzero(target.known)
-        if not self.whole:
-          mine = rows.of_turn(target, i)
-        forecast = self.member(state, target, chosen, mine, seed)
-        for part, x in zip(parts, asked, strict=True):
-          part.append(target.bound(forecast(x)))
-      out[target.name] = chosen, [np.stack(p) for p in parts]
-    return out
-
-
 _ENDS = (".npz", ".validation.npz", ".json")
 
 
