@@ -5,6 +5,7 @@ a run that was killed asks only what was not answered yet.
 """
 
 import collections
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,11 @@ class Asker:
   def __init__(self, ask: client.Client):
     self.ask = ask
     self.counts: collections.Counter = collections.Counter()
+    self._lock = threading.Lock()
+
+  def _count(self, what: str) -> None:
+    with self._lock:
+      self.counts[what] += 1
 
   def read(
     self, request: prompts.Request, parse: Callable[[str, str], Any]
@@ -42,13 +48,13 @@ class Asker:
         found = self.ask.ask(messages, request.schema)
       except client.AnswerError as e:
         # What was cut or refused would be so again.
-        self.counts[f"no answer: {e.kind}"] += 1
+        self._count(f"no answer: {e.kind}")
         return None
-      self.counts["paid before" if found.cached else "asked"] += 1
+      self._count("paid before" if found.cached else "asked")
       try:
         return parse(found.text, request.name)
       except prompts.AnswerFormatError as e:
-        self.counts[f"of no use: {e}"] += 1
+        self._count(f"of no use: {e}")
         # Another request than the first, so that another answer can come.
         messages = [
           *messages,

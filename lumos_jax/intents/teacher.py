@@ -97,7 +97,7 @@ def by_model(
   if not found:
     raise sessions_lib.IntentError(
       f"the model labelled no session ({dict(asker.counts)}): use another model, "
-      "or --teacher=clusters"
+      "or none"
     )
   kept = sorted(found)
   place = {key: n for n, key in enumerate(taxonomy.ids)}
