@@ -12,9 +12,9 @@ import numpy as np
 from lumos_jax.intents import sessions as sessions_lib
 
 KS = (8, 12, 16, 24, 32, 48, 64)
-_SCORED = 4000  # Sessions of a silhouette: its cost grows with the square.
+_SCORED = 3000  # Sessions of a silhouette: its cost grows with the square.
 _MEAN_TOP = 0.7  # Confidence of the nearest cluster, mean over sessions.
-_FITTED = 20_000  # Sessions of a k-means while k is chosen.
+_FITTED = 10_000  # Sessions of a k-means while k is chosen.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +84,16 @@ def normal(vectors: np.ndarray, mean: np.ndarray) -> np.ndarray:
   return z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-9)
 
 
-def fit(vectors: np.ndarray, k: int = 0, seed: int = 0) -> Clusters:
+def fit(
+  vectors: np.ndarray, k: int = 0, seed: int = 0, least: int = 2
+) -> Clusters:
   """Clusters of sessions.
 
   Args:
     vectors: [S, D].
     k: How many; 0 takes that of `KS` with the best silhouette.
     seed: Of all draws.
+    least: Of the clusters that are tried where k is 0.
   """
   from sklearn import cluster
 
@@ -100,12 +103,12 @@ def fit(vectors: np.ndarray, k: int = 0, seed: int = 0) -> Clusters:
   distinct = len(np.unique(z, axis=0))
   told, scores = [], {}
   if not k:
-    k, scores = _choose(z, distinct, seed)
+    k, scores = _choose(z, distinct, seed, least)
     if not scores:
       told.append(f"{distinct} distinct sessions are too few to choose k by")
-  if k > distinct:
+  elif k > distinct:
     told.append(f"{k} clusters asked for, {distinct} distinct sessions")
-    k = distinct
+  k = min(k, distinct)
   made = cluster.KMeans(k, n_init=5, random_state=seed).fit(z)
   centers = made.cluster_centers_.astype(np.float32)
   found = Clusters(mean, centers, 1.0, scores, tuple(told))
@@ -128,20 +131,23 @@ def _spread(d: np.ndarray) -> float:
   return low
 
 
-def _choose(z: np.ndarray, distinct: int, seed: int):
+def _choose(z: np.ndarray, distinct: int, seed: int, least: int):
   """k of the best silhouette on a sample, and all silhouettes."""
   from sklearn import cluster, metrics
 
-  ks = [k for k in KS if 2 * k <= distinct]
+  ks = sorted({least, *(k for k in KS if k > least)})
+  ks = [k for k in ks if 2 * k <= distinct]
   rng, scores = np.random.default_rng(seed), {}
   some = z[rng.permutation(len(z))[:_FITTED]]
   scored = some[:_SCORED]
   for k in ks:
-    made = cluster.KMeans(k, n_init=2, random_state=seed).fit(some)
+    made = cluster.KMeans(k, n_init=1, random_state=seed).fit(some)
     labels = made.predict(scored)
     if 1 < len(set(labels.tolist())) < len(scored):
       scores[k] = float(metrics.silhouette_score(scored, labels))
-  return (max(scores, key=scores.get) if scores else min(distinct, 8)), scores
+  return (
+    max(scores, key=scores.get) if scores else min(distinct, least)
+  ), scores
 
 
 def representatives(

@@ -1,8 +1,9 @@
 """Session vectors and page texts, read from Parquet.
 
 Vectors have the columns `key` and `embedding`, as `lumos_jax.export` writes them;
-texts have `key`, `pages` (texts of a session's pages, in order) and may have
-`categories` (known categories of these pages).
+texts have `key`, `titles` (texts of a session's pages, in order; or `pages`, where
+there are no titles) and may have `categories` (known categories of these pages).
+`lumos sessions` writes one table with all of them.
 """
 
 import collections
@@ -16,7 +17,8 @@ import numpy as np
 import polars as pl
 from etils import epath
 
-KEY, VECTOR, PAGES, CATEGORIES = "key", "embedding", "pages", "categories"
+KEY, VECTOR, CATEGORIES = "key", "embedding", "categories"
+TITLES, PAGES = "titles", "pages"
 _LISTS = (pl.List, pl.Array)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]+")
 
@@ -75,14 +77,13 @@ class Source:
       IntentError: There are none, or columns are absent or of another type.
     """
     self.files, self.texts = _files(vectors), _files(texts)
-    for files, columns in (
-      (self.files, {KEY: pl.String, VECTOR: _LISTS}),
-      (self.texts, {KEY: pl.String, PAGES: _LISTS}),
-    ):
-      for path in files:
-        _check(path, columns)
-    found = [CATEGORIES in pl.read_parquet_schema(p) for p in self.texts]
-    self._categories = all(found)
+    for path in self.files:
+      _check(path, {KEY: pl.String, VECTOR: _LISTS})
+    schemas = [pl.read_parquet_schema(p) for p in self.texts]
+    self._column = TITLES if all(TITLES in s for s in schemas) else PAGES
+    self._categories = all(CATEGORIES in s for s in schemas)
+    for path in self.texts:
+      _check(path, {KEY: pl.String, self._column: _LISTS})
 
   def parts(self) -> Iterator[tuple[list[str], np.ndarray]]:
     """Keys and vectors [S, D] of each part that has rows."""
@@ -135,7 +136,7 @@ class Source:
     )
 
   def _texts_of(self, keys: list[str], counts: collections.Counter):
-    columns = [KEY, PAGES, *[CATEGORIES] * self._categories]
+    columns = [KEY, self._column, *[CATEGORIES] * self._categories]
     frame = (
       pl.scan_parquet(self.texts)
       .select(columns)
