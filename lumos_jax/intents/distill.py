@@ -21,6 +21,7 @@ from lumos_jax.intents import taxonomy as taxonomy_lib
 TEACHER = 0.5  # Confidence at which the teacher gives a label.
 _SPLIT = (0.70, 0.85)
 _WAIT = 15  # Rounds without a lower loss before training stops.
+_TIES, _NEVER = 0.2, 1.01
 _LEAST = 30  # Sessions of a part.
 
 
@@ -240,17 +241,20 @@ def _same(p: np.ndarray, soft: np.ndarray) -> np.ndarray:
 
 
 def _abstain(p, soft, threshold: float, agree: float) -> tuple[float, float]:
-  """The least top confidence from which on enough agree, and how many do."""
+  """The least top confidence from which on enough agree, and how many do.
+
+  Where no confidence is enough, that of the surest tenth, if there is one.
+  """
   top, same = p.max(1), _same(p, soft)
-  best = (threshold, 0.0)
-  for t in np.unique(np.quantile(top, np.linspace(0.0, 0.9, 91))):
-    t = max(float(t), threshold)
-    kept = top >= t
+  t, share = threshold, 0.0
+  for q in np.linspace(0.0, 0.9, 91):
+    at = max(float(np.quantile(top, q)), threshold)
+    kept = top >= at
     if not kept.any():
       break
-    share = float(same[kept].mean())
+    t, share = at, float(same[kept].mean())
     if share >= agree:
       return t, share
-    if share > best[1]:
-      best = (t, share)
-  return best
+  if (top >= t).mean() > _TIES:
+    return _NEVER, share  # Confidences do not tell sessions apart at all.
+  return t, share

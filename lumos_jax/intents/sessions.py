@@ -172,7 +172,7 @@ def clean(text: str | None) -> str:
 
 def _files(path: epath.PathLike) -> list[str]:
   path = epath.Path(path)
-  found = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+  found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
   found = [p for p in found if not p.name.startswith(".")]
   if not found or not found[0].exists():
     raise IntentError(f"{path}: there is no Parquet file")

@@ -87,7 +87,7 @@ class Taxonomy:
 
 def number(taken: Sequence[str]) -> str:
   """An id that no label has: "i01", "i02", ..."""
-  used = set(taken)
+  used = {x for x in taken if x}
   n = len(used) + 1
   while f"i{n:02d}" in used:
     n += 1
