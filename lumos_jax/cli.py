@@ -24,6 +24,10 @@ COMMANDS = {
     "lumos_jax.export",
     "write forecasts, embeddings or next events to Parquet",
   ),
+  "sessions": (
+    "lumos_jax.session_table",
+    "write sessions of clicks with vectors and titles to Parquet",
+  ),
   "serve": ("lumos_jax.serving", "answer requests for users over HTTP"),
   "report": ("lumos_jax.report", "write a run's HTML report again"),
   "enrich": (
