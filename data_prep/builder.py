@@ -188,6 +188,8 @@ def write(
     (place / records_lib.SCHEMA).write_text(schema)
     prepared.calendar.save(place / records_lib.CALENDAR)
     prepared.rejects.save(place / records_lib.REJECTS)
+    if prepared.pages is not None:
+      prepared.pages.save(place)
     text = json.dumps(stats, indent=1, sort_keys=True)
     (place / records_lib.STATS).write_text(text)
     place.rename(path)

@@ -373,6 +373,15 @@ class Predictor:
       self._programs[key] = self._made(base, kind, k, per_event)
     return self._programs[key]
 
+  def embedder(self) -> Any:
+    """Runs the recipe's `embed` over batches of its inputs.
+
+    Raises:
+      PredictError: The recipe has no embeddings.
+    """
+    self.check_kind(EMBEDDINGS)
+    return self._program(self._base, EMBEDDINGS, 0, False)[0]
+
   def alone(self, fn: Callable[..., Any]) -> Callable[..., Any]:
     """A function of the model, compiled for the first device.
 

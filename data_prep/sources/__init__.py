@@ -23,6 +23,7 @@ _MODULES = (
   "sequences",
   "tabformer",
   "tables",
+  "wikispeedia",
 )
 
 

@@ -23,8 +23,10 @@ from lumos_jax.evaluators import (
   baseline_naive,
   baseline_next_event,
   baseline_tabm,
+  conversion,
   forecast,
   next_event,
+  next_page,
   perplexity,
   predict,
   probe,
@@ -50,6 +52,8 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "baseline_next_event": baseline_next_event.BaselineNextEvent,
   "probe": probe.Probe,
   "perplexity": perplexity.Perplexity,
+  "next_page": next_page.NextPage,
+  "conversion": conversion.Conversion,
   "what_if": what_if.WhatIf,
 }
 _COMMON = ("type", "every_steps", "at_start")

@@ -26,6 +26,11 @@ def _texts(c) -> bool:
   return "holdout_share" in c.data
 
 
+def _sessions(c) -> bool:
+  """Whether the recipe reads sessions of clicks."""
+  return "page_fields" in c.data
+
+
 def _scores(c) -> bool:
   """Whether the recipe scores points."""
   return "unit" in c.data
@@ -203,6 +208,17 @@ def yelp(c, path: str = "") -> None:
   c.data.filter_seen = False  # Users come back to a place.
 
 
+def wikispeedia(c, path: str = "") -> None:
+  """Wikispeedia: 76 thousand click paths between Wikipedia's articles."""
+  d = c.data
+  d.source, d.target = "wikispeedia", "page"
+  d.options = dict(path=path) if path else {}
+  d.validation_split, d.test_split = "validation", "test"
+  d.sequence_length, d.segments = 32, 8
+  # Will it reach its target? The first four pages say.
+  c.evals.conversion = dict(type="conversion", label="finished", clicks=4)
+
+
 # By what a recipe reads; a data set may serve both.
 DAYS = dict(complete_journey=complete_journey, oulad=oulad)
 SEQUENCES = dict(
@@ -222,6 +238,7 @@ SCORED = dict(
   complete_journey=complete_journey,
   tabformer=tabformer,
 )
+SESSIONS = dict(wikispeedia=wikispeedia)
 TEXTS = dict(complete_journey=complete_journey, movielens=movielens)
 # Sequences whose events have times, and their users profiles.
 TIMED = (
@@ -247,6 +264,7 @@ def use(c, name: str, path: str = "") -> None:
   known = (DAYS if _forecasts(c) else {}) | (SEQUENCES if _sequences(c) else {})
   known |= SCORED if _scores(c) else {}
   known |= TEXTS if _texts(c) else {}
+  known |= SESSIONS if _sessions(c) else {}
   if name not in known:
     raise ConfigError(
       f"config argument data={name!r} is unknown; for recipe {c.recipe!r} there "
