@@ -24,6 +24,7 @@ from lumos_jax.data.windows import target_column
 __all__ = [
   "batches_at",
   "batches_of",
+  "before",
   "check_config",
   "embed_batches",
   "eval_batches",
@@ -198,10 +199,14 @@ def batches_at(
   """A batch of each group of sessions, of their clicks before a day."""
   del spare
   column = target_column(records.schema, cfg)
-  known = lambda r: _cut(r, int(np.searchsorted(instants.days(r), day)))
   for found in groups:
-    found = [known(r) for r in found]
+    found = [before(r, day) for r in found]
     yield _batch(found, records.schema, column, cfg, batch_size)
+
+
+def before(record: Batch, day: int) -> Batch:
+  """A session's clicks before a day."""
+  return _cut(record, int(np.searchsorted(instants.days(record), day)))
 
 
 def _cut(record: Batch, stop: int) -> Batch:
