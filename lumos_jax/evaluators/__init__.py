@@ -25,6 +25,7 @@ from lumos_jax.evaluators import (
   baseline_tabm,
   conversion,
   forecast,
+  intent,
   next_event,
   next_page,
   perplexity,
@@ -54,6 +55,7 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "perplexity": perplexity.Perplexity,
   "next_page": next_page.NextPage,
   "conversion": conversion.Conversion,
+  "intent": intent.Intent,
   "what_if": what_if.WhatIf,
 }
 _COMMON = ("type", "every_steps", "at_start")

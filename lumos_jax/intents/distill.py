@@ -128,6 +128,11 @@ def fit(
   return dataclasses.replace(made, about=about), about
 
 
+def tested(count: int) -> int:
+  """Where the test part begins among so many labelled sessions."""
+  return int(count * _SPLIT[1])
+
+
 def measure(
   student: student_lib.Student, vectors: np.ndarray, soft: np.ndarray
 ) -> dict[str, float]:
