@@ -438,3 +438,33 @@ def test_scores():
   assert scores.agreement([0, 0, 1], ["x", "x", "y"])["ari"] == 1.0
   assert scores.agreement([0, 1], ["", ""]) == {"sessions": 0.0}
   assert scores.stability([[0, 1, 1], [1, 0, 0], [0, 0, 1]])[1] < 1.0
+
+
+def test_hostile_words_stay_text_on_the_page():
+  from lumos_jax.report import intents as page
+
+  evil = "</script><script>alert(1)</script><b>"
+  label = {"id": "i01", "name": evil, "definition": evil, "sessions": 2}
+  doc = {
+    "labels": [label | {"examples": [[evil, "x"]]}],
+    "sessions": 3,
+    "other": 1,
+    "coverage": 0.5,
+    "clusters": 1,
+    "teacher": "clusters",
+    "student": {},
+    "told": [evil],
+    "changes": [evil],
+    "agreement": {},
+    "counts": {},
+    "map": {
+      "kind": "PCA",
+      "x": [0, 1],
+      "y": [0, 1],
+      "intent": ["i01", "other"],
+    },
+  }
+  text = page.content(doc)
+  assert "<b>" not in text.replace("<b>Map of sessions</b>", "")
+  assert "alert(1)</script>" not in text
+  assert [x["name"] for x in page.scatter(doc)["data"]][1] == "other"

@@ -180,6 +180,12 @@ def main(args: argparse.Namespace) -> None:
   except KeyboardInterrupt:
     print("interrupted: the same command resumes", file=sys.stderr)
     sys.exit(130)
+  except ModuleNotFoundError as e:
+    if e.name not in ("sklearn", "scipy"):
+      raise
+    text = f'{e}: intents need pip install "lumos-jax[intents]"'
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(1)
   except ERRORS as e:
     print(f"error: {e}", file=sys.stderr)
     sys.exit(1)

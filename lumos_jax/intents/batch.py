@@ -20,12 +20,8 @@ from lumos_jax.intents import taxonomy as taxonomy_lib
 
 MANIFEST = "manifest.json"
 _ROWS = 8192  # Of a call of the student: its arrays stay in the cache.
-_SCHEMA = {
-  "key": pl.String,
-  "intent": pl.String,
-  "intents": pl.List(pl.String),
-  "confidences": pl.List(pl.Float32),
-}
+_COLUMNS = ("key", "intent", "intents", "confidences")
+_GIVEN = {"row": pl.UInt32, "id": pl.String, "confidence": pl.Float32}
 
 
 def label(
@@ -33,24 +29,38 @@ def label(
 ) -> pl.DataFrame:
   """Labels of sessions; a vector that is not finite has "other"."""
   found = [
-    _rows(student, vectors[i : i + _ROWS])
+    _rows(student, vectors[i : i + _ROWS], i)
     for i in range(0, len(vectors), _ROWS)
   ]
-  columns = [sum((x[n] for x in found), []) for n in range(3)]
-  values = dict(zip(_SCHEMA, (keys, *columns), strict=True))
-  return pl.DataFrame(values, _SCHEMA)
+  every = pl.DataFrame({"key": keys}, {"key": pl.String}).with_row_index("row")
+  given = pl.concat([pl.DataFrame(schema=_GIVEN), *found])
+  lists = given.group_by("row", maintain_order=True).agg(
+    pl.col("id").first().alias("intent"),
+    pl.col("id").alias("intents"),
+    pl.col("confidence").alias("confidences"),
+  )
+  return (
+    every.join(lists, on="row", how="left", maintain_order="left")
+    .with_columns(
+      pl.col("intent").fill_null(taxonomy_lib.OTHER),
+      pl.col("intents", "confidences").fill_null([]),
+    )
+    .select(_COLUMNS)
+  )
 
 
-def _rows(student, vectors):
+def _rows(student, vectors: np.ndarray, first: int) -> pl.DataFrame:
+  """The labels that sessions have, the likeliest of each first."""
   p = student.confidences(vectors)
-  chosen, order = student.chosen(p), np.argsort(-p, 1, kind="stable")
-  top, ids, values = [], [], []
-  for i in range(len(p)):
-    mine = [j for j in order[i].tolist() if chosen[i, j]]
-    ids.append([student.ids[j] for j in mine])
-    values.append([float(p[i, j]) for j in mine])
-    top.append(ids[-1][0] if mine else taxonomy_lib.OTHER)
-  return top, ids, values
+  row, label = np.nonzero(student.chosen(p))
+  value = p[row, label]
+  order = np.lexsort((label, -value, row))
+  row, label, value = row[order], label[order], value[order]
+  ids = np.asarray(student.ids, object)[label]
+  return pl.DataFrame(
+    {"row": row + first, "id": pl.Series(ids.tolist()), "confidence": value},
+    _GIVEN,
+  )
 
 
 def write(
