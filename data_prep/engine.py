@@ -8,6 +8,7 @@ order, which every engine shares.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Prepared:
     rejects: Rows that could not be used.
     stats: Counts, for stats.json.
     pages: Of clicks (lumos_jax.data.pages), or None.
+    sessions: Of clicks (`Inputs.sessions`), or None.
   """
 
   schema: schema_lib.Schema
@@ -45,6 +47,7 @@ class Prepared:
   rejects: rejects_lib.Rejects
   stats: dict
   pages: pages_lib.Pages | None = None
+  sessions: Any = None
 
 
 def prepare(raw: Inputs, fitted: fitted_lib.Fitted | None = None) -> Prepared:
@@ -126,6 +129,7 @@ class _Preparation:
       tables.rejects,
       stats,
       found,
+      tables.raw.sessions,
     )
 
   def _drift(self, events: int, stats) -> dict:

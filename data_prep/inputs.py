@@ -47,6 +47,7 @@ class Inputs:
     notes: Counts that the source wants in stats.json: {what: rows}.
     pieces: Name and bytes of each input file, to notice changed inputs.
     pages: What is known of the pages of clicks, see pages.py.
+    sessions: Of clicks: key, visitor, user, start, end; beside the data, no input.
   """
 
   schema: schema_lib.Schema
@@ -66,6 +67,7 @@ class Inputs:
   notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
   pieces: Mapping[str, int] = dataclasses.field(default_factory=dict)
   pages: Any = None
+  sessions: pl.DataFrame | None = None
 
   def where(self, table: str) -> str:
     """A table and its file, for messages."""

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
+from lumos_jax.data import pages as pages_lib
 from lumos_jax.data import sessions
-from lumos_jax.evaluators import base, bootstrap, metrics, predict, probe
+from lumos_jax.evaluators import base, bootstrap, metrics, predict
 
-_MODELS = ("logistic", "lightgbm")
-_COUNTS, _EMBEDDING, _BOTH = "counts", "embedding", "both"
+_COUNTS, _EMBEDDING, _BOTH, _TEXT = "counts", "embedding", "both", "text"
+_STRENGTHS = (0.01, 0.1, 1.0)  # C of logistic regression.
 _DRAWS = 1000  # Of the paired bootstrap.
 
 
@@ -20,8 +21,9 @@ class Conversion(base.Evaluator):
   """Outcome of a session by simple models on its frozen vector.
 
   Models are fitted on the training split's sessions. Beside the embedding:
-  counts (how often each page occurs, and how many clicks there were), both, and
-  `tables` of one's own (labels of a taxonomy). Yields
+  counts (how often each page occurs, and how many clicks there were), both, text
+  (the mean of the pages' text vectors, where there are such) and `tables` of one's
+  own (labels of a taxonomy). Yields
   "FEATURES/MODEL/auc", ".../log_loss", ".../micro_f1" (of two classes, one a
   session: the accuracy) and ".../macro_f1" at probability 1/2, and
   "FEATURES_vs_counts/MODEL/auc" with the bounds of a paired 95 % bootstrap
@@ -36,7 +38,7 @@ class Conversion(base.Evaluator):
     *args,
     label: str = "",
     clicks: int = 0,
-    models: tuple[str, ...] = _MODELS,
+    models: tuple[str, ...] = ("logistic",),
     tables: Mapping[str, str] | None = None,
     seed: int = 0,
     **kw,
@@ -60,7 +62,7 @@ class Conversion(base.Evaluator):
     if label not in names:
       raise ValueError(f"{key}.label = {label!r}; the data have {names}")
     if set(models) - set(_MODELS) or not models:
-      raise ValueError(f"{key}.models = {models}; use some of {_MODELS}")
+      raise ValueError(f"{key}.models = {models}; use some of {list(_MODELS)}")
     if clicks < 0:
       raise ValueError(f"{key}.clicks = {clicks} must be 0 or more")
     if self.predictor is not None and self.predictor.inputs is not sessions:
@@ -78,38 +80,38 @@ class Conversion(base.Evaluator):
         f"config.evals.{self.name}: data.{self.split}_split is the training "
         "split, and outcomes are asked of sessions that fitted nothing"
       )
-    parts = [self._split(params, name) for name in ("train", self.split)]
-    (x_train, y_train, _), (x_test, y_test, key) = parts
-    if len(np.unique(y_train)) < 2 or len(np.unique(y_test)) < 2:
-      raise ValueError(
-        f"config.evals.{self.name}: all sessions of a split have one outcome"
-      )
-    yield "sessions", float(len(y_test))
+    chooses = self.data_cfg.validation_split not in (
+      self.data_cfg.train_split,
+      self.split_name,
+    )
+    splits = ("train", *(("validation",) if chooses else ()), self.split)
+    parts = [self._split(params, name) for name in splits]
+    for _, y, _ in parts:
+      if len(np.unique(y)) < 2:
+        raise ValueError(
+          f"config.evals.{self.name}: all sessions of a split have one outcome"
+        )
+    (_, y_train, _), (_, y, key) = parts[0], parts[-1]
+    yield "sessions", float(len(y))
     yield "training_sessions", float(len(y_train))
-    yield "positive_share", float(np.mean(y_test))
-    count = len(y_train)
-    y = np.concatenate([y_train, y_test])
+    yield "positive_share", float(np.mean(y))
     scores: dict[tuple[str, str], np.ndarray] = {}
-    for features in x_train:
-      x = tuple(
-        _stacked(a, b)
-        for a, b in zip(x_train[features], x_test[features], strict=True)
-      )
+    for features in parts[0][0]:
+      tables = [(x[features], outcome) for x, outcome, _ in parts]
       for model in self._models:
-        fitted = probe.fit(model, x, y, np.arange(count), self._seed)
-        p = fitted(x, np.arange(count, len(y)))[:, 1]
+        p = _MODELS[model](tables, self._seed)
         scores[features, model] = p
-        for metric, value in quality(y_test, p).items():
+        for metric, value in quality(y, p).items():
           yield f"{features}/{model}/{metric}", value
-    yield from self._against_counts(y_test, scores)
+    yield from self._against_counts(y, scores)
     self.save_arrays(
-      key=key,
-      outcome=y_test,
-      **{"_".join(k): p for k, p in scores.items()},
+      key=key, outcome=y, **{"_".join(k): p for k, p in scores.items()}
     )
 
   def _split(self, params, split: str):
-    """{features: tables [U, ...]}, outcome [U] and key [U] of a split."""
+    """{features: table [U, W]}, outcome [U] and key [U] of a split."""
+    from scipy import sparse
+
     embedder = self.predictor.embedder
     batches = sessions.embed_batches(
       self.records, self.data_cfg, split, embedder.batch_size, self._clicks
@@ -120,12 +122,18 @@ class Conversion(base.Evaluator):
     # Means say what clicks are like; how many there were stands beside them.
     length = np.asarray(counts[:, -1].todense())
     out = {
-      _COUNTS: (counts[known],),
-      _EMBEDDING: (vectors[known], length[known]),
-      _BOTH: (vectors[known], counts[known]),
+      _COUNTS: counts,
+      _EMBEDDING: np.concatenate([vectors, length], 1),
+      _BOTH: sparse.hstack([sparse.csr_matrix(vectors), counts], format="csr"),
     }
+    pages = pages_lib.Pages.load(self.records.path)
+    if pages is not None and pages.vector.shape[1]:
+      # What the titles alone say, in the mean.
+      text = counts[:, :-1] @ pages.vector.astype(np.float32)
+      out[_TEXT] = np.concatenate([text / np.maximum(length, 1), length], 1)
+    out = {name: x[known] for name, x in out.items()}
     for name, path in self._tables.items():
-      out[name] = (_table(path, found.key[known], f"{self.name}.{name}"),)
+      out[name] = _table(path, found.key[known], f"{self.name}.{name}")
     return out, y[known], found.key[known]
 
   def _counts(self, split: str, keys: np.ndarray):
@@ -181,12 +189,56 @@ def quality(y: np.ndarray, p: np.ndarray) -> dict[str, float]:
   }
 
 
-def _stacked(a, b):
-  from scipy import sparse
+def _logistic(tables, seed: int) -> np.ndarray:
+  """Probabilities [U] on the last table; strength chosen on the middle one.
 
-  if sparse.issparse(a):
-    return sparse.vstack([a, b], format="csr")
-  return np.concatenate([a, b])
+  Args:
+    tables: (x [U, W] dense or sparse, y [U]) of training, perhaps validation, and
+      test.
+    seed: Not used.
+  """
+  from scipy import sparse
+  from sklearn import linear_model, preprocessing
+
+  del seed
+  (x, y), *_, (x_test, _) = tables
+  # Sparse counts keep their zeros.
+  scaler = preprocessing.StandardScaler(with_mean=not sparse.issparse(x))
+  if sparse.issparse(x):
+    scaler = preprocessing.MaxAbsScaler()
+  x = scaler.fit_transform(x)
+  best, chosen = np.inf, None
+  for strength in _STRENGTHS if len(tables) > 2 else (1.0,):
+    model = linear_model.LogisticRegression(C=strength, max_iter=300).fit(x, y)
+    loss = 0.0
+    if len(tables) > 2:
+      held, outcome = tables[1]
+      p = np.clip(model.predict_proba(scaler.transform(held))[:, 1], 1e-9, 1)
+      loss = -np.mean(np.log(np.where(outcome, p, np.clip(1 - p, 1e-9, 1))))
+    if loss < best:
+      best, chosen = loss, model
+  return chosen.predict_proba(scaler.transform(x_test))[:, 1]
+
+
+def _lightgbm(tables, seed: int) -> np.ndarray:
+  """As `_logistic`, of boosted trees that stop early on the middle table."""
+  import lightgbm
+
+  (x, y), *middle, (x_test, _) = tables
+  model = lightgbm.LGBMClassifier(
+    n_estimators=300,
+    learning_rate=0.05,
+    num_leaves=31,
+    min_child_samples=20,
+    verbosity=-1,
+    random_state=seed,
+  )
+  stop = [lightgbm.early_stopping(20, verbose=False)] if middle else None
+  model.fit(x, y, eval_set=middle or None, callbacks=stop)
+  return model.predict_proba(x_test)[:, 1]
+
+
+_MODELS = {"logistic": _logistic, "lightgbm": _lightgbm}
 
 
 def _table(path: str, keys: np.ndarray, name: str) -> np.ndarray:

@@ -219,6 +219,16 @@ def wikispeedia(c, path: str = "") -> None:
   c.evals.conversion = dict(type="conversion", label="finished", clicks=4)
 
 
+def clicks(c, path: str = "") -> None:
+  """A raw click log in `path`: visitor, time and url a row (docs/clicks.md)."""
+  d = c.data
+  d.source, d.target = "clicks", "page"
+  d.options = dict(path=path) if path else {}
+  d.page_fields = ("part1", "part2")
+  d.validation_split, d.test_split = "validation", "test"
+  d.sequence_length, d.segments = 64, 16
+
+
 # By what a recipe reads; a data set may serve both.
 DAYS = dict(complete_journey=complete_journey, oulad=oulad)
 SEQUENCES = dict(
@@ -238,7 +248,7 @@ SCORED = dict(
   complete_journey=complete_journey,
   tabformer=tabformer,
 )
-SESSIONS = dict(wikispeedia=wikispeedia)
+SESSIONS = dict(clicks=clicks, wikispeedia=wikispeedia)
 TEXTS = dict(complete_journey=complete_journey, movielens=movielens)
 # Sequences whose events have times, and their users profiles.
 TIMED = (
