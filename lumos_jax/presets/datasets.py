@@ -217,6 +217,8 @@ def wikispeedia(c, path: str = "") -> None:
   d.sequence_length, d.segments = 32, 8
   # Will it reach its target? The first four pages say.
   c.evals.conversion = dict(type="conversion", label="finished", clicks=4)
+  # Do sessions fall into the categories of their pages?
+  c.evals.intent = dict(type="intent")
 
 
 def clicks(c, path: str = "") -> None:
