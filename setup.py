@@ -81,6 +81,8 @@ LLM = [
   "safetensors>=0.7",
   "tokenizers>=0.22",
 ]
+# Clusters, the page of intents, endpoints.
+INTENTS = ["openai>=2.0", *REPORT, "scikit-learn>=1.7"]
 # Everything that a test skips without, as far as it can be had.
 TEST = [
   *DEMO,
@@ -148,6 +150,7 @@ setuptools.setup(
     "serve": SERVE,
     "demo": DEMO,
     "llm": LLM,
+    "intents": INTENTS,
     "sources": SOURCES,
     "test": TEST,
     "docs": DOCS,

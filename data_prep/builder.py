@@ -188,6 +188,12 @@ def write(
     (place / records_lib.SCHEMA).write_text(schema)
     prepared.calendar.save(place / records_lib.CALENDAR)
     prepared.rejects.save(place / records_lib.REJECTS)
+    if prepared.pages is not None:
+      prepared.pages.save(place)
+    if prepared.sessions is not None:
+      buffer = io.BytesIO()
+      prepared.sessions.write_parquet(buffer)
+      (place / records_lib.SESSIONS).write_bytes(buffer.getvalue())
     text = json.dumps(stats, indent=1, sort_keys=True)
     (place / records_lib.STATS).write_text(text)
     place.rename(path)

@@ -8,16 +8,19 @@ order, which every engine shares.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from lumos_jax.data import calendar as calendar_lib
+from lumos_jax.data import pages as pages_lib
 from lumos_jax.data import schema as schema_lib
 
 from . import clean as clean_lib
 from . import days as days_lib
 from . import derive, encode, fit, side_tables
 from . import fitted as fitted_lib
+from . import pages as page_table
 from . import rejects as rejects_lib
 from .inputs import InputError, Inputs
 
@@ -33,6 +36,8 @@ class Prepared:
     splits: {split: positions in users.keys}.
     rejects: Rows that could not be used.
     stats: Counts, for stats.json.
+    pages: Of clicks (lumos_jax.data.pages), or None.
+    sessions: Of clicks (`Inputs.sessions`), or None.
   """
 
   schema: schema_lib.Schema
@@ -41,6 +46,8 @@ class Prepared:
   splits: dict[str, np.ndarray]
   rejects: rejects_lib.Rejects
   stats: dict
+  pages: pages_lib.Pages | None = None
+  sessions: Any = None
 
 
 def prepare(raw: Inputs, fitted: fitted_lib.Fitted | None = None) -> Prepared:
@@ -110,8 +117,19 @@ class _Preparation:
     }
     if self.fitted is not None:
       stats["fitted"] = self._drift(len(tables.activity.user), stats)
+    found = tables.raw.pages
+    if found is not None:
+      found, counts = page_table.table(found, self.schema)
+      stats["notes"] = stats["notes"] | counts
     return Prepared(
-      self.schema, calendar, users, people.splits(), tables.rejects, stats
+      self.schema,
+      calendar,
+      users,
+      people.splits(),
+      tables.rejects,
+      stats,
+      found,
+      tables.raw.sessions,
     )
 
   def _drift(self, events: int, stats) -> dict:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -45,6 +46,8 @@ class Inputs:
     files: File of each table, for messages.
     notes: Counts that the source wants in stats.json: {what: rows}.
     pieces: Name and bytes of each input file, to notice changed inputs.
+    pages: What is known of the pages of clicks, see pages.py.
+    sessions: Of clicks: key, visitor, user, start, end; beside the data, no input.
   """
 
   schema: schema_lib.Schema
@@ -63,6 +66,8 @@ class Inputs:
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
   notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
   pieces: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  pages: Any = None
+  sessions: pl.DataFrame | None = None
 
   def where(self, table: str) -> str:
     """A table and its file, for messages."""

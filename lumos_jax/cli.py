@@ -24,6 +24,14 @@ COMMANDS = {
     "lumos_jax.export",
     "write forecasts, embeddings or next events to Parquet",
   ),
+  "sessions": (
+    "lumos_jax.session_table",
+    "write sessions of clicks with vectors and titles to Parquet",
+  ),
+  "intents": (
+    "lumos_jax.intents",
+    "make intents of sessions: taxonomy, labels, a student",
+  ),
   "serve": ("lumos_jax.serving", "answer requests for users over HTTP"),
   "report": ("lumos_jax.report", "write a run's HTML report again"),
   "enrich": (

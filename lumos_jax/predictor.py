@@ -12,7 +12,6 @@ import collections
 import dataclasses
 import datetime
 import functools
-import hashlib
 import itertools
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -110,11 +109,7 @@ class Predictor:
   @functools.cached_property
   def model_hash(self) -> str:
     """16 hex digits of the parameters' names and bytes."""
-    digest = hashlib.sha256()
-    for name, x in sorted(self._params.items()):
-      digest.update(name.encode())
-      digest.update(np.asarray(x.addressable_data(0)).tobytes())
-    return digest.hexdigest()[:16]
+    return predict.params_hash(self._params)
 
   @property
   def parameters(self) -> dict[str, jax.Array]:
@@ -372,6 +367,15 @@ class Predictor:
     if key not in self._programs:
       self._programs[key] = self._made(base, kind, k, per_event)
     return self._programs[key]
+
+  def embedder(self) -> Any:
+    """Runs the recipe's `embed` over batches of its inputs.
+
+    Raises:
+      PredictError: The recipe has no embeddings.
+    """
+    self.check_kind(EMBEDDINGS)
+    return self._program(self._base, EMBEDDINGS, 0, False)[0]
 
   def alone(self, fn: Callable[..., Any]) -> Callable[..., Any]:
     """A function of the model, compiled for the first device.

@@ -9,6 +9,7 @@ import pathlib
 
 import fake
 import fake_events
+import fake_sessions
 import fake_texts
 import jax
 import ml_collections
@@ -51,6 +52,10 @@ SETTINGS = {
     {"model.numbers": "periodic", "data.unit": "event"},
   ],
   "llm4es": [{}, {"model.lora_rank": 2}],
+  "intent": [
+    {"objective.contrastive_weight": 0.5},
+    {"model.masked": False, "model.sprm": "paper"},
+  ],
 }
 EVALS = {
   "lumos": dict(
@@ -71,6 +76,7 @@ EVALS = {
     perplexity=dict(type="perplexity"),
     vip=dict(type="probe", label="vip"),
   ),
+  "intent": dict(next_page=dict(type="next_page")),
 }
 # Read by the entry program or in the midst of a run, in these words.
 ENTRY = {
@@ -117,6 +123,7 @@ def make(recipe, changes):
     "lumos": fake,
     "panther": fake_events,
     "llm4es": fake_texts,
+    "intent": fake_sessions,
     "hybrid": tiny_hybrid,
   }
   library = library[recipe]

@@ -94,7 +94,7 @@ def test_large_is_one_dial_of_every_panther_config(name):
   assert (c.train.ema_decay, m.positions) == (0.0, "rotary")
 
 
-@pytest.mark.parametrize("name", (*LUMOS, *PANTHER, "llm4es"))
+@pytest.mark.parametrize("name", (*LUMOS, *PANTHER, "llm4es", "intent"))
 def test_smoke_is_the_smallest_size_on_every_config(name):
   c = config_lib.load(f"{name}:smoke,steps=3")
   assert c.train.steps == 3 and c.model.d_model == 32
@@ -152,7 +152,13 @@ def flat(config):
 
 def test_a_shipped_config_goes_by_its_name(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)  # Where there is no folder configs.
-  assert set(config_lib.shipped()) == {*LUMOS, *PANTHER, "risk", "llm4es"}
+  assert set(config_lib.shipped()) == {
+    *LUMOS,
+    *PANTHER,
+    "risk",
+    "llm4es",
+    "intent",
+  }
   c = config_lib.load("pretrain:steps=7")
   assert c.train.steps == 7
   file = ROOT / "configs" / "pretrain.py"

@@ -8,10 +8,10 @@ import pytest
 
 from lumos_jax import config as config_lib
 from lumos_jax import evaluators, main
-from lumos_jax.data import pipeline, scoring, sequences
+from lumos_jax.data import pipeline, scoring, sequences, sessions
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.llm import inputs
-from lumos_jax.models import lumos, panther
+from lumos_jax.models import lumos, panther, session
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(
@@ -44,6 +44,7 @@ ARGUMENTS = {
     "data=complete_journey,lora=8",
     "weights=FOLDER,length=64,batch=2,steps=5",
   ],
+  "intent": [None, "smoke", "size=large", "texts=minilm,causal,batch=4"],
   "hstu": [None, "size=large", "data=beauty", "data=movielens,target_time"],
   "risk": [
     None,
@@ -70,6 +71,9 @@ def test_every_config_builds(name, arg):
     scoring.check_config(c.data, tasks)
   elif c.recipe == "llm4es":
     inputs.check_config(c.data, tasks)
+  elif c.recipe == "intent":
+    sessions.check_config(c.data, tasks)
+    session.check_config(c.model)
   else:
     pipeline.check_config(c.data, tasks)
     lumos.check_config(c.model, c.data, pipeline.horizon_days(tasks))

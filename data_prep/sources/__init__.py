@@ -16,6 +16,7 @@ from lumos_jax.names import near
 from ..inputs import InputError, Inputs
 
 _MODULES = (
+  "clicks",
   "complete_journey",
   "credit_default",
   "movielens",
@@ -23,6 +24,7 @@ _MODULES = (
   "sequences",
   "tabformer",
   "tables",
+  "wikispeedia",
 )
 
 

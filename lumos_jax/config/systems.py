@@ -4,7 +4,7 @@ from typing import Any
 
 import ml_collections
 
-from lumos_jax.config import common, hybrid, llm4es, lumos, panther
+from lumos_jax.config import common, hybrid, intent, llm4es, lumos, panther
 from lumos_jax.config.errors import ConfigError
 from lumos_jax.names import near
 
@@ -15,6 +15,7 @@ SYSTEMS: dict[str, Any] = {
   "panther": panther,
   "hybrid": hybrid,
   "llm4es": llm4es,
+  "intent": intent,
 }
 
 

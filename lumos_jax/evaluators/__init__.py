@@ -23,8 +23,11 @@ from lumos_jax.evaluators import (
   baseline_naive,
   baseline_next_event,
   baseline_tabm,
+  conversion,
   forecast,
+  intent,
   next_event,
+  next_page,
   perplexity,
   predict,
   probe,
@@ -50,6 +53,9 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "baseline_next_event": baseline_next_event.BaselineNextEvent,
   "probe": probe.Probe,
   "perplexity": perplexity.Perplexity,
+  "next_page": next_page.NextPage,
+  "conversion": conversion.Conversion,
+  "intent": intent.Intent,
   "what_if": what_if.WhatIf,
 }
 _COMMON = ("type", "every_steps", "at_start")

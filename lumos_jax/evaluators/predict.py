@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,15 @@ def hash_keys(keys: Iterable[str]) -> np.ndarray:
   """
   digits = [hashlib.sha256(str(k).encode()).hexdigest() for k in keys]
   return np.asarray([d[:_KEY_CHARS] for d in digits], f"S{_KEY_CHARS}")
+
+
+def params_hash(params: Mapping[str, jax.Array]) -> str:
+  """16 hex digits of parameters' names and bytes."""
+  digest = hashlib.sha256()
+  for name, x in sorted(params.items()):
+    digest.update(name.encode())
+    digest.update(np.asarray(x.addressable_data(0)).tobytes())
+  return digest.hexdigest()[:16]
 
 
 def write_atomic(path: epath.PathLike, content: bytes) -> None:

@@ -26,6 +26,11 @@ def _texts(c) -> bool:
   return "holdout_share" in c.data
 
 
+def _sessions(c) -> bool:
+  """Whether the recipe reads sessions of clicks."""
+  return "page_fields" in c.data
+
+
 def _scores(c) -> bool:
   """Whether the recipe scores points."""
   return "unit" in c.data
@@ -203,6 +208,29 @@ def yelp(c, path: str = "") -> None:
   c.data.filter_seen = False  # Users come back to a place.
 
 
+def wikispeedia(c, path: str = "") -> None:
+  """Wikispeedia: 76 thousand click paths between Wikipedia's articles."""
+  d = c.data
+  d.source, d.target = "wikispeedia", "page"
+  d.options = dict(path=path) if path else {}
+  d.validation_split, d.test_split = "validation", "test"
+  d.sequence_length, d.segments = 32, 8
+  # Will it reach its target? The first four pages say.
+  c.evals.conversion = dict(type="conversion", label="finished", clicks=4)
+  # Do sessions fall into the categories of their pages?
+  c.evals.intent = dict(type="intent")
+
+
+def clicks(c, path: str = "") -> None:
+  """A raw click log in `path`: visitor, time and url a row (docs/clicks.md)."""
+  d = c.data
+  d.source, d.target = "clicks", "page"
+  d.options = dict(path=path) if path else {}
+  d.page_fields = ("part1", "part2")
+  d.validation_split, d.test_split = "validation", "test"
+  d.sequence_length, d.segments = 64, 16
+
+
 # By what a recipe reads; a data set may serve both.
 DAYS = dict(complete_journey=complete_journey, oulad=oulad)
 SEQUENCES = dict(
@@ -222,6 +250,7 @@ SCORED = dict(
   complete_journey=complete_journey,
   tabformer=tabformer,
 )
+SESSIONS = dict(clicks=clicks, wikispeedia=wikispeedia)
 TEXTS = dict(complete_journey=complete_journey, movielens=movielens)
 # Sequences whose events have times, and their users profiles.
 TIMED = (
@@ -247,6 +276,7 @@ def use(c, name: str, path: str = "") -> None:
   known = (DAYS if _forecasts(c) else {}) | (SEQUENCES if _sequences(c) else {})
   known |= SCORED if _scores(c) else {}
   known |= TEXTS if _texts(c) else {}
+  known |= SESSIONS if _sessions(c) else {}
   if name not in known:
     raise ConfigError(
       f"config argument data={name!r} is unknown; for recipe {c.recipe!r} there "

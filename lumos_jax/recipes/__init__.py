@@ -1,6 +1,6 @@
 """Recipes: model + loss + predict functions of each system."""
 
-from lumos_jax.recipes import hybrid, llm4es, lumos, panther
+from lumos_jax.recipes import hybrid, intent, llm4es, lumos, panther
 
 # The keys of each stand in lumos_jax/config, under the same name.
 RECIPES = {
@@ -8,6 +8,7 @@ RECIPES = {
   "panther": panther.Panther,
   "hybrid": hybrid.Hybrid,
   "llm4es": llm4es.LLM4ES,
+  "intent": intent.Intent,
 }
 
 

@@ -10,6 +10,7 @@ from lumos_jax.report import (
   background,
   examples,
   forecasts,
+  intents,
   load,
   next_event,
   page,
@@ -42,7 +43,13 @@ _SCORES = (
   *_FORECASTS[3:6],
 )
 _TEXTS = (("perplexity", "Perplexity and probes", texts.section),)
-_OWN = {"panther": _NEXT_EVENT, "llm4es": _TEXTS, "hybrid": _SCORES}
+_INTENTS = (("intents", "Intents", intents.section),)
+_OWN = {
+  "panther": _NEXT_EVENT,
+  "llm4es": _TEXTS,
+  "hybrid": _SCORES,
+  "intent": _INTENTS,
+}
 _SECTIONS = (
   ("training", "Training", background.training),
   ("data", "Data", background.data),
@@ -50,7 +57,7 @@ _SECTIONS = (
 )
 
 
-def _plotly() -> str | None:
+def plotly() -> str | None:
   """plotly.js, or None where the `report` extra is not installed."""
   try:
     from plotly import offline
@@ -83,9 +90,9 @@ def build(
 
 def write(run: load.Run) -> epath.Path:
   """Writes the report of what was loaded; returns its path."""
-  plotly = _plotly()
+  script = plotly()
   header = results.header(run)
-  if plotly is None:
+  if script is None:
     why = 'plotly is not installed: pip install "lumos-jax[report]".'
     logging.warning("report without charts: %s", why)
     header = page.join([header, page.missing("Charts", why)])
@@ -96,7 +103,7 @@ def write(run: load.Run) -> epath.Path:
   ]
   path = run.workdir / FILE
   title = f"{run.config.get('name', 'run')}: report"
-  path.write_text(page.page(title, header, parts, plotly))
+  path.write_text(page.page(title, header, parts, script))
   return path
 
 

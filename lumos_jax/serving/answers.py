@@ -14,7 +14,7 @@ import numpy as np
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.serving import history, problems
+from lumos_jax.serving import history, intent, problems
 from lumos_jax.serving import model as model_lib
 from lumos_jax.serving.problems import Problem
 
@@ -28,7 +28,7 @@ Pairs = Sequence[tuple[history.User, Any]]
 Document = dict[str, Any]
 
 
-class Answers:
+class Answers(intent.Answers):
   """Answers with one model, whatever becomes the service's model meanwhile."""
 
   def __init__(self, scorer: Any, live: Any):
@@ -76,6 +76,8 @@ class Answers:
 
   def score(self, pairs: Pairs) -> list[Any]:
     """Scores of new events, which are not stored; or of a user."""
+    if self._model.sessions:
+      return [problems.wrong(intent.ALONE)] * len(pairs)
     if self._model.events:
       return self._deviations(pairs)
     if self._model.risks:
@@ -278,7 +280,8 @@ class Answers:
 
   def forecast(self, pairs: Pairs) -> list[Any]:
     """Forecasts of all tasks, and under an edited calendar."""
-    if self._model.events or self._model.risks:
+    m = self._model
+    if m.events or m.risks or m.sessions:
       wrong = problems.wrong(
         "this run forecasts no task: use /score, or /next where events are expected"
       )

@@ -12,16 +12,15 @@ from typing import Any
 import fastapi
 import orjson
 import pydantic
-from fastapi.openapi import utils as openapi_utils
 from fastapi.responses import Response
 
 import lumos_jax
-from lumos_jax.serving import encoder, guard, messages, page
+from lumos_jax.serving import document as document_lib
+from lumos_jax.serving import encoder, guard, intent, messages, page
 from lumos_jax.serving import metrics as metrics_lib
 from lumos_jax.serving import scorer as scorer_lib
 from lumos_jax.serving.problems import Problem
 
-_REFS = "#/components/schemas/{model}"
 _REFUSALS = {
   401: "A bearer token is needed, or another one",
   413: "The body is too large",
@@ -62,7 +61,7 @@ def make(
     405, lambda *_: refusal(Problem(405, "not by this method"))
   )
   _routes(app, service, metrics)
-  document = _document(app, bool(limits.get("token")))
+  document = document_lib.of(app, bool(limits.get("token")))
   app.add_route(
     "/openapi.json", lambda _: _json(document), include_in_schema=False
   )
@@ -213,6 +212,24 @@ def _routes(app: fastapi.FastAPI, service, metrics) -> None:
     "Calendar entries that concern a user",
   )
 
+  async def intents(request: fastapi.Request) -> Response:
+    try:
+      x = read(m.IntentRequest, await request.body())
+      if x.vector is not None:
+        model = service.scorer.live.model
+        return _json(intent.of_vector(model, x.vector))
+      events = [e.model_dump() for e in x.events]
+      job = scorer_lib.Ask("intent", b"", {"events": events})
+      return _json(await service.scorer.asks(job))
+    except Problem as e:
+      return refusal(e)
+
+  refused = {409: "There are no intents, or of another checkpoint"}
+  _add(
+    *(app, "POST", "/intent", intents, m.IntentAnswer),
+    *("Intents of a session", refused, m.IntentRequest),
+  )
+
   async def append(request: fastapi.Request) -> Response:
     try:
       x = read(m.AppendRequest, await request.body())
@@ -296,7 +313,7 @@ def _add(app, method, path, endpoint, answer, text, more=None, request=None):
   """A route whose function reads the body and makes the response itself."""
   extra = None
   if request is not None:
-    schema = {"$ref": _REFS.format(model=request.__name__)}
+    schema = {"$ref": document_lib.REFS.format(model=request.__name__)}
     content = {"application/json": {"schema": schema}}
     extra = {"requestBody": {"required": True, "content": content}}
   app.add_api_route(
@@ -310,36 +327,6 @@ def _add(app, method, path, endpoint, answer, text, more=None, request=None):
   )
 
 
-def _document(app: fastapi.FastAPI, token: bool) -> dict[str, Any]:
-  """The OpenAPI document, with the bodies that FastAPI does not read."""
-  document = openapi_utils.get_openapi(
-    title=app.title,
-    version=app.version,
-    description=app.description,
-    routes=app.routes,
-  )
-  schemas = document.setdefault("components", {}).setdefault("schemas", {})
-  kinds = [
-    x
-    for x in vars(messages).values()
-    if isinstance(x, type) and issubclass(x, messages.UserRequest)
-  ]
-  for kind in kinds:
-    made = kind.model_json_schema(ref_template=_REFS)
-    schemas |= made.pop("$defs", {})
-    schemas[kind.__name__] = made
-  for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own form.
-    schemas.pop(name, None)
-  if token:
-    scheme = {"type": "http", "scheme": "bearer"}
-    document["components"]["securitySchemes"] = {"token": scheme}
-    document["security"] = [{"token": []}]
-    for path in guard.OPEN:
-      for operation in document["paths"].get(path, {}).values():
-        operation["security"] = []
-  return document
-
-
 def _about(s: scorer_lib.Scorer) -> dict[str, Any]:
   model, schema = s.live.model, s.live.model.schema
   of = lambda fields: {
@@ -347,8 +334,11 @@ def _about(s: scorer_lib.Scorer) -> dict[str, Any]:
   }
   events = encoder.Encoder(schema, model.layout.fields)
   profile = encoder.Encoder(schema, schema.profile, "profile")
-  able = ["score", "history"]
-  if not model.risks:
+  able = ["history"] if model.sessions else ["score", "history"]
+  able += ["intent"] if model.student else []
+  if model.sessions:
+    able.append("embedding")
+  elif not model.risks:
     able += ["embedding", "next" if model.events else "forecast"]
   tasks = {t.name: t.kind for t in model.tasks}
   return {

@@ -139,6 +139,27 @@ class EmbeddingRequest(UserRequest):
   as_of: AsOf = None
 
 
+class IntentRequest(_Strict):
+  """Asks for the intents of a session, of which nothing is stored."""
+
+  events: list[Event] = pydantic.Field(
+    default_factory=list,
+    max_length=MOST_EVENTS,
+    description="The session's clicks, in order of time.",
+  )
+  vector: list[float] | None = pydantic.Field(
+    default=None,
+    max_length=4096,
+    description="The session's embedding, instead of its clicks.",
+  )
+
+  @pydantic.model_validator(mode="after")
+  def _one(self) -> "IntentRequest":
+    if bool(self.events) == (self.vector is not None):
+      raise ValueError("give either events or a vector")
+    return self
+
+
 class HistoryRequest(UserRequest):
   """Asks for a user's newest rows in words."""
 
@@ -217,6 +238,26 @@ class EmbeddingAnswer(pydantic.BaseModel):
   embedding: dict[str, list[float]]
 
 
+class Intent(pydantic.BaseModel):
+  """A label that a session has."""
+
+  id: str
+  name: str
+  confidence: float
+
+
+class IntentAnswer(pydantic.BaseModel):
+  """A session's labels, the likeliest first; "other" where none fits."""
+
+  model: ModelName
+  intent: str
+  name: str
+  intents: list[Intent]
+  confidences: dict[str, float] = pydantic.Field(
+    description="Of every label, by id; calibrated."
+  )
+
+
 class Row(pydantic.BaseModel):
   """A row of the history."""
 
@@ -254,7 +295,7 @@ class About(pydantic.BaseModel):
   model: ModelName
   recipe: str
   data: str
-  kind: Literal["deviation", "forecast", "risk"]
+  kind: Literal["deviation", "forecast", "risk", "none"]
   answers: list[str]
   fields: dict[str, str]
   profile: dict[str, str]

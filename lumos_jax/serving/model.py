@@ -20,9 +20,10 @@ from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import pipeline, scoring
 from lumos_jax.data import records as records_lib
+from lumos_jax.data import sessions as sessions_lib
 from lumos_jax.evaluators import predict
 from lumos_jax.recipes import expected
-from lumos_jax.serving import encoder, history, user_state
+from lumos_jax.serving import encoder, history, intent, user_state
 from lumos_jax.serving import states as states_lib
 
 SIZES = (1, 8, 32)  # Users of a compiled batch.
@@ -40,7 +41,10 @@ class Model:
     layout: Of users' rows.
     model_hash, step: Of the checkpoint.
     hash_bytes: Tells states of this model.
-    scores: What a score is: "deviation", "forecast" or "risk".
+    scores: What a score is: "deviation", "forecast" or "risk"; "none" of a run
+      that scores nothing.
+    sessions: Whether it reads sessions of clicks.
+    student: Tells intents of sessions; None where there are none.
     events: Whether it expects events (PANTHER and its relatives).
     direct: Whether a vector says all of what is expected of a user.
     calendar: Of the run's data; without entries where they are not there.
@@ -73,6 +77,10 @@ class Model:
     self.scores = "deviation" if self.events else "forecast"
     if self.risks:
       self.scores = "risk"
+    self.sessions = p.recipe.inputs is sessions_lib
+    if self.sessions:
+      self.scores = "none"
+    self.student = intent.student_of(workdir)
     cfg = p.config.model
     self.last_day, self.calendar = self._data(data_dir)
     if self.events:
@@ -89,6 +97,9 @@ class Model:
     elif self.risks:
       self.direct = False
       self._risk = p.alone(p.recipe.predict)
+    elif self.sessions:
+      self.direct = False
+      self.vectors = intent.Encoder(p, self.sizes)
     else:
       self.direct = False
       self._example = self._examples(self.calendar)
@@ -125,6 +136,9 @@ class Model:
       place = self.last_day if self.of_users else 0
       for size in self.sizes:
         self.risk([self._nobody()] * size, [place] * size)
+    elif self.sessions:
+      for size in self.sizes:
+        self.vectors([self._nobody()] * size)
     else:
       for size in self.sizes:
         users, days = [self._nobody()] * size, [self.last_day] * size
@@ -262,7 +276,8 @@ class Model:
     cfg = self.predictor.config.data
     if self.risks:
       return max(1, cfg.history_events)
-    return cfg.sequence_length if self.events else cfg.eval_history_days
+    rows = self.events or self.sessions
+    return cfg.sequence_length if rows else cfg.eval_history_days
 
   def risk(
     self, records: Sequence[Mapping[str, Any]], places: Sequence[int]
@@ -334,6 +349,10 @@ class Model:
     self, records: Sequence[Mapping[str, Any]], days: Sequence[int]
   ) -> list[dict[str, np.ndarray]]:
     """Embeddings of each record as of its day: {name: [D]}."""
+    if self.sessions:
+      return self.vectors(
+        [sessions_lib.before(r, d) for r, d in zip(records, days, strict=True)]
+      )
     out = []
     for batch, count in self._batches(records, days):
       found = jax.device_get(self._embed(batch))

@@ -62,7 +62,7 @@ class Ask:
 
   Attributes:
     what: A method of `_Answers`.
-    user: Hash of the id.
+    user: Hash of the id; b"" of a visitor, of whom nothing is stored.
     args: What that method reads.
   """
 
@@ -297,7 +297,9 @@ class Scorer:
     live = self.live
     found: list[Any] = [None] * len(jobs)
     try:
-      users = self.lookup([j.user for j in jobs if j.what != "evict"])
+      asked = [j.user for j in jobs if j.what != "evict" and j.user]
+      users = self.lookup(asked)
+      users[b""] = self._new(Append(b"", ()))
     except store_lib.StoreError as e:
       logging.error("%s", e)
       return [problems.busy("the store does not answer")] * len(jobs)

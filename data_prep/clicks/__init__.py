@@ -1,0 +1,1 @@
+"""Raw clicks -> sessions: addresses, clocks, cuts, dwell, bots, links."""
