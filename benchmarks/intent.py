@@ -19,9 +19,8 @@ import results
 from absl import logging
 
 from lumos_jax import config as config_lib
-from lumos_jax import evaluate
+from lumos_jax import evaluate, metric_writer
 from lumos_jax import main as main_lib
-from lumos_jax import metric_writer
 
 ENCODERS = ("none", "words", "minilm")
 _PER_FEATURE = ("auc", "log_loss", "micro_f1", "macro_f1")

@@ -28,6 +28,10 @@ COMMANDS = {
     "lumos_jax.session_table",
     "write sessions of clicks with vectors and titles to Parquet",
   ),
+  "link": (
+    "lumos_jax.linking",
+    "link sessions of unknown visitors to users who log in later",
+  ),
   "serve": ("lumos_jax.serving", "answer requests for users over HTTP"),
   "report": ("lumos_jax.report", "write a run's HTML report again"),
   "enrich": (
