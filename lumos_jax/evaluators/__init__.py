@@ -32,6 +32,7 @@ from lumos_jax.evaluators import (
   probe,
   risk,
   stack,
+  tiles,
   what_if,
 )
 
@@ -54,6 +55,7 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "perplexity": perplexity.Perplexity,
   "next_page": next_page.NextPage,
   "conversion": conversion.Conversion,
+  "tiles": tiles.Tiles,
   "what_if": what_if.WhatIf,
 }
 _COMMON = ("type", "every_steps", "at_start")
