@@ -32,6 +32,10 @@ COMMANDS = {
     "lumos_jax.intents",
     "make intents of sessions: taxonomy, labels, a student",
   ),
+  "link": (
+    "lumos_jax.linking",
+    "link sessions of unknown visitors to users who log in later",
+  ),
   "serve": ("lumos_jax.serving", "answer requests for users over HTTP"),
   "report": ("lumos_jax.report", "write a run's HTML report again"),
   "enrich": (

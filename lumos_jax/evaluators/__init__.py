@@ -33,6 +33,7 @@ from lumos_jax.evaluators import (
   probe,
   risk,
   stack,
+  tiles,
   what_if,
 )
 
@@ -56,6 +57,7 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "next_page": next_page.NextPage,
   "conversion": conversion.Conversion,
   "intent": intent.Intent,
+  "tiles": tiles.Tiles,
   "what_if": what_if.WhatIf,
 }
 _COMMON = ("type", "every_steps", "at_start")
