@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     metavar="DAY",
     help="Leaves out rows from this day (number or date) on.",
   )
+  parser.add_argument(
+    "--memory_gib",
+    type=float,
+    help="Memory to stay within; a larger table is prepared in pieces on disk. "
+    "Default: half of the machine's; 0 for no limit.",
+  )
   parser.add_argument("--num_shards", type=int, help="Files of each split.")
   parser.add_argument(
     "--overwrite",
@@ -97,6 +103,7 @@ def main(argv=None) -> int:
       overwrite=args.overwrite,
       num_shards=args.num_shards,
       fitted=args.fitted,
+      memory_gib=args.memory_gib,
       **options,
     )
   except (ValueError, OSError) as e:

@@ -4,10 +4,12 @@ A chain of steps, each of which takes tables and gives tables: a source reads,
 `clean` makes usable rows in order, `fit` learns vocabularies, bins and scales
 from training rows (or what is fitted is taken), `encode` and `days` make numbers
 of them, `builder` writes. What is stored is decided by fit, encode, days and
-order, which every engine shares.
+order, which every engine shares. The activity comes in one piece, or in many that
+lie on disk (spill.py).
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -16,9 +18,10 @@ from lumos_jax.data import schema as schema_lib
 
 from . import clean as clean_lib
 from . import days as days_lib
-from . import derive, encode, fit, side_tables
+from . import derive, encode, fit, side_tables, sketches
 from . import fitted as fitted_lib
 from . import rejects as rejects_lib
+from . import spill as spill_lib
 from .inputs import InputError, Inputs
 
 
@@ -29,10 +32,12 @@ class Prepared:
   Attributes:
     schema: Fitted.
     calendar: Of the data set.
-    users: Encoded users.
+    users: Encoded users; their rows and labels are in `pieces`, where there are
+      many.
     splits: {split: positions in users.keys}.
     rejects: Rows that could not be used.
     stats: Counts, for stats.json.
+    bytes: Of all encoded arrays.
   """
 
   schema: schema_lib.Schema
@@ -41,14 +46,30 @@ class Prepared:
   splits: dict[str, np.ndarray]
   rejects: rejects_lib.Rejects
   stats: dict
+  bytes: int
+  _stored: spill_lib.Encoded | None = None
+
+  def pieces(self) -> Iterator[encode.Users]:
+    """All users with their rows, in pieces in the order of records."""
+    if self._stored is None:
+      yield self.users
+      return
+    for members, rows, labels in self._stored:
+      yield self.users.part(members, rows, labels)
 
 
-def prepare(raw: Inputs, fitted: fitted_lib.Fitted | None = None) -> Prepared:
+def prepare(
+  raw: Inputs,
+  fitted: fitted_lib.Fitted | None = None,
+  spill: spill_lib.Spill | None = None,
+) -> Prepared:
   """All of the preparation but the writing.
 
   Args:
     raw: Of a source.
     fitted: Vocabularies, bins and scales to take; None to fit them.
+    spill: Where to keep the activity in pieces; None for memory. Records are the
+      same. It may be closed when `pieces` are not asked for any more.
 
   Raises:
     InputError: Something is wrong with the raw tables; says what and where.
@@ -65,53 +86,61 @@ def prepare(raw: Inputs, fitted: fitted_lib.Fitted | None = None) -> Prepared:
   raw = dataclasses.replace(
     raw, schema=dataclasses.replace(raw.schema, time_zone=raw.time_zone)
   )
-  tables = clean_lib.clean(raw, absent, groups)
-  return _Preparation(tables, fitted).run()
+  tables = clean_lib.clean(raw, absent, groups, spill)
+  return _Preparation(tables, fitted, spill).run()
 
 
 class _Preparation:
   """Steps 3 and 4: fits, or takes what is fitted, and encodes each table."""
 
-  def __init__(self, tables: clean_lib.Clean, fitted):
-    self.tables, self.fitted = tables, fitted
+  def __init__(self, tables: clean_lib.Clean, fitted, spill):
+    self.tables, self.fitted, self.spill = tables, fitted, spill
     self.people, self.schema = tables.people, tables.raw.schema
     self.fits = fitted is None
     if self.fits:
       self.people.check_some_train()
-    self.unknown, self.beyond = {}, {}
+    self.unknown, self.beyond, self.inexact = {}, {}, {}
 
   def run(self) -> Prepared:
     tables, people = self.tables, self.people
-    rows, composites = self._activity()
+    found = self._activity()
     profile, without = self._profile()
     calendar = self._calendar()
-    labels, declared = tables.labels
-    self.schema = dataclasses.replace(self.schema, labels=declared)
+    self.schema = dataclasses.replace(self.schema, labels=tables.labels)
     users = encode.Users(
-      people.keys, rows, profile, tables.span, tables.groups, labels
+      people.keys, found.rows, profile, tables.span, tables.groups, found.labels
     )
-    active = len(np.unique(rows["user"]))
+    active = int((tables.activity.first != encode.NO_TIME).sum())
     stats = {
       "users": len(people.keys),
       "users_without_activity": len(people.keys) - active,
       "users_without_profile": without,
       "users_without_split": people.outside,
       "entries": tables.entries,
-      "activity_rows_read": tables.read,
-      "rows": len(rows["user"]),
+      "activity_rows_read": tables.activity.read,
+      "rows": found.count,
       "calendar_entries": len(calendar.group),
-      "labels": len(labels["id"]),
+      "labels": found.label_count,
       "first_day": self.schema.first_day,
       "last_day": self.schema.last_day,
       "rejected": tables.rejects.to_json(),
       "unknown_categories": self.unknown,
-      "composites": composites,
+      "composites": found.composites,
       "notes": tables.notes,
     }
+    if self.inexact:
+      stats["inexact"] = self.inexact
     if self.fitted is not None:
-      stats["fitted"] = self._drift(len(tables.activity.user), stats)
+      stats["fitted"] = self._drift(found.events, stats)
     return Prepared(
-      self.schema, calendar, users, people.splits(), tables.rejects, stats
+      self.schema,
+      calendar,
+      users,
+      people.splits(),
+      tables.rejects,
+      stats,
+      found.bytes + sum(a.nbytes for a in (*profile, tables.span)),
+      found if self.spill else None,
     )
 
   def _drift(self, events: int, stats) -> dict:
@@ -150,48 +179,127 @@ class _Preparation:
       self.beyond.setdefault(table, {}).update(entries)
     return fields
 
-  def _activity(self):
-    """Encoded rows {name: array}, and counts of composite tokens."""
-    rows, schema = self.tables.activity, self.schema
-    user, day, columns = rows.user, rows.day, dict(rows.columns)
-    until, daily = schema.train_until, schema.rows == "day"
-    train = self.people.train[user] & (day < until)
-    if self.fits and not train.any():
-      raise InputError(
-        f"no activity row of a training user before train_until = day {until}; "
-        f"the data span days {schema.first_day} to {schema.last_day - 1}"
-      )
-    chosen = self._rows(train & ~self._held_out(user))
-    fields = self._vocabularies("activity", columns, chosen)
-    if not self.fits:
-      self._count_beyond_bins(fields, columns)
-    clock = lambda f: derive.clock_ids(
-      f, user, rows.time, rows.local, self._epoch_day()
-    )
-    fields, composites = derive.fill(fields, columns, chosen, clock)
-    categorical, numeric = encode.matrices(fields, columns, len(user))
-    out = {"user": user, "day": day}
-    if not daily:
-      out["time"] = rows.time
-    out |= {"categorical": categorical, "numeric": numeric}
-    if daily:
-      self.schema = dataclasses.replace(self.schema, events=fields)
-      out = days_lib.day_rows(fields, out)
-      train = self.people.train[out["user"]] & (out["day"] < until)
-      fields = days_lib.day_fields(fields)
-      chosen = self._rows(train)
-      if not self.fits:  # The same fields, with their scales.
-        fields = self.fitted.schema.activity
-    fields = self._scalers("activity", fields, out["numeric"], chosen)
-    self.schema = dataclasses.replace(self.schema, activity=fields)
-    return out, composites
+  def _activity(self) -> spill_lib.Encoded:
+    """Fits the activity's fields and encodes its rows, a piece at a time."""
+    fields = self._first_fit()
+    fields, composites = self._fit_composites(fields)
+    return self._encoded(fields, composites)
 
-  def _count_beyond_bins(self, fields, columns):
-    entries = self.beyond.setdefault("activity", {})
-    for f in fields:
-      if isinstance(f, schema_lib.Binned):
-        if count := fit.beyond(f, columns[f.name]):
-          entries[f.name] = count, len(columns[f.name])
+  def _train(self, user: np.ndarray, day: np.ndarray) -> np.ndarray:
+    return self.people.train[user] & (day < self.schema.train_until)
+
+  def _chosen(self, rows: clean_lib.Rows) -> np.ndarray | None:
+    """Positions of the events to fit on; None where nothing is fitted."""
+    train = self._train(rows.user, rows.day)
+    return self._rows(train & ~self._held_out(rows.user))
+
+  def _first_fit(self) -> tuple[schema_lib.Field, ...]:
+    """Fits what needs one look at the events: vocabularies and bins."""
+    fields, schema, some = self.schema.activity, self.schema, False
+    counts = fit.Counts(fields)
+    bins = [f for f in fields if isinstance(f, schema_lib.Binned)]
+    numbers = {f.name: sketches.Quantiles() for f in bins}
+    beyond = self.beyond.setdefault("activity", {})
+    for rows in self.tables.activity.pieces():
+      chosen = self._chosen(rows)
+      counts.add(rows.columns, chosen)
+      some |= bool(self._train(rows.user, rows.day).any())
+      for f in bins:
+        x = rows.columns[f.name]
+        if chosen is None:
+          if count := fit.beyond(f, x):
+            before, total = beyond.get(f.name, (0, 0))
+            beyond[f.name] = before + count, 0
+          continue
+        x = x.take(chosen)
+        numbers[f.name].add(x[np.isfinite(x)])
+    if self.fits and not some:
+      raise InputError(
+        "no activity row of a training user before train_until = day "
+        f"{schema.train_until}; the data span days {schema.first_day} to "
+        f"{schema.last_day - 1}"
+      )
+    fields, self.unknown["activity"] = counts.fitted(self.fits)
+    for name, short in counts.short.items():
+      self.inexact[name] = {"count_short_by": short}
+    if self.fits:
+      fields = tuple(
+        derive.fit_bins(f, numbers[f.name]) if f.name in numbers else f
+        for f in fields
+      )
+    for name, x in numbers.items():
+      if x.rank_error:
+        self.inexact[name] = {"rank_error": x.rank_error, "rows": x.count}
+    return fields
+
+  def _with_parts(self, fields, rows: clean_lib.Rows) -> dict:
+    """Columns of a piece, with ids of bins and of parts of the time."""
+    columns = dict(rows.columns)
+    derive.fill_parts(
+      fields,
+      columns,
+      lambda f: derive.clock_ids(
+        f, rows.user, rows.time, rows.local, self._epoch_day()
+      ),
+    )
+    return columns
+
+  def _fit_composites(self, fields):
+    """The fields with tokens, and counts of them."""
+    stats, out = {}, list(fields)
+    places = [
+      i for i, f in enumerate(fields) if isinstance(f, schema_lib.Composite)
+    ]
+    if not self.fits or not places:
+      return fields, stats
+    found = {i: sketches.Products() for i in places}
+    for rows in self.tables.activity.pieces():
+      chosen = self._chosen(rows)
+      parts = derive.Parts(fields, self._with_parts(fields, rows))
+      for i in places:
+        some = [p.take(chosen) for p in parts.of(fields[i])]
+        found[i].add(parts.products(fields[i]).numbers(some))
+    for i in places:
+      out[i], counts = derive.fit_composite(parts.products(fields[i]), found[i])
+      stats[out[i].name] = counts
+      if found[i].short:
+        self.inexact[out[i].name] = {"count_short_by": found[i].short}
+    return tuple(out), stats
+
+  def _encoded(self, fields, composites) -> spill_lib.Encoded:
+    """All rows with fitted fields; fits the scales of numbers."""
+    schema, daily = self.schema, self.schema.rows == "day"
+    stored = spill_lib.Encoded(self.spill and self.spill.folder, composites)
+    scaled = fields
+    if daily:
+      scaled = days_lib.day_fields(fields)
+      self.schema = dataclasses.replace(schema, events=fields)
+    if daily and not self.fits:  # The same fields, with their scales.
+      scaled = self.fitted.schema.activity
+    scales = fit.Scales(scaled)
+    for rows in self.tables.activity.pieces():
+      columns = self._with_parts(fields, rows)
+      counts = derive.fill_composites(fields, columns)
+      out = {"user": rows.user, "day": rows.day}
+      if not daily:
+        out["time"] = rows.time
+      categorical, numeric = encode.matrices(fields, columns, len(rows.user))
+      out |= {"categorical": categorical, "numeric": numeric}
+      chosen = None
+      if daily:
+        out = days_lib.day_rows(fields, out)
+        chosen = self._rows(self._train(out["user"], out["day"]))
+      elif self.fits:
+        chosen = self._chosen(rows)
+      scales.add(out["numeric"], chosen)
+      stored.add(rows, out, counts)
+    if scales.outside:
+      entries = {n: (c, scales.rows) for n, c in scales.outside.items()}
+      self.beyond["activity"].update(entries)
+    for name, (count, rows) in self.beyond["activity"].items():
+      self.beyond["activity"][name] = count, rows or stored.events
+    self.schema = dataclasses.replace(self.schema, activity=scales.fitted())
+    return stored
 
   def _held_out(self, user: np.ndarray) -> np.ndarray:
     """bool [R]: the last events of each user, as the source asks."""

@@ -2,6 +2,7 @@
 
 import collections
 import io
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import polars as pl
 from etils import epath
 
 ROW = "_row"
+_IN_MEMORY = 1 << 18  # Rows.
 Check = tuple[pl.Expr, str]
 
 _SCHEMA = {
@@ -26,9 +28,10 @@ class Rejects:
     counts: {table: {reason: rows}}.
   """
 
-  def __init__(self):
+  def __init__(self, folder: pathlib.Path | None = None):
+    """Keeps many rows in a local `folder`; without one, in memory."""
     self.counts = collections.defaultdict(collections.Counter)
-    self._frames = []
+    self._frames, self._folder, self._files = [], folder, []
 
   def split(
     self, table: str, frame: pl.DataFrame, checks: Sequence[Check]
@@ -75,6 +78,10 @@ class Rejects:
       values=values.struct.json_encode(),
     )
     self._frames.append(found)
+    if self._folder and sum(map(len, self._frames)) > _IN_MEMORY:
+      self._files.append(self._folder / f"rejects{len(self._files)}.parquet")
+      pl.concat(self._frames).write_parquet(self._files[-1])
+      self._frames = []
     for name, count in found["reason"].value_counts().iter_rows():
       self.counts[table][name] += count
     return ~bad.to_numpy()
@@ -93,6 +100,12 @@ class Rejects:
     frame = (
       pl.concat(self._frames) if self._frames else pl.DataFrame(schema=_SCHEMA)
     )
+    if self._files:
+      parts = [*map(pl.scan_parquet, self._files), frame.lazy()]
+      whole = self._folder / "rejects.parquet"
+      pl.concat(parts).sink_parquet(whole)
+      epath.Path(whole).copy(path, overwrite=True)
+      return
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     epath.Path(path).write_bytes(buffer.getvalue())

@@ -12,6 +12,7 @@ from lumos_jax.data import records as records_lib
 
 from . import builder, engine, sources
 from . import fitted as fitted_lib
+from . import room as room_lib
 from .inputs import InputError
 
 # Raise it when the same inputs would give other records.
@@ -26,6 +27,7 @@ def prepare(
   num_shards: int | None = None,
   quiet: bool = False,
   fitted: epath.PathLike = "",
+  memory_gib: float | None = None,
   **options: Any,
 ) -> epath.Path:
   """Prepares a data set, or finds it prepared.
@@ -38,6 +40,9 @@ def prepare(
     quiet: Says nothing.
     fitted: A data set or a run's workdir whose vocabularies, bins, tokens and
       scales are taken: nothing is fitted, so that its checkpoints read the rows.
+    memory_gib: Memory to stay within: an activity table that does not fit is
+      prepared in pieces on disk, with the same records. None for half of the
+      machine's, 0 for no limit.
     **options: Of the source; and of every source `until`, the day or ISO date
       from which on rows are left out.
 
@@ -71,15 +76,17 @@ def prepare(
   if _is_there(path, contents, overwrite):
     say(f"{path} is complete: nothing to do")
     return path
-  try:
-    prepared = engine.prepare(raw, known)
-  except pl.exceptions.PolarsError as e:
-    # A file cut short, a CSV line with a cell too many: named by Polars.
-    files = ", ".join(raw.pieces)
-    raise InputError(f"{source}: cannot read one of {files}: {e}") from e
-  say(f"writing {len(prepared.users.keys):,} users to {path}")
-  new = path if not path.exists() else path.parent / f"{path.name}.new"
-  stats = builder.write(prepared, new, {"contents": contents}, num_shards, say)
+  with room_lib.room(raw, path, memory_gib, say) as spill:
+    try:
+      prepared = engine.prepare(raw, known, spill)
+    except pl.exceptions.PolarsError as e:
+      # A file cut short, a CSV line with a cell too many: named by Polars.
+      files = ", ".join(raw.pieces)
+      raise InputError(f"{source}: cannot read one of {files}: {e}") from e
+    say(f"writing {len(prepared.users.keys):,} users to {path}")
+    new = path if not path.exists() else path.parent / f"{path.name}.new"
+    extra = {"contents": contents}
+    stats = builder.write(prepared, new, extra, num_shards, say)
   if new != path:
     path.rmtree()
     new.rename(path)
@@ -167,6 +174,17 @@ def summary(stats: dict, seconds: float) -> str:
       lines.append(
         f"  {name}: every product has a token, so that no row is left to learn "
         "smaller ones from and new products are unknown: raise min_count"
+      )
+  for name, c in stats.get("inexact", {}).items():
+    if "rank_error" in c:
+      lines.append(
+        f"  {name}: too many different numbers to keep apart: quantiles are off "
+        f"by {c['rank_error']:,} of {c['rows']:,} ranks at most"
+      )
+    else:
+      lines.append(
+        f"  {name}: too many different values to keep apart: counts are short by "
+        f"{c['count_short_by']:,} rows at most"
       )
   if "fitted" in stats:
     lines.append(f"  encoded as fitted by {stats['fitted']['by']}")

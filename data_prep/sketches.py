@@ -1,0 +1,118 @@
+"""Counts of numbers that merge: quantiles and products of any number of rows.
+
+Exact up to a number of different values, which most fields never reach: amounts
+have cents. Beyond it memory stays, and what is lost is known and told.
+"""
+
+import numpy as np
+
+
+def _merged(parts) -> tuple[np.ndarray, np.ndarray]:
+  """Values, ascending, and their counts, of parts of the same form."""
+  if len(parts) == 1:
+    return parts[0]
+  values = np.concatenate([v for v, _ in parts])
+  counts = np.concatenate([c for _, c in parts])
+  order = np.argsort(values, kind="stable")
+  values, counts = values[order], counts[order]
+  first = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+  if not len(values):
+    return values, counts
+  return values[first], np.add.reduceat(counts, first)
+
+
+class Quantiles:
+  """The distribution of numbers, added in pieces.
+
+  Attributes:
+    count: Numbers added.
+    low, high: Least and greatest.
+    rank_error: Ranks by which a quantile may be off; 0 where it is exact.
+  """
+
+  def __init__(self, most_values: int = 1 << 21):
+    """`most_values` different numbers are kept apart, 16 bytes each."""
+    self._most = most_values
+    self._parts: list[tuple[np.ndarray, np.ndarray]] = []
+    self._pending = 0
+    self._raw: np.ndarray | None = None
+    self.count, self.rank_error = 0, 0
+    self.low = self.high = None
+
+  def add(self, x: np.ndarray) -> None:
+    """Adds finite numbers x [R]."""
+    if not len(x):
+      return
+    low, high = float(x.min()) + 0.0, float(x.max()) + 0.0  # No -0.0.
+    self.low = low if self.low is None else min(low, self.low)
+    self.high = high if self.high is None else max(high, self.high)
+    if not self.count:
+      self._raw = x  # One piece needs no counts: twice as fast.
+    else:
+      if self._raw is not None:
+        self._count(self._raw)
+        self._raw = None
+      self._count(x)
+    self.count += len(x)
+
+  def _count(self, x: np.ndarray) -> None:
+    self._parts.append(np.unique(x, return_counts=True))
+    self._pending += len(self._parts[-1][0])
+    if self._pending > 2 * self._most:
+      self._parts = [self._shortened(*_merged(self._parts))]
+      self._pending = len(self._parts[0][0])
+
+  def _shortened(self, values, counts):
+    """Half of the room: neighbours become the greatest of them."""
+    if len(values) <= self._most:
+      return values, counts
+    rank = np.cumsum(counts)
+    step = -(-rank[-1] // max(1, self._most // 2))
+    last = np.flatnonzero(np.append(rank[1:] // step > rank[:-1] // step, True))
+    groups = np.diff(rank[last], prepend=0)
+    # A number's rank is off by what its group holds beside it, at most.
+    self.rank_error += int((groups - counts[last]).max())
+    return values[last], groups
+
+  def at(self, share: np.ndarray) -> np.ndarray:
+    """Numbers of the data at these shares, as np.quantile's method "higher"."""
+    if self._raw is not None:
+      return np.quantile(self._raw, share, method="higher")
+    values, counts = _merged(self._parts)
+    rank = np.ceil((self.count - 1) * np.asarray(share)).astype(np.int64)
+    place = np.searchsorted(np.cumsum(counts), rank, side="right")
+    return values[place]
+
+
+class Products:
+  """How often each of many integers occurs, added in pieces.
+
+  Attributes:
+    rows: Numbers added.
+    short: Rows by which a count may be short; 0 where all are exact.
+  """
+
+  def __init__(self, most_values: int = 1 << 24):
+    """`most_values` different integers are kept, 16 bytes each."""
+    self._most, self._parts, self._pending = most_values, [], 0
+    self.rows, self.short = 0, 0
+
+  def add(self, numbers: np.ndarray) -> None:
+    """Adds int64 [R]."""
+    self.rows += len(numbers)
+    self._parts.append(np.unique(numbers, return_counts=True))
+    self._pending += len(self._parts[-1][0])
+    if len(self._parts) > 1 and self._pending > self._most:
+      values, counts = _merged(self._parts)
+      if len(values) > self._most:  # Forgets the rarest half.
+        order = np.argsort(-counts, kind="stable")
+        kept = self._most // 2
+        self.short += int(counts[order[kept]])
+        order = np.sort(order[:kept])
+        values, counts = values[order], counts[order]
+      self._parts, self._pending = [(values, counts)], len(values)
+
+  def counts(self) -> tuple[np.ndarray, np.ndarray]:
+    """The integers, ascending, and how often each occurs."""
+    empty = np.zeros(0, np.int64)
+    return _merged(self._parts or [(empty, empty)])
