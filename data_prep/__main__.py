@@ -7,13 +7,16 @@ python -m data_prep --source=complete_journey --out=new --fitted=runs/pretrain
 python -m data_prep --list
 python -m data_prep describe FILES_OR_FOLDERS --out=my_schema.py
 python -m data_prep generate --users=10000 --out=world --seed=0
+python -m data_prep forget --users=FILE data/shop predictions
 """
 
 import argparse
 import json
 import sys
 
-from . import describe, generate, run, sources
+from lumos_jax import ids
+
+from . import describe, forget, generate, run, sources
 
 
 def _value(text: str):
@@ -60,6 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     help="Memory to stay within; a larger table is prepared in pieces on disk. "
     "Default: half of the machine's; 0 for no limit.",
   )
+  parser.add_argument(
+    "--hash_ids",
+    action="store_true",
+    help="Stores keyed hashes in place of users' ids; the key is in the "
+    f"environment, ${ids.SALT}, or in a file that ${ids.SALT_FILE} names.",
+  )
+  parser.add_argument(
+    "--k_anonymous",
+    type=int,
+    default=0,
+    metavar="K",
+    help="A categorical value that fewer training users hold counts as unknown.",
+  )
   parser.add_argument("--num_shards", type=int, help="Files of each split.")
   parser.add_argument(
     "--overwrite",
@@ -79,6 +95,8 @@ def main(argv=None) -> int:
     return describe.main(argv[1:])
   if argv[:1] == ["generate"]:
     return generate.main(argv[1:])
+  if argv[:1] == ["forget"]:
+    return forget.main(argv[1:])
   parser = _parser()
   args = parser.parse_args(argv)
   if args.list:
@@ -104,6 +122,8 @@ def main(argv=None) -> int:
       num_shards=args.num_shards,
       fitted=args.fitted,
       memory_gib=args.memory_gib,
+      hash_ids=args.hash_ids,
+      k_anonymous=args.k_anonymous,
       **options,
     )
   except (ValueError, OSError) as e:

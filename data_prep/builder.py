@@ -24,7 +24,7 @@ from . import encode, engine, room, spill
 INCOMPLETE = ".incomplete"
 # Level 1 is twice as fast as the default 3, at 2 % more bytes. A record is its
 # own chunk, so that random reads decompress nothing else.
-_RECORD_OPTIONS = "group_size:1,zstd:1"
+RECORD_OPTIONS = "group_size:1,zstd:1"
 _SHARD_BYTES = 256 << 20
 _MAX_SHARDS = 1024
 
@@ -142,7 +142,7 @@ class _Split:
     )
     with self._full():
       self._writer = array_record_module.ArrayRecordWriter(
-        str(self._path), _RECORD_OPTIONS
+        str(self._path), RECORD_OPTIONS
       )
 
   def _close(self) -> None:

@@ -69,8 +69,9 @@ class Whole:
     self.first = np.full(users, encode.NO_TIME, np.int32)
     note_first(self.first, rows)
 
-  def pieces(self) -> Iterator[Rows]:
-    """The rows."""
+  def pieces(self, last: bool = False) -> Iterator[Rows]:
+    """The rows; `last` says that nobody will ask again."""
+    del last
     yield self.rows
 
 
@@ -117,6 +118,7 @@ def clean(
   absent: Sequence[str] = (),
   group_names: Sequence[str] = ("",),
   spill=None,
+  salt: bytes | None = None,
 ) -> Clean:
   """Cleans all tables.
 
@@ -125,13 +127,14 @@ def clean(
     absent: Tables that may be absent though the schema has fields of them.
     group_names: Groups of the calendar to use where there is no such table.
     spill: A `spill.Spill` to keep the activity in, in pieces; None for memory.
+    salt: Key of hashed ids; None for ids as they stand.
 
   Raises:
     InputError: A table cannot be used; names file, column and row.
   """
   inputs_lib.check(raw, absent)
   _check_zones(raw)
-  rejects = rejects_lib.Rejects(spill and spill.folder)
+  rejects = rejects_lib.Rejects(spill and spill.folder, salt)
   notes = dict(raw.notes)
   chosen = _chosen(raw)
   if spill is None:
@@ -148,7 +151,7 @@ def clean(
     raw = with_span(raw, chosen, notes)
     found = spill.keys(raw, chosen)
   profile = _profile_frame(raw, rejects)
-  users = people.People(raw, found, profile)
+  users = people.People(raw, found, profile, salt)
   calendar = side_tables.calendar(raw, notes)
   if calendar is not None:
     group_names = calendar.group_names

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from lumos_jax import ids
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import schema as schema_lib
 
@@ -50,7 +51,7 @@ class Prepared:
   _stored: spill_lib.Encoded | None = None
 
   def pieces(self) -> Iterator[encode.Users]:
-    """All users with their rows, in pieces in the order of records."""
+    """All users with their rows, in pieces in the order of records; once."""
     if self._stored is None:
       yield self.users
       return
@@ -62,6 +63,8 @@ def prepare(
   raw: Inputs,
   fitted: fitted_lib.Fitted | None = None,
   spill: spill_lib.Spill | None = None,
+  salt: bytes | None = None,
+  k_anonymous: int = 0,
 ) -> Prepared:
   """All of the preparation but the writing.
 
@@ -69,7 +72,11 @@ def prepare(
     raw: Of a source.
     fitted: Vocabularies, bins and scales to take; None to fit them.
     spill: Where to keep the activity in pieces; None for memory. Records are the
-      same. It may be closed when `pieces` are not asked for any more.
+      same. It may be closed when `pieces` were read.
+
+    salt: Key of hashed ids; None for ids as they stand.
+    k_anonymous: Least number of training users who hold a value of a category, or
+      a token, for it to have an id of its own; 0 for no such rule.
 
   Raises:
     InputError: Something is wrong with the raw tables; says what and where.
@@ -86,15 +93,18 @@ def prepare(
   raw = dataclasses.replace(
     raw, schema=dataclasses.replace(raw.schema, time_zone=raw.time_zone)
   )
-  tables = clean_lib.clean(raw, absent, groups, spill)
-  return _Preparation(tables, fitted, spill).run()
+  tables = clean_lib.clean(raw, absent, groups, spill, salt)
+  prepared = _Preparation(tables, fitted, spill, k_anonymous).run()
+  prepared.stats["ids"] = ids.form(salt)
+  return prepared
 
 
 class _Preparation:
   """Steps 3 and 4: fits, or takes what is fitted, and encodes each table."""
 
-  def __init__(self, tables: clean_lib.Clean, fitted, spill):
+  def __init__(self, tables: clean_lib.Clean, fitted, spill, k_anonymous: int):
     self.tables, self.fitted, self.spill = tables, fitted, spill
+    self.k_anonymous, self.withheld = k_anonymous, {}
     self.people, self.schema = tables.people, tables.raw.schema
     self.fits = fitted is None
     if self.fits:
@@ -128,6 +138,8 @@ class _Preparation:
       "composites": found.composites,
       "notes": tables.notes,
     }
+    if self.k_anonymous:
+      stats["k_anonymous"] = {"k": self.k_anonymous, "withheld": self.withheld}
     if self.inexact:
       stats["inexact"] = self.inexact
     if self.fitted is not None:
@@ -166,10 +178,22 @@ class _Preparation:
     """Positions of the rows to fit on; None where nothing is fitted."""
     return np.flatnonzero(train) if self.fits else None
 
-  def _vocabularies(self, table, columns, train):
-    fields, self.unknown[table] = fit.vocabularies(
-      getattr(self.schema, table), columns, train
-    )
+  def _vocabularies(self, table, columns, train, user=None):
+    """Fitted fields of a small table; `user` [R] where rows are users'."""
+    counts = self._counts(table, user is not None)
+    counts.add(columns, train, user)
+    return self._counted(table, counts)
+
+  def _counts(self, table: str, of_users: bool) -> fit.Counts:
+    least = self.k_anonymous if of_users else 0
+    return fit.Counts(getattr(self.schema, table), least_users=least)
+
+  def _counted(self, table: str, counts: fit.Counts):
+    fields, self.unknown[table] = counts.fitted(self.fits)
+    if counts.withheld:
+      self.withheld[table] = counts.withheld
+    for name, short in counts.short.items():
+      self.inexact[name] = {"count_short_by": short}
     return fields
 
   def _scalers(self, table, fields, numeric, train):
@@ -196,13 +220,13 @@ class _Preparation:
   def _first_fit(self) -> tuple[schema_lib.Field, ...]:
     """Fits what needs one look at the events: vocabularies and bins."""
     fields, schema, some = self.schema.activity, self.schema, False
-    counts = fit.Counts(fields)
+    counts = self._counts("activity", True)
     bins = [f for f in fields if isinstance(f, schema_lib.Binned)]
     numbers = {f.name: sketches.Quantiles() for f in bins}
     beyond = self.beyond.setdefault("activity", {})
     for rows in self.tables.activity.pieces():
       chosen = self._chosen(rows)
-      counts.add(rows.columns, chosen)
+      counts.add(rows.columns, chosen, rows.user)
       some |= bool(self._train(rows.user, rows.day).any())
       for f in bins:
         x = rows.columns[f.name]
@@ -219,9 +243,7 @@ class _Preparation:
         f"{schema.train_until}; the data span days {schema.first_day} to "
         f"{schema.last_day - 1}"
       )
-    fields, self.unknown["activity"] = counts.fitted(self.fits)
-    for name, short in counts.short.items():
-      self.inexact[name] = {"count_short_by": short}
+    fields = self._counted("activity", counts)
     if self.fits:
       fields = tuple(
         derive.fit_bins(f, numbers[f.name]) if f.name in numbers else f
@@ -252,13 +274,14 @@ class _Preparation:
     ]
     if not self.fits or not places:
       return fields, stats
-    found = {i: sketches.Products() for i in places}
+    found = {i: sketches.Products(least_users=self.k_anonymous) for i in places}
     for rows in self.tables.activity.pieces():
       chosen = self._chosen(rows)
       parts = derive.Parts(fields, self._with_parts(fields, rows))
       for i in places:
         some = [p.take(chosen) for p in parts.of(fields[i])]
-        found[i].add(parts.products(fields[i]).numbers(some))
+        numbers = parts.products(fields[i]).numbers(some)
+        found[i].add(numbers, rows.user.take(chosen))
     for i in places:
       out[i], counts = derive.fit_composite(parts.products(fields[i]), found[i])
       stats[out[i].name] = counts
@@ -277,7 +300,7 @@ class _Preparation:
     if daily and not self.fits:  # The same fields, with their scales.
       scaled = self.fitted.schema.activity
     scales = fit.Scales(scaled)
-    for rows in self.tables.activity.pieces():
+    for rows in self.tables.activity.pieces(last=True):
       columns = self._with_parts(fields, rows)
       counts = derive.fill_composites(fields, columns)
       out = {"user": rows.user, "day": rows.day}
@@ -319,7 +342,7 @@ class _Preparation:
       empty = lambda dtype: np.zeros((count, 0), dtype)
       return (empty(np.int32), empty(np.float32)), 0
     train = self._rows(self.people.train[rows.user])
-    fields = self._vocabularies("profile", rows.columns, train)
+    fields = self._vocabularies("profile", rows.columns, train, rows.user)
     found = encode.matrices(fields, rows.columns, len(rows.user))
     fields = self._scalers("profile", fields, found[1], train)
     if self.fits and len(rows.user) < count:  # Who has no row has no numbers.

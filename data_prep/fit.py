@@ -39,6 +39,17 @@ def _counts(column: encode.Coded, rows: np.ndarray | None = None) -> np.ndarray:
   return np.bincount(codes, minlength=count + 1)[:count]
 
 
+def _holders(column: encode.Coded, user, rows: np.ndarray) -> np.ndarray:
+  """int [values], how many users hold each in some rows (positions)."""
+  count = len(column.values) + 1
+  pairs = user.take(rows).astype(np.int64) * count + column.codes.take(rows)
+  codes = np.unique(pairs) % count
+  return np.bincount(codes, minlength=count)[: count - 1]
+
+
+_COUNTED = ("rows", "train", "users")
+
+
 class Counts:
   """How many rows, and training rows, hold each value of a table's fields.
 
@@ -48,12 +59,18 @@ class Counts:
 
   Attributes:
     short: {field: rows by which a count may be short}; exact fields are absent.
+    withheld: {field: values that too few users hold}.
   """
 
   def __init__(
-    self, fields: Sequence[schema_lib.Field], most_values: int = 1 << 21
+    self,
+    fields: Sequence[schema_lib.Field],
+    most_values: int = 1 << 21,
+    least_users: int = 0,
   ):
-    self._fields = tuple(fields)
+    """Of fields; a value of fewer training users than `least_users` is rare."""
+    self._fields, self._least = tuple(fields), least_users
+    self.withheld: dict[str, int] = {}
     self._most = most_values
     self._parts = {
       f.name: [] for f in fields if isinstance(f, schema_lib.Categorical)
@@ -62,16 +79,28 @@ class Counts:
     self.short: dict[str, int] = {}
 
   def add(
-    self, columns: Mapping[str, encode.Column], train: np.ndarray | None
+    self,
+    columns: Mapping[str, encode.Column],
+    train: np.ndarray | None,
+    user: np.ndarray | None = None,
   ) -> None:
-    """Adds rows; `train` are positions of those to fit on, None for none."""
+    """Adds rows.
+
+    Args:
+      columns: Of the rows.
+      train: Positions of those to fit on, None for none.
+      user: int [R], who holds a row; all rows of a user are in one piece.
+    """
     for name, parts in self._parts.items():
       column = columns[name]
       rows = _counts(column)
       fitted = np.zeros(len(rows), np.int64)
       if train is not None:
         fitted = _counts(column, train)
-      parts.append((column.values, rows, fitted))
+      users = np.zeros(len(rows), np.int64)
+      if train is not None and self._least:
+        users = _holders(column, user, train)
+      parts.append((column.values, rows, fitted, users))
       self._pending[name] += len(rows)
       if len(parts) > 1 and self._pending[name] > self._most:
         self._merge(name)
@@ -81,10 +110,10 @@ class Counts:
     if len(parts) > 1:
       frames = [
         pl.DataFrame(
-          {"value": list(v), "rows": r, "train": t},
-          schema={"value": pl.String, "rows": pl.Int64, "train": pl.Int64},
+          {"value": list(v), "rows": r, "train": t, "users": u},
+          schema={"value": pl.String} | dict.fromkeys(_COUNTED, pl.Int64),
         )
-        for v, r, t in parts
+        for v, r, t, u in parts
       ]
       total = pl.concat(frames).group_by("value").sum()
       if len(total) > self._most:
@@ -94,7 +123,7 @@ class Counts:
         self.short[name] = self.short.get(name, 0) + lost
         total = total[:kept]
       values = total["value"].to_list()
-      found = total["rows"].to_numpy(), total["train"].to_numpy()
+      found = [total[c].to_numpy() for c in _COUNTED]
       self._parts[name] = [(values, *found)]
     self._pending[name] = 0
 
@@ -109,10 +138,13 @@ class Counts:
         return f
       self._merge(f.name)
       empty = np.zeros(0, np.int64)
-      parts = self._parts[f.name] or [([], empty, empty)]
-      values, rows, fitted = parts[0]
+      parts = self._parts[f.name] or [([], empty, empty, empty)]
+      values, rows, fitted, users = parts[0]
       if fits:
-        f = vocabulary(f, values, fitted)
+        enough = np.where(users >= self._least, fitted, 0)
+        if count := int(((enough == 0) & (fitted > 0)).sum()):
+          self.withheld[f.name] = count
+        f = vocabulary(f, values, enough)
       known = set(f.values or ())
       outside = np.asarray([v not in known for v in values], bool)
       unknown[f.name] = {

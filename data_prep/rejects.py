@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 from etils import epath
 
+from lumos_jax import ids
+
 ROW = "_row"
 _IN_MEMORY = 1 << 18  # Rows.
 Check = tuple[pl.Expr, str]
@@ -28,8 +30,14 @@ class Rejects:
     counts: {table: {reason: rows}}.
   """
 
-  def __init__(self, folder: pathlib.Path | None = None):
-    """Keeps many rows in a local `folder`; without one, in memory."""
+  def __init__(
+    self, folder: pathlib.Path | None = None, salt: bytes | None = None
+  ):
+    """Keeps many rows in a local `folder`; without one, in memory.
+
+    With a `salt`, column key holds keyed hashes.
+    """
+    self._salt = salt
     self.counts = collections.defaultdict(collections.Counter)
     self._frames, self._folder, self._files = [], folder, []
 
@@ -69,6 +77,8 @@ class Rejects:
     rows = bad.arg_true()
     which = frame.select(which.alias("which")).to_series().gather(rows)
     found = frame[rows]
+    if self._salt is not None and "key" in found.columns:
+      found = found.with_columns(self._hashed(found["key"]))
     names = [reason for _, reason in checks]
     values = pl.struct(pl.exclude(ROW).cast(pl.String, strict=False))
     found = found.select(
@@ -85,6 +95,12 @@ class Rejects:
     for name, count in found["reason"].value_counts().iter_rows():
       self.counts[table][name] += count
     return ~bad.to_numpy()
+
+  def _hashed(self, keys: pl.Series) -> pl.Series:
+    keys = keys.cast(pl.String)
+    some = keys.drop_nulls().unique().to_list()
+    stored = {k: ids.hash_id(k, self._salt) for k in some}
+    return keys.replace_strict(stored, default=None, return_dtype=pl.String)
 
   @property
   def total(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 from etils import epath
 
+from lumos_jax import ids
 from lumos_jax.data import records as records_lib
 
 from . import builder, engine, sources
@@ -28,6 +29,8 @@ def prepare(
   quiet: bool = False,
   fitted: epath.PathLike = "",
   memory_gib: float | None = None,
+  hash_ids: bool = False,
+  k_anonymous: int = 0,
   **options: Any,
 ) -> epath.Path:
   """Prepares a data set, or finds it prepared.
@@ -43,6 +46,10 @@ def prepare(
     memory_gib: Memory to stay within: an activity table that does not fit is
       prepared in pieces on disk, with the same records. None for half of the
       machine's, 0 for no limit.
+    hash_ids: Stores keyed hashes in place of users' ids, in shards and rejects;
+      the key is in the environment (lumos_jax/ids.py).
+    k_anonymous: A categorical value or a token that fewer training users hold has
+      no id of its own, but counts as unknown; 0 for no such rule.
     **options: Of the source; and of every source `until`, the day or ISO date
       from which on rows are left out.
 
@@ -69,6 +76,11 @@ def prepare(
     "inputs": dict(sorted(raw.pieces.items())),
     "format": FORMAT,
   }
+  salt = ids.salt() if hash_ids else None
+  if hash_ids:
+    contents["ids"] = ids.form(salt)
+  if k_anonymous:
+    contents["k_anonymous"] = k_anonymous
   known = None
   if fitted:
     known = fitted_lib.load(fitted)
@@ -78,7 +90,7 @@ def prepare(
     return path
   with room_lib.room(raw, path, memory_gib, say) as spill:
     try:
-      prepared = engine.prepare(raw, known, spill)
+      prepared = engine.prepare(raw, known, spill, salt, k_anonymous)
     except pl.exceptions.PolarsError as e:
       # A file cut short, a CSV line with a cell too many: named by Polars.
       files = ", ".join(raw.pieces)
@@ -174,6 +186,12 @@ def summary(stats: dict, seconds: float) -> str:
       lines.append(
         f"  {name}: every product has a token, so that no row is left to learn "
         "smaller ones from and new products are unknown: raise min_count"
+      )
+  for table, fields in stats.get("k_anonymous", {}).get("withheld", {}).items():
+    for name, count in fields.items():
+      lines.append(
+        f"  {table}.{name}: {count:,} values that fewer than "
+        f"{stats['k_anonymous']['k']} training users hold count as unknown"
       )
   for name, c in stats.get("inexact", {}).items():
     if "rank_error" in c:

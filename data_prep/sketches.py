@@ -92,13 +92,25 @@ class Products:
     short: Rows by which a count may be short; 0 where all are exact.
   """
 
-  def __init__(self, most_values: int = 1 << 24):
-    """`most_values` different integers are kept, 16 bytes each."""
+  def __init__(self, most_values: int = 1 << 24, least_users: int = 0):
+    """`most_values` different integers are kept, 16 bytes each.
+
+    Those of fewer than `least_users` users are left out of `counts`; all numbers of
+    a user are added at once.
+    """
+    self._users = Products(most_values) if least_users else None
+    self._least = least_users
     self._most, self._parts, self._pending = most_values, [], 0
     self.rows, self.short = 0, 0
 
-  def add(self, numbers: np.ndarray) -> None:
-    """Adds int64 [R]."""
+  def add(self, numbers: np.ndarray, user: np.ndarray | None = None) -> None:
+    """Adds int64 [R] of users [R]."""
+    if self._users is not None:
+      order = np.lexsort((user, numbers))
+      pairs = numbers[order], user[order]
+      new = np.ones(len(order), bool)
+      new[1:] = (np.diff(pairs[0]) != 0) | (np.diff(pairs[1]) != 0)
+      self._users.add(pairs[0][new])
     self.rows += len(numbers)
     self._parts.append(np.unique(numbers, return_counts=True))
     self._pending += len(self._parts[-1][0])
@@ -115,4 +127,9 @@ class Products:
   def counts(self) -> tuple[np.ndarray, np.ndarray]:
     """The integers, ascending, and how often each occurs."""
     empty = np.zeros(0, np.int64)
-    return _merged(self._parts or [(empty, empty)])
+    numbers, counts = _merged(self._parts or [(empty, empty)])
+    if self._users is not None:
+      held, users = self._users.counts()
+      enough = np.isin(numbers, held[users >= self._least])
+      numbers, counts = numbers[enough], counts[enough]
+    return numbers, counts

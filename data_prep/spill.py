@@ -218,10 +218,12 @@ class Spilled:
   def _path(self, number: int) -> pathlib.Path:
     return self._folder / f"piece{number:06d}.npz"
 
-  def pieces(self) -> Iterator[clean_lib.Rows]:
-    """The pieces, in the order of records."""
+  def pieces(self, last: bool = False) -> Iterator[clean_lib.Rows]:
+    """The pieces, in the order of records; the `last` reading removes them."""
     for number in range(len(self.members)):
       yield _load(self._path(number))
+      if last:
+        self._path(number).unlink()
 
 
 @contextlib.contextmanager
@@ -309,7 +311,7 @@ class Encoded:
     self._files.append(path)
 
   def __iter__(self):
-    """Members, rows and labels of each piece on disk."""
+    """Members, rows and labels of each piece on disk, which are removed."""
     for path in self._files:
       rows, labels = {}, {}
       with np.load(path, allow_pickle=False) as found:
@@ -319,4 +321,6 @@ class Encoded:
             labels[name] = found[key]
           elif key != "members":
             rows[key] = found[key]
-        yield found["members"], rows, labels
+        members = found["members"]
+      path.unlink()  # Shards take their place.
+      yield members, rows, labels
