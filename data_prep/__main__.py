@@ -7,6 +7,7 @@ python -m data_prep --source=complete_journey --out=new --fitted=runs/pretrain
 python -m data_prep --list
 python -m data_prep describe FILES_OR_FOLDERS --out=my_schema.py
 python -m data_prep generate --users=10000 --out=world --seed=0
+python -m data_prep drift --reference=data/shop --new=new/shop
 python -m data_prep forget --users=FILE data/shop predictions
 """
 
@@ -16,7 +17,14 @@ import sys
 
 from lumos_jax import ids
 
-from . import describe, forget, generate, run, sources
+from . import describe, drift, forget, generate, run, sources
+
+_COMMANDS = {
+  "describe": describe,
+  "drift": drift,
+  "forget": forget,
+  "generate": generate,
+}
 
 
 def _value(text: str):
@@ -91,12 +99,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv=None) -> int:
   """Returns the exit status."""
   argv = sys.argv[1:] if argv is None else list(argv)
-  if argv[:1] == ["describe"]:
-    return describe.main(argv[1:])
-  if argv[:1] == ["generate"]:
-    return generate.main(argv[1:])
-  if argv[:1] == ["forget"]:
-    return forget.main(argv[1:])
+  if argv and argv[0] in _COMMANDS:
+    return _COMMANDS[argv[0]].main(argv[1:])
   parser = _parser()
   args = parser.parse_args(argv)
   if args.list:
