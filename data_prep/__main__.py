@@ -7,6 +7,7 @@ python -m data_prep --source=complete_journey --out=new --fitted=runs/pretrain
 python -m data_prep --list
 python -m data_prep describe FILES_OR_FOLDERS --out=my_schema.py
 python -m data_prep generate --users=10000 --out=world --seed=0
+python -m data_prep append data/shop --source=tables --set schema=new.py
 python -m data_prep drift --reference=data/shop --new=new/shop
 python -m data_prep forget --users=FILE data/shop predictions
 """
@@ -14,12 +15,15 @@ python -m data_prep forget --users=FILE data/shop predictions
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from typing import Any
 
 from lumos_jax import ids
 
-from . import describe, drift, forget, generate, run, sources
+from . import append, describe, drift, forget, generate, run, sources
 
 _COMMANDS = {
+  "append": append,
   "describe": describe,
   "drift": drift,
   "forget": forget,
@@ -33,6 +37,17 @@ def _value(text: str):
     return json.loads(text)
   except ValueError:
     return text
+
+
+def options(items: Sequence[str]) -> dict[str, Any]:
+  """KEY=VALUE of --set; raises ValueError where it is none."""
+  out = {}
+  for item in items:
+    key, equals, value = item.partition("=")
+    if not equals:
+      raise ValueError(f"--set {item}: write KEY=VALUE")
+    out[key] = _value(value)
+  return out
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,16 +123,14 @@ def main(argv=None) -> int:
     return 0
   if not args.source:
     parser.error("--source is needed; --list shows the sources")
-  options = {}
-  for item in args.set:
-    key, equals, value = item.partition("=")
-    if not equals:
-      parser.error(f"--set {item}: write KEY=VALUE")
-    options[key] = _value(value)
+  try:
+    given = options(args.set)
+  except ValueError as e:
+    parser.error(str(e))
   if args.rows:
-    options["rows"] = args.rows
+    given["rows"] = args.rows
   if args.until is not None:
-    options["until"] = _value(args.until)
+    given["until"] = _value(args.until)
   try:
     path = run.prepare(
       args.source,
@@ -128,7 +141,7 @@ def main(argv=None) -> int:
       memory_gib=args.memory_gib,
       hash_ids=args.hash_ids,
       k_anonymous=args.k_anonymous,
-      **options,
+      **given,
     )
   except (ValueError, OSError) as e:
     print(f"error: {e}", file=sys.stderr)

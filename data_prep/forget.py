@@ -19,7 +19,6 @@ import io
 import json
 import os
 import pathlib
-import shutil
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
@@ -32,11 +31,11 @@ from tensorflow_datasets.proto import tf_example_pb2
 from lumos_jax import ids
 from lumos_jax.data import records as records_lib
 
-from . import builder, room
+from . import builder
+from . import place as place_lib
 from .inputs import InputError
 
-_INFO, _MANIFEST = "dataset_info.json", "manifest.json"
-_LEFT = (builder.INCOMPLETE, room.SPILL, ".new")
+_MANIFEST = "manifest.json"
 _BLOCK = 1024
 # A shorter id is a part of other texts by chance: whole values are compared.
 _SEARCHED = 8
@@ -92,66 +91,42 @@ def _from_data_set(path: pathlib.Path, users: Sequence[str]) -> int:
   """Writes the data set again without the users, and puts it in place."""
   stats = json.loads((path / records_lib.STATS).read_text())
   gone = set(ids.stored(users, stats))
-  for ending in _LEFT:  # An older version, or half of one.
-    left = path.parent / f"{path.name}{ending}"
-    if left.exists():
-      room.claim(epath.Path(left), lambda _: None)
-      shutil.rmtree(left)
-  new = path.parent / f"{path.name}.new"
-  room.claim(epath.Path(new), lambda _: None)
-  try:
-    info = json.loads((path / _INFO).read_text())
-    splits = {s["name"]: s for s in info["splits"]}
-    removed = rows = 0
-    for name, split in stats["splits"].items():
-      lengths = [int(n) for n in splits[name]["shardLengths"]]
-      before, size = split["users"], int(splits[name]["numBytes"])
-      for i, file in enumerate(split["shards"]):
-        found = _shard(path / file, new / file, gone)
-        if found["removed"]:
-          lengths[i] -= found["removed"]
-          size -= found["bytes"]
-          split["users"] -= found["removed"]
-          split["rows"] -= found["rows"]
-          rows += found["rows"]
-          stats["shards"][file] = {
-            "bytes": (new / file).stat().st_size,
-            "sha256": records_lib.checksum(epath.Path(new / file)),
-          }
-      removed += before - split["users"]
-      splits[name]["shardLengths"] = [str(n) for n in lengths]
-      splits[name]["numBytes"] = str(size)
-    rejected = _rejects(path, new, gone, stats)
-    told = stats.setdefault("forgotten", {"users": 0, "rows": 0, "rejects": 0})
-    told["users"] += removed
-    told["rows"] += rows
-    told["rejects"] += rejected
-    if removed + rejected:
-      stats["users"] -= removed
-      stats["rows"] -= rows
-    (new / _INFO).write_text(json.dumps(info, indent=2))
-    text = json.dumps(stats, indent=1, sort_keys=True)
-    (new / records_lib.STATS).write_text(text)
-    for file in path.iterdir():
-      if not (new / file.name).exists():
-        _link(file, new / file.name)
-    (new / "owner").unlink()
-    # A crash in between leaves .new, whole; the next run prepares or forgets anew.
-    old = path.parent / f"{path.name}{builder.INCOMPLETE}"
-    path.rename(old)
-    new.rename(path)
-    shutil.rmtree(old)
-  finally:
-    if new.exists() and path.exists():
-      shutil.rmtree(new)
+  with place_lib.renewed(epath.Path(path)) as folder:
+    return _without(path, pathlib.Path(folder), gone, stats)
+
+
+def _without(path, new: pathlib.Path, gone: set[str], stats: dict) -> int:
+  """Writes what changes of a data set; how many records and rejects went."""
+  info = json.loads((path / place_lib.INFO).read_text())
+  splits = {s["name"]: s for s in info["splits"]}
+  removed = rows = 0
+  for name, split in stats["splits"].items():
+    lengths = [int(n) for n in splits[name]["shardLengths"]]
+    before, size = split["users"], int(splits[name]["numBytes"])
+    for i, file in enumerate(split["shards"]):
+      found = _shard(path / file, new / file, gone)
+      if found["removed"]:
+        lengths[i] -= found["removed"]
+        size -= found["bytes"]
+        split["users"] -= found["removed"]
+        split["rows"] -= found["rows"]
+        rows += found["rows"]
+        stats["shards"] |= place_lib.checksums(epath.Path(new), [file])
+    removed += before - split["users"]
+    splits[name]["shardLengths"] = [str(n) for n in lengths]
+    splits[name]["numBytes"] = str(size)
+  rejected = _rejects(path, new, gone, stats)
+  told = stats.setdefault("forgotten", {"users": 0, "rows": 0, "rejects": 0})
+  told["users"] += removed
+  told["rows"] += rows
+  told["rejects"] += rejected
+  if removed + rejected:
+    stats["users"] -= removed
+    stats["rows"] -= rows
+  (new / place_lib.INFO).write_text(json.dumps(info, indent=2))
+  text = json.dumps(stats, indent=1, sort_keys=True)
+  (new / records_lib.STATS).write_text(text)
   return removed + rejected
-
-
-def _link(source: pathlib.Path, target: pathlib.Path) -> None:
-  try:
-    os.link(source, target)
-  except OSError:
-    shutil.copyfile(source, target)
 
 
 def _records(path: pathlib.Path):
