@@ -38,6 +38,7 @@ class Rows:
     outcomes: user, id, time, value, event, known [L], sorted: labels of the
       piece's users.
     members: int32 [m], ascending, the users of a piece; None for all.
+    number: Of the piece, in the order of records.
   """
 
   user: np.ndarray
@@ -49,6 +50,7 @@ class Rows:
   )
   outcomes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   members: np.ndarray | None = None
+  number: int = 0
 
   @property
   def day(self) -> np.ndarray:

@@ -9,7 +9,6 @@ lie on disk (spill.py).
 """
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -19,44 +18,11 @@ from lumos_jax.data import schema as schema_lib
 
 from . import clean as clean_lib
 from . import days as days_lib
-from . import derive, encode, fit, side_tables, sketches
+from . import derive, encode, fit, phases, side_tables
 from . import fitted as fitted_lib
-from . import rejects as rejects_lib
 from . import spill as spill_lib
 from .inputs import InputError, Inputs
-
-
-@dataclasses.dataclass
-class Prepared:
-  """What the builder writes.
-
-  Attributes:
-    schema: Fitted.
-    calendar: Of the data set.
-    users: Encoded users; their rows and labels are in `pieces`, where there are
-      many.
-    splits: {split: positions in users.keys}.
-    rejects: Rows that could not be used.
-    stats: Counts, for stats.json.
-    bytes: Of all encoded arrays.
-  """
-
-  schema: schema_lib.Schema
-  calendar: calendar_lib.Calendar
-  users: encode.Users
-  splits: dict[str, np.ndarray]
-  rejects: rejects_lib.Rejects
-  stats: dict
-  bytes: int
-  _stored: spill_lib.Encoded | None = None
-
-  def pieces(self) -> Iterator[encode.Users]:
-    """All users with their rows, in pieces in the order of records; once."""
-    if self._stored is None:
-      yield self.users
-      return
-    for members, rows, labels in self._stored:
-      yield self.users.part(members, rows, labels)
+from .prepared import Prepared
 
 
 def prepare(
@@ -217,42 +183,46 @@ class _Preparation:
     train = self._train(rows.user, rows.day)
     return self._rows(train & ~self._held_out(rows.user))
 
+  def _each(self, phase, *arguments, last: bool = False):
+    """What a phase finds in each piece of the activity."""
+    activity = self.tables.activity
+    if hasattr(activity, "each"):  # On many machines.
+      yield from activity.each(phase, *arguments)
+      return
+    for rows in activity.pieces(last):
+      yield phase(rows, *arguments)
+
   def _first_fit(self) -> tuple[schema_lib.Field, ...]:
     """Fits what needs one look at the events: vocabularies and bins."""
-    fields, schema, some = self.schema.activity, self.schema, False
-    counts = self._counts("activity", True)
-    bins = [f for f in fields if isinstance(f, schema_lib.Binned)]
-    numbers = {f.name: sketches.Quantiles() for f in bins}
-    beyond = self.beyond.setdefault("activity", {})
-    for rows in self.tables.activity.pieces():
-      chosen = self._chosen(rows)
-      counts.add(rows.columns, chosen, rows.user)
-      some |= bool(self._train(rows.user, rows.day).any())
-      for f in bins:
-        x = rows.columns[f.name]
-        if chosen is None:
-          if count := fit.beyond(f, x):
-            before, total = beyond.get(f.name, (0, 0))
-            beyond[f.name] = before + count, 0
-          continue
-        x = x.take(chosen)
-        numbers[f.name].add(x[np.isfinite(x)])
-    if self.fits and not some:
+    fields, schema = self.schema.activity, self.schema
+    total = phases.First(fields, self.k_anonymous)
+    for found in self._each(self._first):
+      total.merge(found)
+    if self.fits and not total.some:
       raise InputError(
         "no activity row of a training user before train_until = day "
         f"{schema.train_until}; the data span days {schema.first_day} to "
         f"{schema.last_day - 1}"
       )
-    fields = self._counted("activity", counts)
+    fields = self._counted("activity", total.counts)
     if self.fits:
       fields = tuple(
-        derive.fit_bins(f, numbers[f.name]) if f.name in numbers else f
+        derive.fit_bins(f, total.numbers[f.name])
+        if f.name in total.numbers
+        else f
         for f in fields
       )
-    for name, x in numbers.items():
+    for name, x in total.numbers.items():
       if x.rank_error:
         self.inexact[name] = {"rank_error": x.rank_error, "rows": x.count}
+    self.beyond["activity"] = {n: (c, 0) for n, c in total.beyond.items()}
     return fields
+
+  def _first(self, rows: clean_lib.Rows) -> phases.First:
+    found = phases.First(self.schema.activity, self.k_anonymous)
+    train = self._train(rows.user, rows.day)
+    found.add(rows, self._chosen(rows), bool(train.any()))
+    return found
 
   def _with_parts(self, fields, rows: clean_lib.Rows) -> dict:
     """Columns of a piece, with ids of bins and of parts of the time."""
@@ -269,60 +239,71 @@ class _Preparation:
   def _fit_composites(self, fields):
     """The fields with tokens, and counts of them."""
     stats, out = {}, list(fields)
-    places = [
-      i for i, f in enumerate(fields) if isinstance(f, schema_lib.Composite)
-    ]
-    if not self.fits or not places:
+    composites = [f for f in fields if isinstance(f, schema_lib.Composite)]
+    if not self.fits or not composites:
       return fields, stats
-    found = {i: sketches.Products(least_users=self.k_anonymous) for i in places}
-    for rows in self.tables.activity.pieces():
-      chosen = self._chosen(rows)
-      parts = derive.Parts(fields, self._with_parts(fields, rows))
-      for i in places:
-        some = [p.take(chosen) for p in parts.of(fields[i])]
-        numbers = parts.products(fields[i]).numbers(some)
-        found[i].add(numbers, rows.user.take(chosen))
-    for i in places:
-      out[i], counts = derive.fit_composite(parts.products(fields[i]), found[i])
-      stats[out[i].name] = counts
-      if found[i].short:
-        self.inexact[out[i].name] = {"count_short_by": found[i].short}
+    total = phases.Tokens(composites, self.k_anonymous)
+    for found in self._each(self._products, fields, composites):
+      total.merge(found)
+    parts = derive.Parts(fields, {})
+    for i, f in enumerate(fields):
+      if f in composites:
+        found = total.products[f.name]
+        out[i], stats[f.name] = derive.fit_composite(parts.products(f), found)
+        if found.short:
+          self.inexact[f.name] = {"count_short_by": found.short}
     return tuple(out), stats
+
+  def _products(self, rows, fields, composites) -> phases.Tokens:
+    found = phases.Tokens(composites, self.k_anonymous)
+    chosen = self._chosen(rows)
+    parts = derive.Parts(fields, self._with_parts(fields, rows))
+    for f in composites:
+      some = [p.take(chosen) for p in parts.of(f)]
+      numbers = parts.products(f).numbers(some)
+      found.products[f.name].add(numbers, rows.user.take(chosen))
+    return found
 
   def _encoded(self, fields, composites) -> spill_lib.Encoded:
     """All rows with fitted fields; fits the scales of numbers."""
-    schema, daily = self.schema, self.schema.rows == "day"
-    stored = spill_lib.Encoded(self.spill and self.spill.folder, composites)
-    scaled = fields
+    daily, scaled = self.schema.rows == "day", fields
     if daily:
       scaled = days_lib.day_fields(fields)
-      self.schema = dataclasses.replace(schema, events=fields)
+      self.schema = dataclasses.replace(self.schema, events=fields)
     if daily and not self.fits:  # The same fields, with their scales.
       scaled = self.fitted.schema.activity
-    scales = fit.Scales(scaled)
-    for rows in self.tables.activity.pieces(last=True):
-      columns = self._with_parts(fields, rows)
-      counts = derive.fill_composites(fields, columns)
-      out = {"user": rows.user, "day": rows.day}
-      if not daily:
-        out["time"] = rows.time
-      categorical, numeric = encode.matrices(fields, columns, len(rows.user))
-      out |= {"categorical": categorical, "numeric": numeric}
-      chosen = None
-      if daily:
-        out = days_lib.day_rows(fields, out)
-        chosen = self._rows(self._train(out["user"], out["day"]))
-      elif self.fits:
-        chosen = self._chosen(rows)
-      scales.add(out["numeric"], chosen)
-      stored.add(rows, out, counts)
-    if scales.outside:
-      entries = {n: (c, scales.rows) for n, c in scales.outside.items()}
+    stored = spill_lib.Encoded(self.spill and self.spill.folder, composites)
+    total = fit.Scales(scaled)
+    for found in self._each(self._encode, fields, scaled, stored, last=True):
+      total.merge(found.scales)
+      stored.note(found)
+    if total.outside:
+      entries = {n: (c, total.rows) for n, c in total.outside.items()}
       self.beyond["activity"].update(entries)
     for name, (count, rows) in self.beyond["activity"].items():
       self.beyond["activity"][name] = count, rows or stored.events
-    self.schema = dataclasses.replace(self.schema, activity=scales.fitted())
+    self.schema = dataclasses.replace(self.schema, activity=total.fitted())
     return stored
+
+  def _encode(self, rows, fields, scaled, stored) -> phases.Piece:
+    """Encodes a piece and keeps it."""
+    columns = self._with_parts(fields, rows)
+    counts = derive.fill_composites(fields, columns)
+    out = {"user": rows.user, "day": rows.day}
+    if self.schema.rows == "event":
+      out["time"] = rows.time
+    categorical, numeric = encode.matrices(fields, columns, len(rows.user))
+    out |= {"categorical": categorical, "numeric": numeric}
+    chosen = None
+    if self.schema.rows == "day":
+      out = days_lib.day_rows(fields, out)
+      chosen = self._rows(self._train(out["user"], out["day"]))
+    elif self.fits:
+      chosen = self._chosen(rows)
+    scales = fit.Scales(scaled)
+    scales.add(out["numeric"], chosen)
+    stored.keep(rows, out)
+    return phases.Piece(scales, counts, rows, out)
 
   def _held_out(self, user: np.ndarray) -> np.ndarray:
     """bool [R]: the last events of each user, as the source asks."""

@@ -105,6 +105,16 @@ class Counts:
       if len(parts) > 1 and self._pending[name] > self._most:
         self._merge(name)
 
+  def merge(self, other: "Counts") -> None:
+    """Adds what another has counted."""
+    for name, parts in other._parts.items():
+      self._parts[name] += parts
+      self._pending[name] += sum(len(p[0]) for p in parts)
+      if len(self._parts[name]) > 1 and self._pending[name] > self._most:
+        self._merge(name)
+    for name, short in other.short.items():
+      self.short[name] = self.short.get(name, 0) + short
+
   def _merge(self, name: str) -> None:
     parts = self._parts[name]
     if len(parts) > 1:
@@ -266,11 +276,25 @@ class Moments:
     mean = y.mean()
     y -= mean
     y *= y
-    count, total = len(y), self._count + len(y)
+    self._join(len(y), mean, y.sum())
+
+  def _join(self, count: int, mean: float, squares: float) -> None:
+    total = self._count + count
     apart = mean - self._mean
-    self._squares += y.sum() + apart**2 * self._count * count / total
+    self._squares += squares + apart**2 * self._count * count / total
     self._mean += apart * count / total
     self._count = total
+
+  def merge(self, other: "Moments") -> None:
+    """Adds what another has seen."""
+    if other._low is None:
+      return
+    if self._low is None:
+      self._low, self._high = other._low, other._high
+    self._low = min(self._low, other._low)
+    self._high = max(self._high, other._high)
+    if other._count:
+      self._join(other._count, other._mean, other._squares)
 
   def fitted(self) -> schema_lib.Numeric:
     """The field with offset, divisor and range; as it was without values."""
@@ -336,6 +360,14 @@ class Scales:
           self.outside[f.name] = self.outside.get(f.name, 0) + count
       if not schema_lib.has_ids(f):
         column += schema_lib.width(f)
+
+  def merge(self, other: "Scales") -> None:
+    """Adds what another has seen."""
+    self.rows += other.rows
+    for name, moments in self._moments.items():
+      moments.merge(other._moments[name])
+    for name, count in other.outside.items():
+      self.outside[name] = self.outside.get(name, 0) + count
 
   def fitted(self) -> tuple[schema_lib.Field, ...]:
     """The fields; as they were where nothing was added to fit on."""

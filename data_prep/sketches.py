@@ -49,18 +49,42 @@ class Quantiles:
     if not self.count:
       self._raw = x  # One piece needs no counts: twice as fast.
     else:
-      if self._raw is not None:
-        self._count(self._raw)
-        self._raw = None
+      self.compact()
       self._count(x)
     self.count += len(x)
 
   def _count(self, x: np.ndarray) -> None:
     self._parts.append(np.unique(x, return_counts=True))
     self._pending += len(self._parts[-1][0])
+    self._fit()
+
+  def _fit(self) -> None:
     if self._pending > 2 * self._most:
       self._parts = [self._shortened(*_merged(self._parts))]
       self._pending = len(self._parts[0][0])
+
+  def compact(self) -> None:
+    """Keeps counts alone."""
+    if self._raw is not None:
+      self._count(self._raw)
+      self._raw = None
+
+  def merge(self, other: "Quantiles") -> None:
+    """Adds what another has seen, which is not used any more."""
+    if not other.count:
+      return
+    if not self.count:
+      self.__dict__.update(other.__dict__ | {"_most": self._most})
+      return
+    self.compact()
+    other.compact()
+    self._parts += other._parts
+    self._pending += other._pending
+    self.count += other.count
+    self.rank_error += other.rank_error
+    self.low = min(self.low, other.low)
+    self.high = max(self.high, other.high)
+    self._fit()
 
   def _shortened(self, values, counts):
     """Half of the room: neighbours become the greatest of them."""
@@ -114,6 +138,19 @@ class Products:
     self.rows += len(numbers)
     self._parts.append(np.unique(numbers, return_counts=True))
     self._pending += len(self._parts[-1][0])
+    self._fit()
+
+  def merge(self, other: "Products") -> None:
+    """Adds what another has counted."""
+    self.rows += other.rows
+    self.short += other.short
+    self._parts += other._parts
+    self._pending += other._pending
+    if self._users is not None:
+      self._users.merge(other._users)
+    self._fit()
+
+  def _fit(self) -> None:
     if len(self._parts) > 1 and self._pending > self._most:
       values, counts = _merged(self._parts)
       if len(values) > self._most:  # Forgets the rarest half.

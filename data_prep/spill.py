@@ -28,8 +28,8 @@ from . import rejects as rejects_lib
 from .inputs import Inputs
 
 GIB = 1 << 30
-# What the program takes before any row: Python, Polars, TFDS and its imports.
-BASE_BYTES = int(0.75 * GIB)
+# What the program takes beside a piece: its libraries, and batches being read.
+BASE_BYTES = int(1.5 * GIB)
 # Of a user, all his life: his key as text, in sets and in tables.
 USER_BYTES = 600
 _LEAST = 32 << 20
@@ -168,7 +168,7 @@ class Spill:
 
 def row_bytes(fields: int) -> int:
   """Memory that a row takes while a piece is made, as measured."""
-  return 120 + 40 * fields
+  return 75 + 25 * fields
 
 
 def by_hash(keys: Sequence[str], users: np.ndarray) -> list[int]:
@@ -211,7 +211,7 @@ class Spilled:
       rows = clean_lib.piece(raw, frame.drop("_user"), user, rejects)
       del frame
       shutil.rmtree(folder, ignore_errors=True)
-      rows = dataclasses.replace(rows, members=members)
+      rows = dataclasses.replace(rows, members=members, number=number)
       clean_lib.note_first(self.first, rows)
       _save(self._path(number), outcomes.of(rows), self._fields)
 
@@ -221,7 +221,7 @@ class Spilled:
   def pieces(self, last: bool = False) -> Iterator[clean_lib.Rows]:
     """The pieces, in the order of records; the `last` reading removes them."""
     for number in range(len(self.members)):
-      yield _load(self._path(number))
+      yield dataclasses.replace(_load(self._path(number)), number=number)
       if last:
         self._path(number).unlink()
 
@@ -287,40 +287,49 @@ class Encoded:
   """
 
   def __init__(self, folder: pathlib.Path | None, composites: dict):
-    self._folder, self._files = folder, []
+    self._folder = folder
     self.rows, self.labels, self.composites = {}, {}, composites
     self.count = self.label_count = self.events = self.bytes = 0
 
-  def add(self, rows: clean_lib.Rows, out: dict, counts: dict) -> None:
-    """Adds an encoded piece `out` of the events `rows`."""
-    self.events += len(rows.user)
-    self.count += len(out["user"])
-    self.label_count += len(rows.outcomes["id"])
-    self.bytes += sum(a.nbytes for a in out.values())
-    for name, found in counts.items():
-      total = self.composites.setdefault(name, {})
-      for key, number in found.items():
-        total[key] = total.get(key, 0) + number
+  def keep(self, rows: clean_lib.Rows, out: dict) -> None:
+    """Keeps the encoded piece `out` of the events `rows`."""
     if self._folder is None:
       self.rows, self.labels = out, rows.outcomes
       return
-    path = self._folder / f"encoded{len(self._files):06d}.npz"
+    path = self._folder / f"encoded{rows.number:06d}.npz"
     labels = {f"outcome:{k}": v for k, v in rows.outcomes.items()}
     with _named(path):
       np.savez(path, members=rows.members, **out, **labels)
-    self._files.append(path)
+
+  def note(self, found) -> None:
+    """Counts a piece (phases.Piece) that was kept."""
+    self.events += found.events
+    self.count += found.rows
+    self.label_count += found.labels
+    self.bytes += found.bytes
+    for name, counts in found.counts.items():
+      total = self.composites.setdefault(name, {})
+      for key, number in counts.items():
+        total[key] = total.get(key, 0) + number
+
+  def files(self) -> list[pathlib.Path]:
+    """Of the pieces, in the order of records."""
+    return sorted(self._folder.glob("encoded*.npz")) if self._folder else []
 
   def __iter__(self):
     """Members, rows and labels of each piece on disk, which are removed."""
-    for path in self._files:
-      rows, labels = {}, {}
-      with np.load(path, allow_pickle=False) as found:
-        for key in found:
-          kind, _, name = key.partition(":")
-          if kind == "outcome":
-            labels[name] = found[key]
-          elif key != "members":
-            rows[key] = found[key]
-        members = found["members"]
+    for path in self.files():
+      yield self.read(path)
       path.unlink()  # Shards take their place.
-      yield members, rows, labels
+
+  def read(self, path: pathlib.Path):
+    """Members, rows and labels of a piece."""
+    rows, labels = {}, {}
+    with np.load(path, allow_pickle=False) as found:
+      for key in found:
+        kind, _, name = key.partition(":")
+        if kind == "outcome":
+          labels[name] = found[key]
+        elif key != "members":
+          rows[key] = found[key]
+      return found["members"], rows, labels

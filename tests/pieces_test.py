@@ -143,9 +143,9 @@ def test_events_in_pieces_give_the_same_shards(tmp_path, tiny_pieces, until):
   )
   wanted = prepare(whole, "wa", memory_gib=0)
   assert not tiny_pieces
-  check_equal(prepare(cut, "wb", memory_gib=1), wanted)
+  check_equal(prepare(cut, "wb", memory_gib=2), wanted)
   assert len(set(tiny_pieces)) > 5
-  found = contents(prepare(shuffled, "wc", memory_gib=1))
+  found = contents(prepare(shuffled, "wc", memory_gib=2))
   assert found[:3] == contents(wanted)[:3]
   assert not list(tmp_path.glob("w?/*.spill"))
 
@@ -156,7 +156,7 @@ def test_days_in_pieces_give_the_same_shards(tmp_path, tiny_pieces):
     data_prep.prepare(
       "tables", tmp_path / out, schema=schema, quiet=True, memory_gib=memory
     )
-    for out, memory in (("a", 0), ("b", 1))
+    for out, memory in (("a", 0), ("b", 2))
   )
   check_equal(one, many)
   assert len(set(tiny_pieces)) > 3
@@ -170,7 +170,7 @@ def test_days_in_pieces_give_the_same_shards(tmp_path, tiny_pieces):
       memory_gib=memory,
       fitted=one,
     )
-    for out, memory in (("c", 0), ("d", 1))
+    for out, memory in (("c", 0), ("d", 2))
   ]
   check_equal(*again)
   assert not set(contents(one)[0].values()) ^ set(
@@ -187,7 +187,7 @@ def test_less_memory_than_the_program_takes_is_refused(tmp_path, monkeypatch):
 def test_what_an_interrupted_run_left_is_removed(tmp_path, tiny_pieces):
   schema = tiny_data.write_tables(tmp_path / "raw")
   run = lambda: data_prep.prepare(
-    "tables", tmp_path / "data", schema=schema, quiet=True, memory_gib=1
+    "tables", tmp_path / "data", schema=schema, quiet=True, memory_gib=2
   )
   path = run()
   left = path.parent / f"{path.name}.spill"
@@ -198,7 +198,7 @@ def test_what_an_interrupted_run_left_is_removed(tmp_path, tiny_pieces):
     tmp_path / "data",
     schema=schema,
     quiet=True,
-    memory_gib=1,
+    memory_gib=2,
     overwrite=True,
   )
   assert not left.exists()
@@ -212,7 +212,7 @@ def test_a_disk_that_is_full_of_pieces_is_named(tmp_path, tiny_pieces):
   try:
     with pytest.raises(OSError, match="spill.*too large.*--memory_gib"):
       data_prep.prepare(
-        "tables", tmp_path / "out", schema=schema, quiet=True, memory_gib=1
+        "tables", tmp_path / "out", schema=schema, quiet=True, memory_gib=2
       )
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)

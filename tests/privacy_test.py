@@ -49,7 +49,7 @@ def everything(path):
   return files + records + "".join(rejects).encode()
 
 
-@pytest.mark.parametrize("memory_gib", [0, 1])
+@pytest.mark.parametrize("memory_gib", [0, 2])
 def test_hashed_ids_stand_nowhere(tmp_path, owner, memory_gib, monkeypatch):
   monkeypatch.setattr("lumos_jax.data_prep.room._fits", lambda *_: False)
   plain = tiny_data.tiny_data_dir(tmp_path / "a", frames())
@@ -221,7 +221,7 @@ def test_k_in_pieces_is_k_of_the_whole(tmp_path, monkeypatch, request):
       memory_gib=memory,
       k_anonymous=12,
     )
-    for out, memory in (("a", 0), ("b", 1))
+    for out, memory in (("a", 0), ("b", 2))
   )
   pieces_test.check_equal(one, many)
   stats = json.loads((one / "stats.json").read_text())
