@@ -7,13 +7,28 @@ python -m data_prep --source=complete_journey --out=new --fitted=runs/pretrain
 python -m data_prep --list
 python -m data_prep describe FILES_OR_FOLDERS --out=my_schema.py
 python -m data_prep generate --users=10000 --out=world --seed=0
+python -m data_prep append data/shop --source=tables --set schema=new.py
+python -m data_prep drift --reference=data/shop --new=new/shop
+python -m data_prep forget --users=FILE data/shop predictions
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from typing import Any
 
-from . import describe, generate, run, sources
+from lumos_jax import ids
+
+from . import append, describe, drift, forget, generate, run, sources
+
+_COMMANDS = {
+  "append": append,
+  "describe": describe,
+  "drift": drift,
+  "forget": forget,
+  "generate": generate,
+}
 
 
 def _value(text: str):
@@ -22,6 +37,17 @@ def _value(text: str):
     return json.loads(text)
   except ValueError:
     return text
+
+
+def options(items: Sequence[str]) -> dict[str, Any]:
+  """KEY=VALUE of --set; raises ValueError where it is none."""
+  out = {}
+  for item in items:
+    key, equals, value = item.partition("=")
+    if not equals:
+      raise ValueError(f"--set {item}: write KEY=VALUE")
+    out[key] = _value(value)
+  return out
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +80,25 @@ def _parser() -> argparse.ArgumentParser:
     metavar="DAY",
     help="Leaves out rows from this day (number or date) on.",
   )
+  parser.add_argument(
+    "--memory_gib",
+    type=float,
+    help="Memory to stay within; a larger table is prepared in pieces on disk. "
+    "Default: half of the machine's; 0 for no limit.",
+  )
+  parser.add_argument(
+    "--hash_ids",
+    action="store_true",
+    help="Stores keyed hashes in place of users' ids; the key is in the "
+    f"environment, ${ids.SALT}, or in a file that ${ids.SALT_FILE} names.",
+  )
+  parser.add_argument(
+    "--k_anonymous",
+    type=int,
+    default=0,
+    metavar="K",
+    help="A categorical value that fewer training users hold counts as unknown.",
+  )
   parser.add_argument("--num_shards", type=int, help="Files of each split.")
   parser.add_argument(
     "--overwrite",
@@ -69,10 +114,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv=None) -> int:
   """Returns the exit status."""
   argv = sys.argv[1:] if argv is None else list(argv)
-  if argv[:1] == ["describe"]:
-    return describe.main(argv[1:])
-  if argv[:1] == ["generate"]:
-    return generate.main(argv[1:])
+  if argv and argv[0] in _COMMANDS:
+    return _COMMANDS[argv[0]].main(argv[1:])
   parser = _parser()
   args = parser.parse_args(argv)
   if args.list:
@@ -80,16 +123,14 @@ def main(argv=None) -> int:
     return 0
   if not args.source:
     parser.error("--source is needed; --list shows the sources")
-  options = {}
-  for item in args.set:
-    key, equals, value = item.partition("=")
-    if not equals:
-      parser.error(f"--set {item}: write KEY=VALUE")
-    options[key] = _value(value)
+  try:
+    given = options(args.set)
+  except ValueError as e:
+    parser.error(str(e))
   if args.rows:
-    options["rows"] = args.rows
+    given["rows"] = args.rows
   if args.until is not None:
-    options["until"] = _value(args.until)
+    given["until"] = _value(args.until)
   try:
     path = run.prepare(
       args.source,
@@ -97,7 +138,10 @@ def main(argv=None) -> int:
       overwrite=args.overwrite,
       num_shards=args.num_shards,
       fitted=args.fitted,
-      **options,
+      memory_gib=args.memory_gib,
+      hash_ids=args.hash_ids,
+      k_anonymous=args.k_anonymous,
+      **given,
     )
   except (ValueError, OSError) as e:
     print(f"error: {e}", file=sys.stderr)

@@ -5,13 +5,11 @@ a data directory is complete or absent.
 """
 
 import contextlib
-import errno
-import hashlib
 import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -21,14 +19,13 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from lumos_jax.data import records as records_lib
 
-from . import encode, engine
+from . import encode, engine, room, spill
 
 INCOMPLETE = ".incomplete"
 # Level 1 is twice as fast as the default 3, at 2 % more bytes. A record is its
 # own chunk, so that random reads decompress nothing else.
-_RECORD_OPTIONS = "group_size:1,zstd:1"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SHARD_BYTES = 256 << 20
+RECORD_OPTIONS = "group_size:1,zstd:1"
+SHARD_BYTES = 256 << 20
 _MAX_SHARDS = 1024
 
 
@@ -72,16 +69,10 @@ class Users(tfds.core.GeneratorBasedBuilder):
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager
-    return {
-      name: self._generate_examples(users)
-      for name, users in self._prepared.splits.items()
-    }
+    raise NotImplementedError("_download_and_prepare writes all splits")
 
-  def _generate_examples(self, users) -> Iterator[tuple[str, dict]]:
-    names = ["key", *records_lib.stored(self._prepared.schema)]
-    for record in encode.records(self._prepared.users, users):
-      yield record["key"], {n: record[n] for n in names}
+  def _generate_examples(self):
+    raise NotImplementedError("_download_and_prepare writes all splits")
 
   def _download_and_prepare(self, dl_manager, download_config) -> None:
     """Writes the shards of all splits.
@@ -90,51 +81,98 @@ class Users(tfds.core.GeneratorBasedBuilder):
     long: it checks each tensor again and keeps all records to sort them.
     """
     del dl_manager, download_config
-    splits = [
-      self._write_split(name, users)
-      for name, users in self._prepared.splits.items()
-    ]
-    self.info.set_splits(tfds.core.SplitDict(splits))
+    prepared, writers = self._prepared, {}
+    split = np.full(len(prepared.users.keys), "", object)
+    for name, users in prepared.splits.items():
+      template = self._get_filename_template(split_name=name)
+      split[users] = name
+      shards = self._num_shards or _shards(prepared, len(users))
+      writers[name] = Split(name, template, len(users), shards)
+    names = ["key", *records_lib.stored(prepared.schema)]
+    for piece in prepared.pieces():
+      members = piece.members
+      owner = split if members is None else split[members]
+      for name, writer in writers.items():
+        order = spill.by_hash(piece.keys, np.flatnonzero(owner == name))
+        lengths = np.bincount(piece.rows["user"], minlength=len(piece.keys))
+        writer.count(lengths[order])
+        for record in encode.records(piece, order):
+          writer.write({n: record[n] for n in names})
+    found = [w.done() for w in writers.values()]
+    self.lengths = {n: (w.rows, w.longest) for n, w in writers.items()}
+    self.info.set_splits(tfds.core.SplitDict(found))
 
-  def _write_split(self, name: str, users: np.ndarray) -> tfds.core.SplitInfo:
-    """Shards of one split, users in the order of a hash of their keys."""
-    template = self._get_filename_template(split_name=name)
-    keys = self._prepared.users.keys
-    digest = lambda u: hashlib.sha256(keys[u].encode()).digest()
-    order = sorted(users.tolist(), key=digest)
-    shards = self._num_shards or _shards(self._prepared.users, len(order))
-    shards = min(shards, len(order))
-    bounds = [len(order) * i // shards for i in range(shards + 1)]
-    total = 0
-    for i in range(shards):
-      path = template.sharded_filepath(shard_index=i, num_shards=shards)
-      chosen = order[bounds[i] : bounds[i + 1]]
-      total += _write_shard(path, self._generate_examples(chosen))
-    return tfds.core.SplitInfo(
-      name=name,
-      shard_lengths=np.diff(bounds).tolist(),
-      num_bytes=total,
-      filename_template=template,
+
+class Split:
+  """Writes the shards of one split, users in the order of a hash of their keys.
+
+  Attributes:
+    rows: Written so far.
+    longest: Most rows of a user.
+  """
+
+  def __init__(self, name: str, template, users: int, shards: int):
+    shards = min(shards, users)
+    self._name, self._template = name, template
+    self._bounds = [users * i // shards for i in range(shards + 1)]
+    self._shard, self._written, self._bytes = -1, 0, 0
+    self._writer = self._path = None
+    self.rows = self.longest = 0
+
+  def count(self, lengths: np.ndarray) -> None:
+    """Notes the rows of users [U] who are about to be written."""
+    self.rows += int(lengths.sum())
+    self.longest = max(self.longest, int(lengths.max(initial=0)))
+
+  def write(self, example: dict) -> None:
+    """Writes the next user; the shard changes at its bound."""
+    while self._written == self._bounds[self._shard + 1]:
+      self._open(self._shard + 1)
+    data = serialize(example)
+    self._bytes += len(data)
+    self._written += 1
+    with self._full():
+      self._writer.write(data)
+
+  def _open(self, shard: int) -> None:
+    self._close()
+    self._shard = shard
+    self._path = self._template.sharded_filepath(
+      shard_index=shard, num_shards=len(self._bounds) - 1
     )
+    with self._full():
+      self._writer = array_record_module.ArrayRecordWriter(
+        str(self._path), RECORD_OPTIONS
+      )
 
+  def _close(self) -> None:
+    if self._writer is not None:
+      with self._full():
+        self._writer.close()
 
-def _write_shard(path: epath.Path, examples) -> int:
-  """Writes one file; returns its bytes before compression."""
-  total = 0
-  try:
-    writer = array_record_module.ArrayRecordWriter(str(path), _RECORD_OPTIONS)
-    for _, example in examples:
-      data = serialize(example)
-      total += len(data)
-      writer.write(data)
-    writer.close()
-  except RuntimeError as e:  # What the writer makes of every failed write.
-    for number in _FULL:
-      if os.strerror(number) in str(e):
-        written = path.stat().length if path.exists() else 0
-        raise OSError(number, f"{path} after {written:,} bytes") from e
-    raise
-  return total
+  @contextlib.contextmanager
+  def _full(self):
+    try:
+      yield
+    except RuntimeError as e:  # What the writer makes of every failed write.
+      for number in room.FULL:
+        if os.strerror(number) in str(e):
+          there = self._path.exists()
+          written = self._path.stat().length if there else 0
+          text = f"{self._path} after {written:,} bytes"
+          raise OSError(number, text) from e
+      raise
+
+  def done(self) -> tfds.core.SplitInfo:
+    """Closes the last shard."""
+    self._close()
+    assert self._written == self._bounds[-1], self._name
+    return tfds.core.SplitInfo(
+      name=self._name,
+      shard_lengths=np.diff(self._bounds).tolist(),
+      num_bytes=self._bytes,
+      filename_template=self._template,
+    )
 
 
 def serialize(example: dict) -> bytes:
@@ -147,9 +185,9 @@ def serialize(example: dict) -> bytes:
   return proto.SerializeToString()
 
 
-def _shards(users: encode.Users, count: int) -> int:
-  size = _size(users) * count // len(users.keys)
-  return min(_MAX_SHARDS, 1 + size // _SHARD_BYTES)
+def _shards(prepared: engine.Prepared, count: int) -> int:
+  size = prepared.bytes * count // len(prepared.users.keys)
+  return min(_MAX_SHARDS, 1 + size // SHARD_BYTES)
 
 
 def write(
@@ -176,12 +214,12 @@ def write(
   """
   path = epath.Path(path)
   aside = path.parent / (path.name + INCOMPLETE)
-  claim(aside, say)
+  room.claim(aside, say)
   try:
     builder = _write_shards(prepared, aside, num_shards)
     place = epath.Path(builder.data_dir)
     stats = {**prepared.stats, **(extra or {})}
-    stats |= _shard_stats(prepared, builder.info, place)
+    stats |= _shard_stats(builder, place)
     schema = prepared.schema.to_json()
     stats["schema_hash"] = prepared.schema.hash
     stats["model_hash"] = prepared.schema.model_hash
@@ -198,51 +236,18 @@ def write(
     (place / records_lib.STATS).write_text(text)
     place.rename(path)
   except OSError as e:
-    if e.errno not in _FULL:
+    if e.errno not in room.FULL:
       raise
     raise OSError(
       e.errno,
       f"the disk is full or a limit reached: {e}. The data set takes up to "
-      f"{_size(prepared.users):,} bytes, a fifth of it as a rule. Nothing was "
+      f"{prepared.bytes:,} bytes, a fifth of it as a rule. Nothing was "
       f"kept in {path.parent}; make room, or choose another --out",
     ) from e
   finally:
     if aside.exists():
       aside.rmtree(missing_ok=True)
   return stats
-
-
-def claim(aside: epath.Path, say: Callable[[str], None]) -> None:
-  """Takes the place beside the data set; cleans what an interrupted run left.
-
-  Raises:
-    FileExistsError: A living process of this machine is writing there.
-  """
-  owner = aside / "owner"
-  host = os.uname().nodename
-  if aside.exists():
-    text = owner.read_text().split() if owner.exists() else []
-    if len(text) == 2 and text[0] == host and _alive(int(text[1])):
-      raise FileExistsError(
-        f"{aside} is being written by process {text[1]}: wait for it, or "
-        "choose another --out"
-      )
-    say(f"removing {aside}, left by an interrupted preparation")
-    aside.rmtree()
-  aside.mkdir(parents=True)
-  owner.write_text(f"{host} {os.getpid()}")
-
-
-def _alive(pid: int) -> bool:
-  if pid == os.getpid():
-    return False
-  try:
-    os.kill(pid, 0)
-  except ProcessLookupError:
-    return False
-  except PermissionError:
-    return True
-  return True
 
 
 def _write_shards(prepared, aside, num_shards) -> Users:
@@ -261,17 +266,15 @@ def _write_shards(prepared, aside, num_shards) -> Users:
   return builder
 
 
-def _shard_stats(prepared, info: tfds.core.DatasetInfo, place) -> dict:
-  users = prepared.users
-  rows = np.bincount(users.rows["user"], minlength=len(users.keys))
+def _shard_stats(builder: Users, place) -> dict:
   shards, splits = {}, {}
-  for name, split in info.splits.items():
+  for name, split in builder.info.splits.items():
     files = [epath.Path(f).name for f in split.filepaths]
-    own = rows[prepared.splits[name]]
+    rows, longest = builder.lengths[name]
     splits[name] = {
       "users": int(split.num_examples),
-      "rows": int(own.sum()),
-      "longest": int(own.max(initial=0)),
+      "rows": rows,
+      "longest": longest,
       "shards": files,
     }
     for f in files:
@@ -284,8 +287,3 @@ def _shard_stats(prepared, info: tfds.core.DatasetInfo, place) -> dict:
     "shards": shards,
     "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
   }
-
-
-def _size(users: encode.Users) -> int:
-  arrays = [*users.rows.values(), *users.profile, users.span]
-  return sum(a.nbytes for a in arrays)

@@ -7,7 +7,8 @@ that are not there.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -34,6 +35,10 @@ class Rows:
     local: int64 [R], the same of the local clock.
     labels: {label of events: value float32 [R], NaN for none, and day from which
       on it is known, int32 [R]}.
+    outcomes: user, id, time, value, event, known [L], sorted: labels of the
+      piece's users.
+    members: int32 [m], ascending, the users of a piece; None for all.
+    number: Of the piece, in the order of records.
   """
 
   user: np.ndarray
@@ -43,11 +48,39 @@ class Rows:
   labels: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
     default_factory=dict
   )
+  outcomes: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  members: np.ndarray | None = None
+  number: int = 0
 
   @property
   def day(self) -> np.ndarray:
     """int32 [R] local days since the epoch."""
     return (self.local // times.DAY).astype(np.int32)
+
+
+class Whole:
+  """The activity's rows in memory, as one piece.
+
+  Attributes:
+    read: Rows before cleaning.
+    first: int32 [U], each user's first day with an event, NO_TIME for none.
+  """
+
+  def __init__(self, rows: Rows, read: int, users: int):
+    self.rows, self.read = rows, read
+    self.first = np.full(users, encode.NO_TIME, np.int32)
+    note_first(self.first, rows)
+
+  def pieces(self, last: bool = False) -> Iterator[Rows]:
+    """The rows; `last` says that nobody will ask again."""
+    del last
+    yield self.rows
+
+
+def note_first(first: np.ndarray, rows: Rows) -> None:
+  """Notes the first day [U] of the users of a piece."""
+  start = np.flatnonzero(np.diff(rows.user, prepend=-1))
+  first[rows.user[start]] = rows.day[start]
 
 
 @dataclasses.dataclass
@@ -57,13 +90,12 @@ class Clean:
   Attributes:
     raw: What they were made from, with the schema's span filled in.
     people: The users.
-    activity: Rows by user and time (order.py).
-    read: Rows of the activity before cleaning.
+    activity: `Whole` or `spill.Spilled`: pieces of rows by user and time
+      (order.py), each with all rows of some users.
     profile: A row a user who has one; None where the schema has no such fields.
     calendar: None where there is no calendar table.
     groups: user [G], group [G], sorted by user; positions in group names.
-    labels: user, id, time, value, event, known [L], sorted; and the labels with
-      their values.
+    labels: With their values.
     span: int32 [U, 3].
     entries: How many users enter by what, see side_tables.span.
     rejects: Rows that could not be used.
@@ -72,12 +104,11 @@ class Clean:
 
   raw: Inputs
   people: people.People
-  activity: Rows
-  read: int
+  activity: Any
   profile: Rows | None
   calendar: side_tables.Entries | None
   groups: dict[str, np.ndarray]
-  labels: tuple[dict[str, np.ndarray], tuple[schema_lib.Label, ...]]
+  labels: tuple[schema_lib.Label, ...]
   span: np.ndarray
   entries: dict[str, int]
   rejects: rejects_lib.Rejects
@@ -85,7 +116,11 @@ class Clean:
 
 
 def clean(
-  raw: Inputs, absent: Sequence[str] = (), group_names: Sequence[str] = ("",)
+  raw: Inputs,
+  absent: Sequence[str] = (),
+  group_names: Sequence[str] = ("",),
+  spill=None,
+  salt: bytes | None = None,
 ) -> Clean:
   """Cleans all tables.
 
@@ -93,38 +128,65 @@ def clean(
     raw: Of a source; `schema.activity` holds the fields of event rows.
     absent: Tables that may be absent though the schema has fields of them.
     group_names: Groups of the calendar to use where there is no such table.
+    spill: A `spill.Spill` to keep the activity in, in pieces; None for memory.
+    salt: Key of hashed ids; None for ids as they stand.
 
   Raises:
     InputError: A table cannot be used; names file, column and row.
   """
   inputs_lib.check(raw, absent)
   _check_zones(raw)
-  rejects, notes = rejects_lib.Rejects(), dict(raw.notes)
-  frame, read, raw = _usable(raw, rejects, notes)
+  rejects = rejects_lib.Rejects(spill and spill.folder, salt)
+  notes = dict(raw.notes)
+  chosen = _chosen(raw)
+  if spill is None:
+    # Streaming touches a third less memory: a table's worth of page faults.
+    frame = chosen.collect(engine="streaming")
+    frame = columns_lib.text_keys(frame, raw.where("activity"))
+    read = len(frame)
+    raw = with_span(raw, frame.lazy(), notes)
+    frame = usable(raw, frame, rejects)
+    _some_usable(raw, len(frame), rejects)
+    keys = columns_lib.coded(frame["key"], raw.where("activity"))
+    found = keys.values
+  else:
+    raw = with_span(raw, chosen, notes)
+    found = spill.keys(raw, chosen)
   profile = _profile_frame(raw, rejects)
-  keys = columns_lib.coded(frame["key"], raw.where("activity"))
-  users = people.People(raw, keys.values, profile)
+  users = people.People(raw, found, profile, salt)
   calendar = side_tables.calendar(raw, notes)
   if calendar is not None:
     group_names = calendar.group_names
-  activity = _activity(raw, frame, users.lookup(keys), rejects)
-  span, entries = side_tables.span(
-    raw, users, rejects, activity.user, activity.day
-  )
+  outcomes = side_tables.labels(raw, users, rejects, notes)
+  if spill is None:
+    rows = piece(raw, frame, users.lookup(keys), rejects)
+    del frame
+    activity = Whole(outcomes.of(rows), read, len(users.keys))
+  else:
+    activity = spill.rows(raw, chosen, users, rejects, outcomes)
+    _some_usable(raw, activity.usable, rejects)
+  span, entries = side_tables.span(raw, users, rejects, activity.first)
   return Clean(
     raw=raw,
     people=users,
     activity=activity,
-    read=read,
     profile=_profile(raw, profile, users, rejects),
     calendar=calendar,
     groups=side_tables.membership(raw, group_names, users, rejects),
-    labels=side_tables.labels(raw, users, rejects, notes, activity),
+    labels=outcomes.declared,
     span=span,
     entries=entries,
     rejects=rejects,
     notes=notes,
   )
+
+
+def _some_usable(raw: Inputs, rows: int, rejects) -> None:
+  if not rows:
+    raise InputError(
+      f"{raw.where('activity')}: no usable row; rejected: "
+      f"{dict(rejects.counts['activity'])}"
+    )
 
 
 def _check_zones(raw: Inputs) -> None:
@@ -152,13 +214,12 @@ def _check_zones(raw: Inputs) -> None:
     )
 
 
-def _usable(raw: Inputs, rejects, notes) -> tuple[pl.DataFrame, int, Inputs]:
-  """The activity's usable rows, how many were read, and the schema's span.
+def _chosen(raw: Inputs) -> pl.LazyFrame:
+  """The activity's columns that are used, not read yet.
 
   Columns: key, _time, _local (int64), _below and _order where there are such,
   and the fields.
   """
-  where = raw.where("activity")
   at = side_tables.moment(raw, "activity", raw.activity, "time")
   extra = {"_time": at.instant, "_local": at.local}
   if at.below is not None:
@@ -171,18 +232,30 @@ def _usable(raw: Inputs, rejects, notes) -> tuple[pl.DataFrame, int, Inputs]:
     if schema_lib.column(f)
   ]
   extra |= side_tables.event_labels(raw)
-  chosen = raw.activity.select("key", *fields, **extra)
-  # Streaming touches a third less memory: a table's worth of page faults.
-  frame = chosen.collect(engine="streaming")
-  frame = columns_lib.text_keys(frame, where)
-  read = len(frame)
-  raw, frame = _with_span(raw, frame, notes)
-  schema, day = raw.schema, pl.col("_local").floordiv(times.DAY)
-  checks = [
-    *columns_lib.key_checks(frame),
+  return raw.activity.select("key", *fields, **extra)
+
+
+_DAY = pl.col("_local").floordiv(times.DAY)
+
+
+def in_time(raw: Inputs, frame):
+  """The rows before `until`, numbered as in the raw table."""
+  if raw.until is None:
+    return frame
+  until = times.day_number(raw.until, raw.schema.epoch)
+  if rejects_lib.ROW not in frame.collect_schema():
+    frame = frame.with_row_index(rejects_lib.ROW)
+  return frame.filter((_DAY < until).fill_null(True))
+
+
+def checks(raw: Inputs, dtypes: Mapping[str, pl.DataType]):
+  """Why a row of the activity cannot be used, by its own values."""
+  schema = raw.schema
+  out = [
+    *columns_lib.key_checks(dtypes),
     (pl.col("_time").is_null(), "null or unreadable time"),
     (
-      (day < schema.first_day) | (day >= schema.last_day),
+      (_DAY < schema.first_day) | (_DAY >= schema.last_day),
       "outside the days of the data",
     ),
   ]
@@ -191,16 +264,18 @@ def _usable(raw: Inputs, rejects, notes) -> tuple[pl.DataFrame, int, Inputs]:
       continue
     x = pl.col(f.name)
     if not f.nullable:
-      checks.append((x.is_null(), f"null in {f.name}"))
-    if frame[f.name].dtype.is_float():
+      out.append((x.is_null(), f"null in {f.name}"))
+    if dtypes[f.name].is_float():
       bad = x.is_infinite() if f.nullable else ~x.is_finite()
-      checks.append((bad, f"NaN or infinite in {f.name}"))
-  frame, _ = rejects.split("activity", frame, checks)
-  if not len(frame):
-    raise InputError(
-      f"{where}: no usable row; rejected: {dict(rejects.counts['activity'])}"
-    )
-  return frame, read, raw
+      out.append((bad, f"NaN or infinite in {f.name}"))
+  return out
+
+
+def usable(raw: Inputs, frame: pl.DataFrame, rejects) -> pl.DataFrame:
+  """The rows that can be used by their own values."""
+  frame = in_time(raw, frame)
+  found = checks(raw, frame.schema)
+  return rejects.split("activity", frame, found)[0]
 
 
 def _activity_column(raw: Inputs, field) -> pl.Expr:
@@ -211,24 +286,27 @@ def _activity_column(raw: Inputs, field) -> pl.Expr:
   return pl.col(schema_lib.column(field)).alias(field.name)
 
 
-def _with_span(raw: Inputs, frame, notes) -> tuple[Inputs, pl.DataFrame]:
-  """Fills in the schema's span from the data; leaves out what is too late."""
+def with_span(raw: Inputs, chosen: pl.LazyFrame, notes) -> Inputs:
+  """Fills in the schema's span from the data; counts what is too late."""
   schema, where = raw.schema, raw.where("activity")
-  day = frame.select(pl.col("_local").floordiv(times.DAY)).to_series()
+  until, late = None, pl.lit(False)
   if raw.until is not None:
     until = times.day_number(raw.until, schema.epoch)
-    late = (day >= until).fill_null(False)
-    if late.any():
-      notes[f"activity rows from day {until} on, left out"] = int(late.sum())
-      # Rejects name rows of the raw table.
-      frame = frame.with_row_index(rejects_lib.ROW).filter(~late)
-      day = day.filter(~late)
+    late = (_DAY >= until).fill_null(False)
+  day = _DAY.filter(~late)
+  count, low, high = (
+    chosen.select(late=late.sum(), low=day.min(), high=day.max())
+    .collect(engine="streaming")
+    .row(0)
+  )
+  if until is not None:
+    if count:
+      notes[f"activity rows from day {until} on, left out"] = count
     schema = dataclasses.replace(
       schema, train_until=min(schema.train_until, until)
     )
     if schema.last_day > schema.first_day:
       schema = dataclasses.replace(schema, last_day=min(schema.last_day, until))
-  low, high = day.min(), day.max()
   if low is None:
     raise InputError(f"{where}: no row has a readable time")
   if not schema.last_day > schema.first_day:
@@ -239,15 +317,21 @@ def _with_span(raw: Inputs, frame, notes) -> tuple[Inputs, pl.DataFrame]:
       f"{where}: times span days {first}..{last} since the epoch "
       f"{schema.epoch!r}, too far for 32 bits: move the epoch"
     )
-  return dataclasses.replace(raw, schema=schema), frame
+  return dataclasses.replace(raw, schema=schema)
 
 
-def _activity(raw: Inputs, frame, user: np.ndarray, rejects) -> Rows:
-  """Rows of known users, in order."""
+def of_users(frame: pl.DataFrame, user: np.ndarray, rejects):
+  """The rows of known users, and the users [R]."""
   if (user < 0).any():
-    checks = [rejects_lib.mask(user < 0, "user not in the data")]
-    frame, keep = rejects.split("activity", frame, checks)
+    found = [rejects_lib.mask(user < 0, "user not in the data")]
+    frame, keep = rejects.split("activity", frame, found)
     user = user[keep]
+  return frame, user
+
+
+def piece(raw: Inputs, frame, user: np.ndarray, rejects) -> Rows:
+  """Rows of known users, in order."""
+  frame, user = of_users(frame, user, rejects)
   where = raw.where("activity")
   columns = columns_lib.columns(frame, raw.schema.activity, where)
   keys = ["_time", *(k for k in ("_below", "_order") if k in frame.columns)]
@@ -272,7 +356,9 @@ def _profile_frame(raw: Inputs, rejects) -> pl.DataFrame | None:
   for f in raw.schema.profile:
     if isinstance(f, schema_lib.Numeric):
       columns_lib.finite(frame, f, where)
-  frame, _ = rejects.split("profile", frame, columns_lib.key_checks(frame))
+  frame, _ = rejects.split(
+    "profile", frame, columns_lib.key_checks(frame.schema)
+  )
   columns_lib.no_duplicates(frame, where)
   return frame
 

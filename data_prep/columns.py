@@ -1,6 +1,7 @@
 """Polars columns -> numpy columns, the form that fit and encode read."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -101,10 +102,10 @@ def text_keys(frame: pl.DataFrame, where: str) -> pl.DataFrame:
 _NO_KEY = ("", "null", "nan", "none", "<na>")
 
 
-def key_checks(frame: pl.DataFrame) -> list[rejects.Check]:
-  """Why a row's key names nobody."""
+def key_checks(dtypes: Mapping[str, pl.DataType]) -> list[rejects.Check]:
+  """Why a row's key names nobody, in a table with these types."""
   checks = [(pl.col("key").is_null(), "null key")]
-  if frame.schema["key"] == pl.String:
+  if dtypes["key"] == pl.String:
     text = pl.col("key").str.strip_chars().str.to_lowercase()
     checks.append((text.is_in(_NO_KEY), "empty or null-like key"))
   return checks

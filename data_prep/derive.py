@@ -12,7 +12,7 @@ import numpy as np
 
 from lumos_jax.data import schema as schema_lib
 
-from . import encode
+from . import encode, sketches
 from . import fit as fit_lib
 
 _SECOND = 1_000_000  # Microseconds.
@@ -21,10 +21,16 @@ _DAY = 24 * _HOUR
 _MOST_PRODUCTS = 1 << 62
 
 
-def fit_bins(field: schema_lib.Binned, x: np.ndarray) -> schema_lib.Binned:
-  """The field with edges from the training rows' numbers x [R].
+def fit_bins(
+  field: schema_lib.Binned, x: np.ndarray | sketches.Quantiles
+) -> schema_lib.Binned:
+  """The field with edges from the training rows' numbers x.
 
   Equal numbers never part, so that there may be fewer bins than asked for.
+
+  Args:
+    field: As declared; declared edges are kept.
+    x: [R], or `Quantiles` of all pieces of the rows.
   """
   if field.edges is not None:  # Declared.
     return field
@@ -32,15 +38,16 @@ def fit_bins(field: schema_lib.Binned, x: np.ndarray) -> schema_lib.Binned:
     raise schema_lib.SchemaError(
       f"field {field.name!r}: bins = {field.bins} must be 1 or more"
     )
-  x = x[np.isfinite(x)]
-  if not x.size:
+  if isinstance(x, np.ndarray):
+    numbers, x = x, sketches.Quantiles()
+    x.add(numbers[np.isfinite(numbers)])
+  if not x.count:
     return dataclasses.replace(field, edges=())
-  field = fit_lib.with_range(field, x)
+  field = dataclasses.replace(field, low=x.low, high=x.high)
   if field.scale == "frequency":
-    share = np.arange(1, field.bins) / field.bins
-    edges = np.quantile(x, share, method="higher")  # Numbers of the data.
+    edges = x.at(np.arange(1, field.bins) / field.bins)  # Numbers of the data.
   elif field.scale == "log":
-    low, high = fit_lib.symlog(np.asarray([x.min(), x.max()]))
+    low, high = fit_lib.symlog(np.asarray([x.low, x.high]))
     steps = np.linspace(low, high, field.bins + 1)[1:-1]
     edges = np.sign(steps) * np.expm1(np.abs(steps))
     # Rounded, so that another machine's last bits give the same schema hash.
@@ -49,9 +56,9 @@ def fit_bins(field: schema_lib.Binned, x: np.ndarray) -> schema_lib.Binned:
     raise schema_lib.SchemaError(
       f"field {field.name!r}: scale {field.scale!r}; use 'frequency' or 'log'"
     )
-  edges = np.unique(edges)
+  edges = np.unique(edges) + 0.0  # No -0.0.
   # An edge at or below the least number would leave its bin empty.
-  edges = edges[edges > x.min()]
+  edges = edges[edges > x.low]
   return dataclasses.replace(field, edges=tuple(edges.tolist()))
 
 
@@ -151,16 +158,13 @@ class Products:
     return self.numbers(columns)
 
 
-def _top(
-  numbers: np.ndarray, most: int, least: int = 1
-) -> tuple[np.ndarray, int]:
-  """The most frequent numbers, ties by size, and how many there are.
+def _top(numbers, counts, most: int, least: int = 1) -> np.ndarray:
+  """Places of the most frequent of ascending numbers, ties by size.
 
   Numbers that occur less than `least` times are not among them.
   """
-  found, count = np.unique(numbers, return_counts=True)
-  order = np.argsort(-count, kind="stable")[:most]
-  return found[order[count[order] >= least]], len(found)
+  order = np.argsort(-counts, kind="stable")[:most]
+  return order[counts[order] >= least]
 
 
 def _known(field, parts, names) -> np.ndarray:
@@ -173,7 +177,7 @@ def _known(field, parts, names) -> np.ndarray:
 
 
 def fit_composite(
-  products: Products, parts: Sequence[np.ndarray]
+  products: Products, found: sketches.Products
 ) -> tuple[schema_lib.Composite, dict[str, float]]:
   """The field with its tokens, and what they cover.
 
@@ -182,7 +186,7 @@ def fit_composite(
 
   Args:
     products: Of the field.
-    parts: int32 [R] ids of each part, training rows only.
+    found: Products of training rows.
 
   Returns:
     The field; {"products": different products, "tokens": kept, "coverage":
@@ -190,21 +194,26 @@ def fit_composite(
     "backoff_idle": no row was left to learn smaller tokens from}.
   """
   field = products.field
-  numbers = products.numbers(parts)
-  known = _known(field, parts, field.of)
-  kept, different = _top(numbers[known], field.max_values, field.min_count)
-  covered = np.isin(numbers, kept)
+  numbers, counts = found.counts()
+  parts = list(products.parts(numbers).T)
+  known = np.flatnonzero(_known(field, parts, field.of))
+  kept = known[
+    _top(numbers[known], counts[known], field.max_values, field.min_count)
+  ]
   small = np.zeros(0, np.int64)
   if field.backoff:
-    rest = ~covered & _known(field, parts, field.backoff)
-    rest = products.numbers([p[rest] for p in parts], field.backoff)
-    small, _ = _top(rest, field.max_backoff)
-  values = products.parts(np.concatenate([kept, small])).tolist()
+    rest = _known(field, parts, field.backoff)
+    rest[kept] = False
+    some = products.numbers([p[rest] for p in parts], field.backoff)
+    some, place = np.unique(some, return_inverse=True)
+    total = np.bincount(place, counts[rest], len(some)).astype(np.int64)
+    small = some[_top(some, total, field.max_backoff)]
+  values = products.parts(np.concatenate([numbers[kept], small])).tolist()
   field = dataclasses.replace(field, values=tuple(map(tuple, values)))
   return field, {
-    "products": different,
+    "products": len(known),
     "tokens": len(kept),
-    "coverage": float(covered.mean()) if len(covered) else 0.0,
+    "coverage": int(counts[kept].sum()) / found.rows if found.rows else 0.0,
     "backoff_tokens": len(small),
     "backoff_idle": bool(field.backoff and not len(small)),
   }
@@ -235,53 +244,70 @@ def composite_ids(
   return ids
 
 
-def fill(
+def fill_parts(
   fields: Sequence[schema_lib.Field],
   columns: dict[str, encode.Column],
-  train: np.ndarray | None,
   clock: Callable[[schema_lib.Clock], np.ndarray],
-) -> tuple[tuple[schema_lib.Field, ...], dict[str, Mapping[str, float]]]:
-  """Fits derived fields and puts their ids into `columns`.
+) -> None:
+  """Puts ids of Binned and Clock fields into the columns of some rows.
 
   Args:
-    fields: Of the activity table; other fields are fitted.
+    fields: Of the activity table, fitted but for composites.
     columns: Of these fields; Binned ones hold numbers, and ids afterwards.
-    train: int positions of rows to fit on; None to take what is fitted.
     clock: Ids of a Clock field, see `clock_ids`.
-
-  Returns:
-    The fields, and {field: counts} of the composites, for stats.json.
   """
-  out, stats, ids = [], {}, {}
-  named = {f.name: f for f in fields}
-
-  def ids_of(name):
-    if name not in ids:  # A Categorical, encoded here once more.
-      field, column = named[name], columns[name]
-      ids[name] = encode.category_ids(field, column.values)[column.codes]
-    return ids[name]
-
   for f in fields:
     if isinstance(f, schema_lib.Binned):
-      x = columns[f.name]
-      if train is not None:
-        f = fit_bins(f, x.take(train))
-      ids[f.name] = columns[f.name] = bin_ids(f, x)
+      columns[f.name] = bin_ids(f, columns[f.name])
     elif isinstance(f, schema_lib.Clock):
-      ids[f.name] = columns[f.name] = clock(f)
-    elif isinstance(f, schema_lib.Composite):
-      parts = [ids_of(n) for n in f.of]
-      products = Products(f, [named[n].size for n in f.of])
-      counts = {}
-      if train is not None:
-        f, counts = fit_composite(products, [p.take(train) for p in parts])
-        products.field = f
-      found = columns[f.name] = composite_ids(products, parts)
-      small = [schema_lib.ANY in v for v in f.values or ()]
-      first = schema_lib.FIRST_VALUE + len(small) - sum(small)
-      counts["rows_unknown"] = int((found == schema_lib.UNKNOWN).sum())
-      counts["rows_backoff"] = int((found >= first).sum())
-      stats[f.name] = counts
-    named[f.name] = f
-    out.append(f)
-  return tuple(out), stats
+      columns[f.name] = clock(f)
+
+
+class Parts:
+  """Ids of the parts of composites, of rows after `fill_parts`."""
+
+  def __init__(
+    self,
+    fields: Sequence[schema_lib.Field],
+    columns: Mapping[str, encode.Column],
+  ):
+    self._named = {f.name: f for f in fields}
+    self._columns, self._ids = columns, {}
+
+  def products(self, field: schema_lib.Composite) -> Products:
+    """Numbers of a field's products."""
+    return Products(field, [self._named[n].size for n in field.of])
+
+  def of(self, field: schema_lib.Composite) -> list[np.ndarray]:
+    """int32 [R] of each part."""
+    return [self._of(n) for n in field.of]
+
+  def _of(self, name: str) -> np.ndarray:
+    if name not in self._ids:
+      field, column = self._named[name], self._columns[name]
+      if isinstance(field, schema_lib.Categorical):
+        column = encode.category_ids(field, column.values)[column.codes]
+      self._ids[name] = column
+    return self._ids[name]
+
+
+def fill_composites(
+  fields: Sequence[schema_lib.Field], columns: dict[str, encode.Column]
+) -> dict[str, dict[str, int]]:
+  """Puts ids of composites into the columns of some rows.
+
+  Returns:
+    {field: {"rows_unknown": ..., "rows_backoff": ...}}.
+  """
+  parts, counts = Parts(fields, columns), {}
+  for f in fields:
+    if not isinstance(f, schema_lib.Composite):
+      continue
+    ids = columns[f.name] = composite_ids(parts.products(f), parts.of(f))
+    small = [schema_lib.ANY in v for v in f.values or ()]
+    first = schema_lib.FIRST_VALUE + len(small) - sum(small)
+    counts[f.name] = {
+      "rows_unknown": int((ids == schema_lib.UNKNOWN).sum()),
+      "rows_backoff": int((ids >= first).sum()),
+    }
+  return counts

@@ -129,6 +129,8 @@ class Users:
     span: int32 [U, 3].
     groups: user [G], group [G], sorted by user.
     labels: user [L], id, time, value, event, known, sorted by user.
+    members: int32 [U], ascending, positions of the users among all of the data
+      set; None where these are all.
   """
 
   keys: Sequence[str]
@@ -137,6 +139,21 @@ class Users:
   span: np.ndarray
   groups: Mapping[str, np.ndarray]
   labels: Mapping[str, np.ndarray]
+  members: np.ndarray | None = None
+
+  def part(self, members, rows, labels) -> "Users":
+    """Some of the users, by position, with rows and labels of theirs alone."""
+    mine = np.isin(self.groups["user"], members)
+    own = lambda x: x | {"user": np.searchsorted(members, x["user"])}
+    return Users(
+      [self.keys[u] for u in members],
+      own(rows),
+      tuple(x[members] for x in self.profile),
+      self.span[members],
+      own({k: v[mine] for k, v in self.groups.items()}),
+      own(labels),
+      members,
+    )
 
 
 def records(users: Users, chosen: Sequence[int]) -> Iterator[dict[str, Any]]:

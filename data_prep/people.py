@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
+from lumos_jax import ids
+
 from . import columns as columns_lib
 from . import encode
 from .inputs import InputError, Inputs
@@ -14,16 +16,27 @@ class People:
   """All users that activity, profile or span speak of, sorted by key.
 
   Attributes:
-    keys: list of str [U].
+    keys: list of str [U], as they are stored.
     split: str [U].
     train: bool [U], in a training split.
     outside: Users that the split table leaves out; they are not in `keys`.
   """
 
   def __init__(
-    self, raw: Inputs, activity: Sequence[str], profile: pl.DataFrame | None
+    self,
+    raw: Inputs,
+    activity: Sequence[str],
+    profile: pl.DataFrame | None,
+    salt: bytes | None = None,
   ):
-    """Collects the users; `activity` holds those with usable rows."""
+    """Collects the users.
+
+    Args:
+      raw: Of a source.
+      activity: Users with usable rows.
+      profile: The table, checked.
+      salt: Stores keyed hashes in place of keys.
+    """
     self._raw = raw
     tables = {"profile": profile, "span": raw.span}
     found = [
@@ -54,6 +67,8 @@ class People:
     self.split = split
     self.train = np.isin(split, list(raw.train_splits))
     self._at = {k: i for i, k in enumerate(self.keys)}
+    if salt is not None:
+      self.keys = [ids.hash_id(k, salt) for k in self.keys]
 
   def positions(self, table: str, keys: pl.Series) -> np.ndarray:
     """int32 position of each key; -1 for null and for other users."""

@@ -2,13 +2,17 @@
 
 import collections
 import io
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
 from etils import epath
 
+from lumos_jax import ids
+
 ROW = "_row"
+_IN_MEMORY = 1 << 18  # Rows.
 Check = tuple[pl.Expr, str]
 
 _SCHEMA = {
@@ -26,9 +30,16 @@ class Rejects:
     counts: {table: {reason: rows}}.
   """
 
-  def __init__(self):
+  def __init__(
+    self, folder: pathlib.Path | None = None, salt: bytes | None = None
+  ):
+    """Keeps many rows in a local `folder`; without one, in memory.
+
+    With a `salt`, column key holds keyed hashes.
+    """
+    self._salt = salt
     self.counts = collections.defaultdict(collections.Counter)
-    self._frames = []
+    self._frames, self._folder, self._files = [], folder, []
 
   def split(
     self, table: str, frame: pl.DataFrame, checks: Sequence[Check]
@@ -66,6 +77,8 @@ class Rejects:
     rows = bad.arg_true()
     which = frame.select(which.alias("which")).to_series().gather(rows)
     found = frame[rows]
+    if self._salt is not None and "key" in found.columns:
+      found = found.with_columns(self._hashed(found["key"]))
     names = [reason for _, reason in checks]
     values = pl.struct(pl.exclude(ROW).cast(pl.String, strict=False))
     found = found.select(
@@ -75,9 +88,19 @@ class Rejects:
       values=values.struct.json_encode(),
     )
     self._frames.append(found)
+    if self._folder and sum(map(len, self._frames)) > _IN_MEMORY:
+      self._files.append(self._folder / f"rejects{len(self._files)}.parquet")
+      pl.concat(self._frames).write_parquet(self._files[-1])
+      self._frames = []
     for name, count in found["reason"].value_counts().iter_rows():
       self.counts[table][name] += count
     return ~bad.to_numpy()
+
+  def _hashed(self, keys: pl.Series) -> pl.Series:
+    keys = keys.cast(pl.String)
+    some = keys.drop_nulls().unique().to_list()
+    stored = {k: ids.hash_id(k, self._salt) for k in some}
+    return keys.replace_strict(stored, default=None, return_dtype=pl.String)
 
   @property
   def total(self) -> int:
@@ -93,6 +116,12 @@ class Rejects:
     frame = (
       pl.concat(self._frames) if self._frames else pl.DataFrame(schema=_SCHEMA)
     )
+    if self._files:
+      parts = [*map(pl.scan_parquet, self._files), frame.lazy()]
+      whole = self._folder / "rejects.parquet"
+      pl.concat(parts).sink_parquet(whole)
+      epath.Path(whole).copy(path, overwrite=True)
+      return
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     epath.Path(path).write_bytes(buffer.getvalue())

@@ -8,10 +8,12 @@ from typing import Any
 import polars as pl
 from etils import epath
 
+from lumos_jax import ids
 from lumos_jax.data import records as records_lib
 
 from . import builder, engine, sources
 from . import fitted as fitted_lib
+from . import room as room_lib
 from .inputs import InputError
 
 # Raise it when the same inputs would give other records.
@@ -26,6 +28,9 @@ def prepare(
   num_shards: int | None = None,
   quiet: bool = False,
   fitted: epath.PathLike = "",
+  memory_gib: float | None = None,
+  hash_ids: bool = False,
+  k_anonymous: int = 0,
   **options: Any,
 ) -> epath.Path:
   """Prepares a data set, or finds it prepared.
@@ -38,6 +43,13 @@ def prepare(
     quiet: Says nothing.
     fitted: A data set or a run's workdir whose vocabularies, bins, tokens and
       scales are taken: nothing is fitted, so that its checkpoints read the rows.
+    memory_gib: Memory to stay within: an activity table that does not fit is
+      prepared in pieces on disk, with the same records. None for half of the
+      machine's, 0 for no limit.
+    hash_ids: Stores keyed hashes in place of users' ids, in shards and rejects;
+      the key is in the environment (lumos_jax/ids.py).
+    k_anonymous: A categorical value or a token that fewer training users hold has
+      no id of its own, but counts as unknown; 0 for no such rule.
     **options: Of the source; and of every source `until`, the day or ISO date
       from which on rows are left out.
 
@@ -64,6 +76,11 @@ def prepare(
     "inputs": dict(sorted(raw.pieces.items())),
     "format": FORMAT,
   }
+  salt = ids.salt() if hash_ids else None
+  if hash_ids:
+    contents["ids"] = ids.form(salt)
+  if k_anonymous:
+    contents["k_anonymous"] = k_anonymous
   known = None
   if fitted:
     known = fitted_lib.load(fitted)
@@ -71,15 +88,17 @@ def prepare(
   if _is_there(path, contents, overwrite):
     say(f"{path} is complete: nothing to do")
     return path
-  try:
-    prepared = engine.prepare(raw, known)
-  except pl.exceptions.PolarsError as e:
-    # A file cut short, a CSV line with a cell too many: named by Polars.
-    files = ", ".join(raw.pieces)
-    raise InputError(f"{source}: cannot read one of {files}: {e}") from e
-  say(f"writing {len(prepared.users.keys):,} users to {path}")
-  new = path if not path.exists() else path.parent / f"{path.name}.new"
-  stats = builder.write(prepared, new, {"contents": contents}, num_shards, say)
+  with room_lib.room(raw, path, memory_gib, say) as spill:
+    try:
+      prepared = engine.prepare(raw, known, spill, salt, k_anonymous)
+    except pl.exceptions.PolarsError as e:
+      # A file cut short, a CSV line with a cell too many: named by Polars.
+      files = ", ".join(raw.pieces)
+      raise InputError(f"{source}: cannot read one of {files}: {e}") from e
+    say(f"writing {len(prepared.users.keys):,} users to {path}")
+    new = path if not path.exists() else path.parent / f"{path.name}.new"
+    extra = {"contents": contents}
+    stats = builder.write(prepared, new, extra, num_shards, say)
   if new != path:
     path.rmtree()
     new.rename(path)
@@ -167,6 +186,23 @@ def summary(stats: dict, seconds: float) -> str:
       lines.append(
         f"  {name}: every product has a token, so that no row is left to learn "
         "smaller ones from and new products are unknown: raise min_count"
+      )
+  for table, fields in stats.get("k_anonymous", {}).get("withheld", {}).items():
+    for name, count in fields.items():
+      lines.append(
+        f"  {table}.{name}: {count:,} values that fewer than "
+        f"{stats['k_anonymous']['k']} training users hold count as unknown"
+      )
+  for name, c in stats.get("inexact", {}).items():
+    if "rank_error" in c:
+      lines.append(
+        f"  {name}: too many different numbers to keep apart: quantiles are off "
+        f"by {c['rank_error']:,} of {c['rows']:,} ranks at most"
+      )
+    else:
+      lines.append(
+        f"  {name}: too many different values to keep apart: counts are short by "
+        f"{c['count_short_by']:,} rows at most"
       )
   if "fitted" in stats:
     lines.append(f"  encoded as fitted by {stats['fitted']['by']}")

@@ -46,7 +46,7 @@ def known(raw: Inputs, table: str, frame, users: people.People, rejects):
   user = users.positions(table, frame["key"])
   if (user < 0).any():
     checks = [
-      *columns_lib.key_checks(frame),
+      *columns_lib.key_checks(frame.schema),
       rejects_lib.mask(user < 0, "user not in the data"),
     ]
     frame, keep = rejects.split(table, frame, checks)
@@ -129,37 +129,53 @@ _LABELS = {
 }
 
 
+class Outcomes:
+  """Labels: rows of the labels table, and those of the activity's events.
+
+  Attributes:
+    declared: The labels, with values and days.
+  """
+
+  def __init__(self, raw: Inputs, declared, of_table, notes: dict[str, int]):
+    self._raw, self._fitted, self._table = raw, declared, of_table
+    self._notes = notes
+    self.declared = tuple(
+      dataclasses.replace(x, known_at=True if _tells(raw, x) else None)
+      for x in declared
+    )
+
+  def of(self, rows):
+    """The piece `rows` (clean.Rows, in order) with its users' labels."""
+    mine = self._table
+    if rows.members is not None:
+      keep = np.isin(mine["user"], rows.members)
+      mine = {k: v[keep] for k, v in mine.items()}
+    parts = [mine, *_of_activity(self._raw, self._fitted, rows, self._notes)]
+    out = {k: np.concatenate([p[k] for p in parts]) for k in _LABELS}
+    out = {k: v.astype(_LABELS[k]) for k, v in out.items()}
+    names = ("known", "value", "event", "time", "id", "user")
+    place = np.lexsort([out[n] for n in names])
+    outcomes = {k: v[place] for k, v in out.items()}
+    return dataclasses.replace(rows, outcomes=outcomes, labels={})
+
+
 def labels(
   raw: Inputs,
   users: people.People,
   rejects: rejects_lib.Rejects,
   notes: dict[str, int],
-  activity,
-) -> tuple[dict[str, np.ndarray], tuple[schema_lib.Label, ...]]:
-  """user, id, time, value, event, known [L], sorted; and the labels.
+) -> Outcomes:
+  """The labels of a data set.
 
   Args:
     raw: With the schema's span.
     users: Of the data set.
     rejects: Takes rows that cannot be used.
     notes: Takes counts.
-    activity: `clean.Rows` in their order, with labels of events.
-
-  Returns:
-    The rows, and the labels with values and days.
   """
   declared = tuple(_with_day(raw, label) for label in raw.schema.labels)
   of_users, fitted = _of_users(raw, declared, users, rejects, notes)
-  parts = [of_users, *_of_activity(raw, fitted, activity, notes)]
-  out = {k: np.concatenate([p[k] for p in parts]) for k in _LABELS}
-  out = {k: v.astype(_LABELS[k]) for k, v in out.items()}
-  names = ("known", "value", "event", "time", "id", "user")
-  place = np.lexsort([out[n] for n in names])
-  fitted = tuple(
-    dataclasses.replace(x, known_at=True if _tells(raw, x) else None)
-    for x in fitted
-  )
-  return {k: v[place] for k, v in out.items()}, fitted
+  return Outcomes(raw, fitted, of_users, notes)
 
 
 def _tells(raw: Inputs, label: schema_lib.Label) -> bool:
@@ -268,7 +284,8 @@ def _of_activity(raw: Inputs, declared, activity, notes):
       until = times.day_number(raw.until, raw.schema.epoch)
       late = keep & (known_at > until)
       if left := int(late.sum()):
-        notes[f"labels known after day {until}, left out"] = left
+        what = f"labels known after day {until}, left out"
+        notes[what] = notes.get(what, 0) + left
       keep &= ~late
     yield {
       "user": activity.user[keep],
@@ -298,8 +315,7 @@ def span(
   raw: Inputs,
   users: people.People,
   rejects: rejects_lib.Rejects,
-  user: np.ndarray,
-  day: np.ndarray,
+  first: np.ndarray,
 ) -> tuple[np.ndarray, dict[str, int]]:
   """When each user is at risk, and until when it was observed.
 
@@ -311,8 +327,7 @@ def span(
     raw: With the schema's span.
     users: U of them.
     rejects: Takes rows of other users.
-    user: int [R], ascending, of the activity's usable rows.
-    day: int [R], of the same rows, ascending for each user.
+    first: int32 [U], each user's first day with an event, NO_TIME for none.
 
   Returns:
     int32 [U, 3], day of entry, of exit, and until when observed; and how many
@@ -320,9 +335,8 @@ def span(
   """
   s, count = raw.schema, len(users.keys)
   out = np.full((count, 3), s.last_day, np.int32)
-  first = np.flatnonzero(np.diff(user, prepend=-1))
-  acting = user[first]
-  out[acting, 0] = day[first] + 1
+  acting = first != encode.NO_TIME
+  out[acting, 0] = first[acting] + 1
   declared = np.zeros(count, bool)
   if raw.span is not None:
     where = raw.where("span")
@@ -336,9 +350,7 @@ def span(
       out[at[some], i] = given.drop_nulls().to_numpy()
       if name == "enter":
         declared[at[some]] = True
-  by_event = np.zeros(count, bool)
-  by_event[acting] = True
-  by_event &= ~declared
+  by_event = acting & ~declared
   if raw.until is not None:
     until = times.day_number(raw.until, s.epoch)
     out[:, 1:] = np.minimum(out[:, 1:], until)

@@ -149,7 +149,7 @@ def _of_text(frame, name: str, time_zone: str, where: str):
       naive=(~zoned & has_clock).arg_true().first(),
       below=column.str.contains(_BELOW).any(),
     )
-    .collect()
+    .collect(engine="streaming")
     .row(0, named=True)
   )
   if (

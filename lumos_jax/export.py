@@ -11,7 +11,6 @@ same input gives the same bytes. Memory does not grow with the number of users.
 """
 
 import argparse
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from etils import epath
 
 from lumos_jax import (
   evaluate,
+  ids,
   parts,
   population,
   predictor,
@@ -32,9 +32,8 @@ from lumos_jax import (
 )
 from lumos_jax.data import schema as schema_lib
 
-SALT = "LUMOS_SALT"  # Environment variable with the key of hashed ids.
 # What a user can mend: printed as one line, without a traceback.
-ERRORS = (*evaluate.ERRORS, schema_lib.SchemaError)
+ERRORS = (*evaluate.ERRORS, schema_lib.SchemaError, ids.IdError)
 
 
 def export(
@@ -145,7 +144,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   add(
     "--hash_ids",
     action="store_true",
-    help=f"ids as keyed hashes; the key is in the environment, ${SALT}",
+    help=f"ids as keyed hashes; the key is in the environment, ${ids.SALT}",
   )
   startup.add_process_flags(add)
   return parser.parse_args(argv[1:])
@@ -158,13 +157,7 @@ def _step(text: str) -> int | str:
 def _salt(hash_ids: bool) -> bytes | None:
   if not hash_ids:
     return None
-  salt = os.environ.get(SALT, "")
-  if len(salt) < 16:
-    raise parts.ExportError(
-      f"--hash_ids needs a secret of 16 characters or more in ${SALT}: small id "
-      "spaces are undone by trying all ids where the key is known"
-    )
-  return salt.encode()
+  return ids.salt()
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,7 +1,6 @@
 """An export's files: parts of equally many users, and their manifest."""
 
 import hashlib
-import hmac
 import json
 import sys
 import time
@@ -14,7 +13,7 @@ import polars as pl
 from etils import epath
 from jax.experimental import multihost_utils
 
-from lumos_jax import blocks, population, predictor
+from lumos_jax import blocks, ids, population, predictor
 from lumos_jax import run as run_lib
 from lumos_jax.data import pipeline
 from lumos_jax.data import records as records_lib
@@ -49,7 +48,9 @@ class Export:
     self.model, self.records, self.day = model, records, day
     self.out, self.kinds = epath.Path(out), tuple(kinds)
     self.positions, self._k, self._per_event = positions, k, per_event
-    self._salt = salt
+    # Ids that are hashed already stay as they are.
+    self._hashed = ids.hashed(records.stats) or salt is not None
+    self._salt = None if ids.hashed(records.stats) else salt
     self.people = population.Population(records)
     # Not of how many devices there are: parts are the same on any.
     self.size = USERS_A_PART
@@ -75,7 +76,7 @@ class Export:
       "users": len(self.positions),
       "users_hash": chosen.hexdigest()[:16],
       "users_a_part": self.size,
-      "ids": "plain" if self._salt is None else "keyed hash",
+      "ids": ids.KEYED if self._hashed else ids.PLAIN,
       "what": list(self.kinds),
     }
     if predictor.NEXT_EVENTS in self.kinds:
@@ -173,7 +174,7 @@ class Export:
     target = self.model.config.data.get("target", "")
     table = run_lib.frame(kind, [block], self.day, schema, target)
     if self._salt is not None:
-      hashed = [hash_id(key, self._salt) for key in block.keys]
+      hashed = [ids.hash_id(key, self._salt) for key in block.keys]
       table = table.with_columns(pl.Series("key", hashed, dtype=pl.String))
     path = self.path(kind, block.index)
     aside = path.parent / f".{path.name}.new"
@@ -230,11 +231,6 @@ def known_until(calendar, day: int) -> int:
   none does."""
   known = calendar.announced <= day
   return max([day - 1, *(calendar.end[known] - 1).tolist()])
-
-
-def hash_id(key: str, salt: bytes) -> str:
-  """32 hex digits that only the salt's owner can make of an id."""
-  return hmac.new(salt, key.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def _digest(doc: Any) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from lumos_jax import ids
+
 _BLOCK = 1024  # Records read at a time where all keys are wanted.
 
 
@@ -27,6 +29,7 @@ class Population:
     self.splits = tuple(splits or records.splits)
     self._sources = [records.source(s) for s in self.splits]
     self._ends = np.cumsum([len(s) for s in self._sources])
+    self._stats = getattr(records, "stats", {})
 
   def __len__(self) -> int:
     return int(self._ends[-1])
@@ -45,8 +48,13 @@ class Population:
     return out
 
   def find(self, keys: Iterable[str]) -> tuple[np.ndarray, list[str]]:
-    """Positions of users, in the order asked for, and the ids nobody has."""
-    keys = list(dict.fromkeys(map(str, keys)))
+    """Positions of users, in the order asked for, and the ids nobody has.
+
+    Ids are those of the raw tables; where the data set holds keyed hashes, the
+    key is taken from the environment (lumos_jax/ids.py).
+    """
+    asked = list(dict.fromkeys(map(str, keys)))
+    keys = ids.stored(asked, self._stats)
     found: dict[str, int] = {}
     for source, end in zip(self._sources, self._ends.tolist(), strict=True):
       first = end - len(source)
@@ -54,7 +62,8 @@ class Population:
       for key, place in _places(source, left).items():
         found[key] = first + place
     positions = np.asarray([found[k] for k in keys if k in found], np.int64)
-    return positions, [k for k in keys if k not in found]
+    unknown = [a for a, k in zip(asked, keys, strict=True) if k not in found]
+    return positions, unknown
 
 
 class Entered:

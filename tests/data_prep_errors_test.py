@@ -131,10 +131,10 @@ def test_same_again_is_reused_and_other_contents_refused(tmp_path):
 
 
 def test_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
-  def full(path, examples):
-    raise OSError(errno.ENOSPC, f"{path} after 5 bytes")
+  def full(self, example):
+    raise OSError(errno.ENOSPC, f"{self._path} after 5 bytes")
 
-  monkeypatch.setattr(builder, "_write_shard", full)
+  monkeypatch.setattr(builder.Split, "write", full)
   with pytest.raises(OSError, match="disk is full.*5 bytes.*--out") as e:
     tiny_data.tiny_data_dir(tmp_path)
   assert e.value.errno == errno.ENOSPC
@@ -164,8 +164,8 @@ def test_killed_while_writing_leaves_no_data_set(tmp_path):
   out = tmp_path / "data"
   code = (
     "import time; from lumos_jax.data_prep import builder, run;"
-    "write = builder._write_shard;"
-    "builder._write_shard = lambda p, e: (write(p, e), time.sleep(3600));"
+    "write = builder.Split.write;"
+    "builder.Split.write = lambda s, e: (write(s, e), time.sleep(3600));"
     f"run.prepare('tables', '{out}', schema='{schema}')"
   )
   process = subprocess.Popen(

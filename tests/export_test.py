@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from load_test import saved
 
-from lumos_jax import checkpoint, export, parts, predictor
+from lumos_jax import checkpoint, export, ids, parts, predictor
 from lumos_jax.data import records as records_lib
 
 
@@ -106,14 +106,14 @@ def test_listed_users_and_hashed_ids(tmp_path, monkeypatch, capsys):
   found = read(out, "forecasts")
   wanted = run.forecast(users=keys[::-1])  # The data set's order.
   assert found.drop("key").equals(wanted.drop("key"))
-  hashed = [parts.hash_id(k, salt) for k in wanted["key"]]
+  hashed = [ids.hash_id(k, salt) for k in wanted["key"]]
   assert found["key"].to_list() == hashed
   bytes_ = b"".join(p.read_bytes() for p in out.rglob("*.parquet"))
   assert not any(k.encode() in bytes_ for k in keys)
-  monkeypatch.delenv(export.SALT, raising=False)
-  with pytest.raises(parts.ExportError, match="LUMOS_SALT"):
+  monkeypatch.delenv(ids.SALT, raising=False)
+  with pytest.raises(ids.IdError, match="LUMOS_SALT"):
     export._salt(True)
-  assert os.environ.get(export.SALT) is None
+  assert os.environ.get(ids.SALT) is None
 
 
 def test_next_events_and_embeddings_of_events(tmp_path, monkeypatch):

@@ -221,7 +221,11 @@ def _empty_as_null(frame, schema, text) -> pl.LazyFrame:
   names = [n for n, d in schema.items() if d == pl.String and n not in text]
   if not names:
     return frame
-  found = frame.select(pl.col(names).is_not_null().any()).collect().row(0)
+  found = (
+    frame.select(pl.col(names).is_not_null().any())
+    .collect(engine="streaming")
+    .row(0)
+  )
   empty = [
     n for n, any_value in zip(names, found, strict=True) if not any_value
   ]

@@ -303,7 +303,7 @@ def _nearly_all(frame, column, expr, where, how) -> None:
 
 def _one(frame: pl.LazyFrame, *exprs: pl.Expr) -> tuple:
   """One row of aggregates."""
-  return frame.select(*exprs).collect().row(0)
+  return frame.select(*exprs).collect(engine="streaming").row(0)
 
 
 def local_day(frame: pl.LazyFrame, zone: str, where: str) -> pl.Expr:

@@ -1,8 +1,12 @@
 """Rows of a raw table: ids, equal rows, the span of its times."""
 
 import datetime
+import math
+import pathlib
+import tempfile
 from collections.abc import Collection, Sequence
 
+import numpy as np
 import polars as pl
 
 from ..inputs import InputError
@@ -10,6 +14,8 @@ from ..inputs import InputError
 NULL_IDS = ("", "NULL", "null", "NaN", "nan", "None", "<NA>")
 _EXACT = 2**53  # Floats from here on stand for more than one integer.
 _MANY, _YEARS = 5, 3650
+# Hashes in memory, and files of them (a power of two) beyond.
+_HASHES, _FILES = 1 << 23, 32
 
 
 def ids(
@@ -59,12 +65,42 @@ def ids(
 
 
 def duplicates(frame: pl.LazyFrame) -> int:
-  """Rows that repeat a whole row before them, by a 64-bit hash a row."""
-  counted = frame.select(
-    pl.struct(pl.all()).hash().n_unique().alias("kinds"), pl.len().alias("rows")
-  )
-  kinds, rows = counted.collect(engine="streaming").row(0)
-  return rows - kinds
+  """Rows that repeat a whole row before them, by a 64-bit hash a row.
+
+  The hashes of a long table are parted into files, so that memory stays.
+  """
+  hashes = frame.select(pl.struct(pl.all()).hash().alias("hash"))
+  batches = hashes.collect_batches(chunk_size=1 << 18, engine="streaming")
+  pending, total = [], 0
+  with tempfile.TemporaryDirectory(prefix="data_prep") as folder:
+    files = [pathlib.Path(folder) / f"{i}" for i in range(_FILES)]
+
+    def flush():
+      found = np.concatenate(pending)
+      pending.clear()
+      place = found >> np.uint64(64 - _FILES.bit_length() + 1)
+      order = np.argsort(place, kind="stable")
+      bounds = np.searchsorted(place[order], np.arange(_FILES + 1))
+      for i, file in enumerate(files):
+        with open(file, "ab") as f:
+          f.write(found[order[bounds[i] : bounds[i + 1]]].tobytes())
+
+    for batch in batches:
+      pending.append(batch["hash"].to_numpy())
+      total += len(batch)
+      if sum(map(len, pending)) > _HASHES:
+        flush()
+    if not any(f.exists() for f in files):
+      return total - sum(
+        map(_kinds, [np.concatenate(pending)] if total else [])
+      )
+    if pending:
+      flush()
+    return total - sum(_kinds(np.fromfile(f, np.uint64)) for f in files)
+
+
+def _kinds(hashes: np.ndarray) -> int:
+  return pl.Series(hashes).n_unique()
 
 
 def span(
@@ -81,24 +117,25 @@ def span(
   Raises:
     InputError: There is no time, or a few rows stretch the span.
   """
-  days = frame.select(day.alias("day")).filter(pl.col("day").is_not_null())
+  when = day
+  days = frame.select(when.alias("day")).filter(pl.col("day").is_not_null())
   if limits:
     low, high = (_limit(v) for v in limits)
     days = days.filter((pl.col("day") >= low) & (pl.col("day") < high))
-  column = pl.col("day")
   dates = days.collect_schema()["day"] == pl.Date
-  number = column.cast(pl.Int64)
-  count, first, last, low, high = (
-    days.select(
-      column.count().alias("n"),
-      column.min().alias("first"),
-      column.max().alias("last"),
-      number.quantile(0.0005, "higher").alias("low"),
-      number.quantile(0.9995, "lower").alias("high"),
-    )
-    .collect()
-    .row(0)
+  # There are few days, however many rows.
+  found = days.group_by("day").len().collect(engine="streaming").sort("day")
+  count, day, number = (
+    found["len"].sum(),
+    found["day"],
+    found["day"].to_physical(),
   )
+  rank = found["len"].cum_sum()
+  place = lambda r: number[int(rank.search_sorted(r, side="right"))]
+  if count:
+    first, last = day[0], day[-1]
+    low = place(math.ceil(0.0005 * (count - 1)))
+    high = place(math.floor(0.9995 * (count - 1)))
   if not count:
     raise InputError(
       f"{where}: no row has a readable time"
@@ -107,15 +144,14 @@ def span(
   if limits or not dates:
     return first, last
   if 10 <= count < 2000:  # One row at each end is a handful.
-    order = days.select(number.sort().alias("day")).collect()["day"]
-    low, high = order[1], order[-2]
+    low, high = place(1), place(count - 2)
   whole, core = (last - first).days, high - low
   stretched = whole > _MANY * max(core, 30) and whole - core > _YEARS
   if stretched and count >= 10 or last.year >= 2262:
     name = "first" if low - _number(first) > _number(last) - high else "last"
     far = first if name == "first" else last
-    row = frame.select(day.alias("day")).select(
-      (column == far).arg_true().first()
+    row = frame.select(when.alias("day")).select(
+      (pl.col("day") == far).arg_true().first()
     )
     near = [_date(low), _date(high)]
     raise InputError(
