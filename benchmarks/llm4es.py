@@ -40,8 +40,12 @@ TEXTS = {
   "names": _BASE,
   "enriched": {},
 }
+# An event model that learns to meet a text variant's vectors: of the table's
+# users alone, whom it then describes without a language model.
+DISTILLED = {"distilled": "enriched"}
 # Beside each other in one table of features.
 JOINED = (
+  ("distilled", "aggregates"),
   ("enriched", "aggregates"),
   ("enriched", "coles"),
   ("enriched", "own events"),
@@ -59,7 +63,19 @@ _FOLDS = 5
 
 def make_config(name, args):
   """The config of a variant."""
-  if name in EVENTS:
+  if name in DISTILLED:
+    file, keys = EVENTS["own events"]
+    teacher = vectors_file(DISTILLED[name], args)
+    if not teacher.exists():
+      raise SystemExit(f"{name} learns from {teacher}: run its variant first")
+    width = len(pl.scan_parquet(teacher).head(1).collect()["embedding"][0])
+    keys = keys | {
+      "data.teacher": str(teacher),
+      "objective.distill_weight": 0.5,
+      "objective.distill_width": width,
+    }
+    c = config_lib.load(f"{file},steps={args.event_steps}")
+  elif name in EVENTS:
     file, keys = EVENTS[name]
     c = config_lib.load(f"{file},steps={args.event_steps}")
   else:
@@ -79,10 +95,16 @@ def make_config(name, args):
   return c
 
 
+def vectors_file(name, args) -> pathlib.Path:
+  """Where a variant's vectors lie."""
+  workdir = pathlib.Path(args.out) / name.replace(" ", "_")
+  return workdir / f"vectors_{args.users}.parquet"
+
+
 def vectors(name, args, keys):
   """Float32 [U, W] of users, from a file where they are there already."""
-  workdir = pathlib.Path(args.out) / name.replace(" ", "_")
-  file = workdir / f"vectors_{len(keys)}.parquet"
+  file = vectors_file(name, args)
+  workdir = file.parent
   begin = time.monotonic()
   if not file.exists():
     main_lib.run(make_config(name, args), str(workdir))
@@ -172,7 +194,7 @@ def main():
   add("--smoke", action="store_true", help="a tiny model: does it run?")
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
-  names = [*EVENTS, *TEXTS]
+  names = [*EVENTS, *TEXTS, *DISTILLED]
   if args.only:
     names = [n for n in names if n in args.only.split(",")]
   records = main_lib.open_data(make_config(names[0], args))

@@ -55,6 +55,8 @@ LIMITS = {
   "objective.contrastive_weight": limits.SHARE,
   "objective.coles_temperature": limits.ABOVE_ZERO,
   "objective.coles_weight": limits.SHARE,
+  "objective.distill_weight": limits.SHARE,
+  "objective.distill_width": limits.at_least(0),
 }
 
 
@@ -73,6 +75,9 @@ def sequences(d: ml_collections.ConfigDict) -> None:
 def defaults(c: ml_collections.ConfigDict) -> None:
   """Adds PANTHER's keys to a config that has the common ones."""
   sequences(c.data)
+  c.data.teacher = (
+    ""  # Parquet of users' vectors, for objective.distill_weight.
+  )
 
   m = c.model
   m.update(SIZES["small"]["model"])
@@ -122,6 +127,8 @@ def defaults(c: ml_collections.ConfigDict) -> None:
   # Of CoLES: two slices of a user are close, those of others are not.
   j.coles_weight = 0.0
   j.coles_temperature = 0.1
+  j.distill_weight = 0.0  # Of meeting data.teacher's vector of the same user.
+  j.distill_width = 0  # Numbers of such a vector.
   j.attribute_weight = 0.0  # Of predicting the next event's other categories.
   j.gap_weight = 0.0  # Of predicting the time to the next event.
   j.bag_width = 0  # Of vectors that predict half a user's events from the rest.

@@ -20,6 +20,7 @@ from lumos_jax.data import hosts as hosts_lib
 from lumos_jax.data import instants, packing
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
+from lumos_jax.data import teacher as teacher_lib
 from lumos_jax.data.windows import (
   HOLDOUTS,
   Sequences,
@@ -70,8 +71,12 @@ def train_iterator(
   )
   sequences = Sequences(records.schema, cfg)
   _check_some_train(sequences, source)
+  teacher = teacher_lib.Teacher.read(cfg.teacher) if cfg.teacher else None
+  if teacher:
+    teacher.check(source, cfg.train_split)
+  told = lambda r: teacher.of(r["key"]) if teacher else {}
   windows = lambda block: hosts_lib.Block(
-    [w for r in block.users for w in sequences.windows(r)]
+    [w | told(r) for r in block.users for w in sequences.windows(r)]
   )
   dataset = hosts_lib.in_order(blocks.map(windows)).to_iter_dataset(
     grain.ReadOptions(

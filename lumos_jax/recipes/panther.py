@@ -11,7 +11,14 @@ from lumos_jax.data import instants, sequences
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.models import layers
 from lumos_jax.models import panther as model_lib
-from lumos_jax.objectives import bag, contrastive, fused, next_event, top
+from lumos_jax.objectives import (
+  bag,
+  contrastive,
+  distill,
+  fused,
+  next_event,
+  top,
+)
 
 
 class _Trained(nnx.Module):
@@ -33,6 +40,11 @@ class _Trained(nnx.Module):
           layers.linear(cfg.d_model, fields[i].size, ("embed", None), **kw)
           for i in self.others
         ]
+      )
+    if objective.distill_weight:
+      width = cfg.d_model * 2 + objective.bag_width
+      self.distill_head = distill.Head(
+        width, objective.distill_width, rngs=rngs
       )
     if objective.gap_weight:
       self.gap_head = layers.linear(cfg.d_model, 1, ("embed", None), **kw)
@@ -85,6 +97,15 @@ class Panther:
         "read by itself: set model.profile_as = 'none' and model.masked = False "
         f"(now {self.cfg.profile_as!r} and {self.cfg.masked})"
       )
+    used = {bool(o.distill_weight), bool(self.data_cfg.teacher)}
+    if len(used | {bool(o.distill_width)}) > 1:
+      raise ValueError(
+        "objective.distill_weight, objective.distill_width and data.teacher belong "
+        f"together: set all or none (now {o.distill_weight}, {o.distill_width} and "
+        f"{self.data_cfg.teacher!r})"
+      )
+    if o.distill_weight and self.cfg.masked:
+      raise ValueError("objective.distill_weight needs model.masked = False")
     if self.cfg.copy and (
       o.loss == "gbce" or (o.loss == "sampled" and o.correct_target)
     ):
@@ -129,7 +150,10 @@ class Panther:
   def totals(self, batch) -> dict[str, jax.Array]:
     """What a loss is divided by, of the whole batch before it is cut up."""
     count = jnp.sum(batch["target"] > 0).astype(jnp.float32)
-    return {"count": jnp.maximum(count, 1.0)}
+    out = {"count": jnp.maximum(count, 1.0)}
+    if self.objective.distill_weight:
+      out["taught"] = jnp.maximum(distill.known(batch), 1.0)
+    return out
 
   def loss(self, module, batch, rngs, totals, share=1.0):
     """Loss of a part of a batch; the parts' losses add up to the batch's.
@@ -183,6 +207,12 @@ class Panther:
       close = share * total / jnp.maximum(count, 1.0)
       logs["loss/coles"] = close
       value = (1.0 - o.coles_weight) * value + o.coles_weight * close
+    if o.distill_weight:
+      vectors = self._vectors(module, states, batch["ids"][..., self.column])
+      far = distill.loss_sum(module.distill_head, vectors, batch)
+      far = far / totals["taught"]
+      logs["loss/distill"] = far
+      value = (1.0 - o.distill_weight) * value + o.distill_weight * far
     if o.contrastive_weight:
       total, count = self._contrastive(module.model, batch)
       close = share * total / jnp.maximum(count, 1.0)
@@ -416,6 +446,10 @@ class Panther:
       found.append(module.bag(jnp.arange(len(values))[None])[0])
     return jnp.concatenate(found, -1)
 
+  def _vectors(self, module, states, ids) -> jax.Array:
+    """What an embedding is the mean of, of each event: [B, T, 2 D + W]."""
+    return jnp.concatenate([states, self.event_vectors(module)[ids]], -1)
+
   def embed(self, module, batch, counted=None) -> dict[str, jax.Array]:
     """Sums over a window, to be added up over a user's windows.
 
@@ -430,8 +464,7 @@ class Panther:
       "tokens": [B, 1]}.
     """
     ids = batch["ids"][..., self.column]
-    found = [module.model(batch), self.event_vectors(module)[ids]]
-    found = jnp.concatenate(found, -1)
+    found = self._vectors(module, module.model(batch), ids)
     own = (batch["segment"] > 0) & ~batch["start"]
     if counted is not None:
       own = own & counted
