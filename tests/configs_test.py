@@ -44,7 +44,15 @@ ARGUMENTS = {
     "data=complete_journey,lora=8",
     "weights=FOLDER,length=64,batch=2,steps=5",
   ],
-  "intent": [None, "smoke", "size=large", "texts=minilm,causal,batch=4"],
+  "intent": [
+    None,
+    "smoke",
+    "size=large",
+    "texts=minilm,causal,batch=4",
+    "data=clicks,texts=none,contrastive=0.1",
+    "data=oulad_clicks,smoke",
+    "data=complete_journey_baskets,steps=5",
+  ],
   "hstu": [None, "size=large", "data=beauty", "data=movielens,target_time"],
   "risk": [
     None,

@@ -18,6 +18,7 @@ from ..inputs import InputError, Inputs
 _MODULES = (
   "clicks",
   "complete_journey",
+  "complete_journey_baskets",
   "credit_default",
   "movielens",
   "oulad",

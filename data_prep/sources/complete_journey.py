@@ -82,7 +82,7 @@ def load(
     train_until: Day before which rows fit vocabularies, bins and scales.
     path: Directory of the Parquet files instead of the package's.
   """
-  root = pathlib.Path(path) if path else _package_data()
+  root = folder(path)
   schema = _schema(rows, departments, promotions)
   schema = dataclasses.replace(schema, train_until=train_until)
   if fields:
@@ -93,14 +93,14 @@ def load(
     entries.append(_holidays())
   if promotions:
     entries.append(_promotions(root))
-  demographics = _scan(root, "demographics").rename({"household_id": "key"})
+  demographics = scan(root, "demographics").rename({"household_id": "key"})
   return Inputs(
     schema=schema,
     # The lines of a basket have one time: they keep the file's order.
     activity=_activity(root, wanted, time_zone).with_row_index("order"),
     order="order",
     calendar=pl.concat(entries, how="diagonal"),
-    membership=_scan(root, "campaigns")
+    membership=scan(root, "campaigns")
     .select(key="household_id", group=pl.col("campaign_id").cast(pl.String))
     .collect(),
     profile=demographics.collect(),
@@ -110,8 +110,17 @@ def load(
       "membership": "campaigns.parquet",
       "profile": "demographics.parquet",
     },
-    pieces={f"{t}.parquet": _file(root, t).stat().st_size for t in _TABLES},
+    pieces={f"{t}.parquet": file(root, t).stat().st_size for t in _TABLES},
   )
+
+
+def folder(path: str = "") -> pathlib.Path:
+  """Where the Parquet files lie: as given, or in the package.
+
+  Raises:
+    InputError: The package is not installed.
+  """
+  return pathlib.Path(path) if path else _package_data()
 
 
 def _package_data() -> pathlib.Path:
@@ -125,7 +134,8 @@ def _package_data() -> pathlib.Path:
   return pathlib.Path(spec.origin).parent / "data"
 
 
-def _file(root: pathlib.Path, table: str) -> pathlib.Path:
+def file(root: pathlib.Path, table: str) -> pathlib.Path:
+  """The file of a table; InputError where it is absent."""
   file = root / f"{table}.parquet"
   if not file.exists():
     raise InputError(
@@ -134,8 +144,9 @@ def _file(root: pathlib.Path, table: str) -> pathlib.Path:
   return file
 
 
-def _scan(root: pathlib.Path, table: str) -> pl.LazyFrame:
-  return pl.scan_parquet(_file(root, table))
+def scan(root: pathlib.Path, table: str) -> pl.LazyFrame:
+  """A table, lazily."""
+  return pl.scan_parquet(file(root, table))
 
 
 def _schema(rows, departments, promotions) -> schema_lib.Schema:
@@ -208,7 +219,7 @@ def _activity(root, wanted: set[str], time_zone: str) -> pl.LazyFrame:
   if time_zone:
     stamp = stamp.dt.replace_time_zone("UTC").dt.convert_time_zone(time_zone)
     stamp = stamp.dt.replace_time_zone(None)
-  lines = _scan(root, "transactions")
+  lines = scan(root, "transactions")
   attributes = sorted(wanted & {"department", "product_category", "brand"})
   if attributes:
     lines = _join_products(lines, root, attributes)
@@ -232,7 +243,7 @@ def _activity(root, wanted: set[str], time_zone: str) -> pl.LazyFrame:
     )
     if n in wanted
   ]
-  coupons = _scan(root, "coupon_redemptions").select(
+  coupons = scan(root, "coupon_redemptions").select(
     pl.lit(1.0).alias("redemptions"), *zeros, key="household_id", time=day
   )
   return pl.concat([lines, coupons], how="diagonal_relaxed")
@@ -243,7 +254,7 @@ def _join_products(lines, root, attributes: list[str]) -> pl.LazyFrame:
 
   By a table from id to row: three times as fast as a join that keeps the order.
   """
-  products = _scan(root, "products").select(
+  products = scan(root, "products").select(
     "product_id", pl.col(attributes).cast(pl.Categorical)
   )
   products = products.collect()
@@ -270,12 +281,12 @@ def _join_products(lines, root, attributes: list[str]) -> pl.LazyFrame:
 
 def _campaigns(root) -> pl.DataFrame:
   coupons = (
-    _scan(root, "coupons")
+    scan(root, "coupons")
     .group_by("campaign_id")
     .agg(coupons=pl.col("coupon_upc").n_unique().cast(pl.Float64))
   )
   return (
-    _scan(root, "campaign_descriptions")
+    scan(root, "campaign_descriptions")
     .join(coupons, on="campaign_id", how="left")
     .select(
       group=pl.col("campaign_id").cast(pl.String),
@@ -316,7 +327,7 @@ def _promotions(root) -> pl.DataFrame:
   week = pl.col("week").cast(pl.Int32)
   monday = pl.date(2016, 12, 26) + pl.duration(days=7 * (week - 1))
   return (
-    _scan(root, "promotions")
+    scan(root, "promotions")
     .group_by("week")
     .agg(
       mailer_share=(pl.col("mailer_location") != "0").mean(),

@@ -221,6 +221,16 @@ def wikispeedia(c, path: str = "") -> None:
   c.evals.intent = dict(type="intent")
 
 
+def complete_journey_baskets(c, path: str = "") -> None:
+  """Complete Journey's baskets as sessions, and the next one's department."""
+  d = c.data
+  d.source, d.target = "complete_journey_baskets", "page"
+  d.options = dict(path=path) if path else {}
+  d.validation_split, d.test_split = "validation", "test"
+  d.sequence_length, d.segments = 64, 12
+  c.evals.ranking = dict(type="tiles", label="next_tile")
+
+
 def oulad_clicks(c, path: str = "") -> None:
   """OULAD's days as sessions: submissions ahead, the next day's tile."""
   d = c.data
@@ -262,7 +272,10 @@ SCORED = dict(
   tabformer=tabformer,
 )
 SESSIONS = dict(
-  clicks=clicks, oulad_clicks=oulad_clicks, wikispeedia=wikispeedia
+  clicks=clicks,
+  complete_journey_baskets=complete_journey_baskets,
+  oulad_clicks=oulad_clicks,
+  wikispeedia=wikispeedia,
 )
 TEXTS = dict(complete_journey=complete_journey, movielens=movielens)
 # Sequences whose events have times, and their users profiles.
