@@ -28,6 +28,10 @@ COMMANDS = {
     "lumos_jax.session_table",
     "write sessions of clicks with vectors and titles to Parquet",
   ),
+  "link": (
+    "lumos_jax.linking",
+    "link sessions of unknown visitors to users who log in later",
+  ),
   "intents": (
     "lumos_jax.intents",
     "make intents of sessions: taxonomy, labels, a student",

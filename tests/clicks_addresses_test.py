@@ -1,8 +1,7 @@
 """Nothing private of an address is kept, and what is no secret is."""
 
 import pytest
-
-from data_prep.clicks import addresses
+from lumos_jax.data_prep.clicks import addresses
 
 # What must not be left of an address, and addresses that hold it.
 PRIVATE = [

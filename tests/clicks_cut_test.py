@@ -3,8 +3,7 @@
 import numpy as np
 import polars as pl
 import pytest
-
-from data_prep.clicks import cut
+from lumos_jax.data_prep.clicks import cut
 
 SECOND, MINUTE = 1_000_000, 60_000_000
 

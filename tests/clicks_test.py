@@ -6,9 +6,9 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from lumos_jax.data_prep import run, sources
+from lumos_jax.data_prep.inputs import InputError
 
-from data_prep import run, sources
-from data_prep.inputs import InputError
 from lumos_jax.data import pages as pages_lib
 from lumos_jax.data import records as records_lib
 

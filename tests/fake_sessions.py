@@ -23,7 +23,10 @@ def schema():
       schema_lib.Categorical("event", values=("view", "submit")),
       schema_lib.Numeric("dwell_seconds", nullable=True),
     ),
-    labels=(schema_lib.Label("bought", values=("no", "yes")),),
+    labels=(
+      schema_lib.Label("bought", values=("no", "yes")),
+      schema_lib.Label("topic", values=("a", "b", "c", "never")),
+    ),
     rows="event",
     epoch="2020-01-01",
     first_day=0,
@@ -49,9 +52,9 @@ def record(rng, i, count):
     "profile_numeric": np.zeros(0, np.float32),
     "groups": np.zeros(0, np.int32),
     "span": np.asarray([0, 10, 10], np.int32),
-    "label_id": np.zeros(1, np.int32),
-    "label_time": np.asarray([-(2**31)], np.int32),
-    "label_value": np.asarray([float(topic == 0)], np.float32),
+    "label_id": np.arange(2, dtype=np.int32),
+    "label_time": np.full(2, -(2**31), np.int32),
+    "label_value": np.asarray([float(topic == 0), topic], np.float32),
   }
 
 

@@ -150,6 +150,7 @@ def test_training_finds_topics_and_outcomes(tmp_path):
       conversion=dict(
         type="conversion", label="bought", clicks=2, models=("logistic",)
       ),
+      ranking=dict(type="tiles", label="topic"),
     )
   config_lib.check(c)
   records = fake_sessions.Records(str(tmp_path))
@@ -162,6 +163,11 @@ def test_training_finds_topics_and_outcomes(tmp_path):
   assert {"counts/logistic/micro_f1", "both/logistic/log_loss"} <= set(
     found["conversion"]
   )
+  ranking = found["ranking"]
+  assert ranking["tiles"] == 4 and ranking["embedding/logistic/ndcg"] > 0.9
+  assert ranking["embedding/logistic/macro_recall@1"] > 0.8
+  low = ranking["both_vs_counts/logistic/log_loss/low"]
+  assert low <= ranking["both_vs_counts/logistic/log_loss/high"]
   # Of 24 pages 8 are the topic's: chance is 10 / 24.
   assert found["next_page"]["hit_rate@10"] > 0.6
 

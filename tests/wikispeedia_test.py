@@ -4,10 +4,10 @@ import gzip
 
 import numpy as np
 import pytest
+from lumos_jax.data_prep import run
+from lumos_jax.data_prep.inputs import InputError
+from lumos_jax.data_prep.sources import wikispeedia
 
-from data_prep import run
-from data_prep.inputs import InputError
-from data_prep.sources import wikispeedia
 from lumos_jax.data import pages as pages_lib
 from lumos_jax.data import records as records_lib
 

@@ -21,6 +21,7 @@ _MODULES = (
   "credit_default",
   "movielens",
   "oulad",
+  "oulad_clicks",
   "sequences",
   "tabformer",
   "tables",

@@ -42,7 +42,7 @@ _FILES = {
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _RESULTS = ("Distinction", "Pass", "Fail", "Withdrawn")
 # Types of pages, in words (llm/text.py).
-_PAGES = {
+PAGES = {
   "dataplus": "database",
   "dualpane": "page in two panes",
   "externalquiz": "external quiz",
@@ -85,9 +85,9 @@ def load(
       that become split "validation" and fit nothing.
     rows: "day" or "event".
   """
-  files = _Files(path)
-  splits = _presentations(train, test)
-  courses = _of(files.table("courses"), splits).with_columns(
+  files = Files(path)
+  splits = presentations(train, test)
+  courses = chosen(files.table("courses"), splits).with_columns(
     run=pl.concat_str(_RUN, separator="/")
   )
   absent = sorted(splits.keys() - set(courses["run"]))
@@ -95,10 +95,10 @@ def load(
     raise InputError(
       f"courses: no presentation {absent}; correct train=, test="
     )
-  students = _students(files, splits)
+  students = students_of(files, splits)
   clicks = _clicks(files, splits)
-  due = _of(files.table("assessments"), splits)
-  handed_in, banked = _submissions(files, due, students)
+  due = chosen(files.table("assessments"), splits)
+  handed_in, banked = submissions(files, due, students)
   activity = pl.concat([clicks, handed_in], how="diagonal_relaxed")
   length = dict(courses.select("run", "module_presentation_length").iter_rows())
   seen = clicks.group_by("run").agg(pl.col("time").max())
@@ -123,7 +123,7 @@ def load(
     profile=students.select("key", *(f.name for f in schema.profile)),
     labels=_labels(students),
     span=_span(students, length, until, first),
-    split=_split(students, splits, validation_share),
+    split=split_of(students, splits, validation_share),
     files=files.used,
     notes={
       "banked submissions left out": banked,
@@ -134,7 +134,7 @@ def load(
   )
 
 
-class _Files:
+class Files:
   """Finds and reads the tables under their published or common names."""
 
   def __init__(self, path: str):
@@ -150,6 +150,7 @@ class _Files:
     self.used, self.pieces = {}, {}
 
   def find(self, table: str) -> pathlib.Path:
+    """The file of a table; InputError names what there is."""
     for stem in _FILES[table]:
       for ending in _ENDINGS:
         file = self.root / (stem + ending)
@@ -163,6 +164,7 @@ class _Files:
     )
 
   def scan(self, table: str, columns: tuple[str, ...] = ()) -> pl.LazyFrame:
+    """A table that has some columns, lazily."""
     file = self.find(table)
     if file.suffix == ".parquet":
       frame = pl.scan_parquet(file)
@@ -177,10 +179,12 @@ class _Files:
     return frame
 
   def table(self, table: str, columns: tuple[str, ...] = ()) -> pl.DataFrame:
+    """A table that has some columns."""
     return self.scan(table, columns).collect()
 
 
-def _presentations(train: str, test: str) -> dict[str, str]:
+def presentations(train: str, test: str) -> dict[str, str]:
+  """{presentation: split}; InputError where one stands in both."""
   out = {}
   for split, text in (("train", train), ("test", test)):
     for run in filter(None, (t.strip() for t in text.split(","))):
@@ -189,13 +193,14 @@ def _presentations(train: str, test: str) -> dict[str, str]:
   return out
 
 
-def _of(frame, splits):
+def chosen(frame, splits):
   """Rows of the chosen presentations."""
   frame = frame.with_columns(pl.col(_RUN).cast(pl.String))
   return frame.filter(pl.concat_str(_RUN, separator="/").is_in(list(splits)))
 
 
-def _keyed(frame):
+def keyed(frame):
+  """Adds run, the presentation, and key, the student in it."""
   return frame.with_columns(
     run=pl.concat_str(_RUN, separator="/"),
     key=pl.concat_str(
@@ -204,25 +209,26 @@ def _keyed(frame):
   )
 
 
-def _students(files: _Files, splits) -> pl.DataFrame:
+def students_of(files: Files, splits) -> pl.DataFrame:
+  """Students of the chosen presentations, with their dates."""
   info = files.table("studentInfo", (*_STUDENT, "final_result"))
   dates = files.table("studentRegistration", (*_STUDENT, "date_registration"))
-  join = _of(info, splits).join(
-    _of(dates, splits), on=_STUDENT, how="left", maintain_order="left"
+  join = chosen(info, splits).join(
+    chosen(dates, splits), on=_STUDENT, how="left", maintain_order="left"
   )
-  return _keyed(join)
+  return keyed(join)
 
 
-def _clicks(files: _Files, splits) -> pl.DataFrame:
+def _clicks(files: Files, splits) -> pl.DataFrame:
   columns = (*_STUDENT, "id_site", "date", "sum_click")
-  clicks = _of(files.scan("studentVle", columns), splits)
+  clicks = chosen(files.scan("studentVle", columns), splits)
   pages = files.scan("vle", ("id_site", "activity_type"))
   pages = pages.select(pl.col("id_site").cast(pl.Int64), "activity_type")
   clicks = clicks.with_columns(pl.col("id_site").cast(pl.Int64)).join(
     pages, on="id_site", how="left", maintain_order="left"
   )
   return (
-    _keyed(clicks)
+    keyed(clicks)
     .select(
       "key",
       "run",
@@ -236,12 +242,13 @@ def _clicks(files: _Files, splits) -> pl.DataFrame:
   )
 
 
-def _submissions(files: _Files, due, students) -> tuple[pl.DataFrame, int]:
+def submissions(files: Files, due, students) -> tuple[pl.DataFrame, int]:
+  """Submissions on their day, and how many banked ones were left out."""
   rows = files.table("studentAssessment", ("id_assessment", "date_submitted"))
   rows = rows.join(
     due.select("id_assessment", *_RUN), on="id_assessment", how="inner"
   )
-  rows = _keyed(rows)
+  rows = keyed(rows)
   banked = pl.col("is_banked").cast(pl.Int8) != 0
   count = rows.filter(banked).height
   rows = rows.filter(~banked).join(students.select("key"), on="key", how="semi")
@@ -305,7 +312,7 @@ def _span(students, length, until, first) -> pl.DataFrame:
   )
 
 
-def _split(students, splits, share: float) -> pl.DataFrame:
+def split_of(students, splits, share: float) -> pl.DataFrame:
   """By presentation; validation by student, so that nobody is on both sides."""
   chosen = {
     i
@@ -330,7 +337,7 @@ def _schema(rows: str, first: int, last: int) -> schema_lib.Schema:
         max_values=20,
         daily="pivot:clicks",
         title="kind of page",
-        names=_PAGES,
+        names=PAGES,
       ),
       number("clicks"),
       number("pages"),

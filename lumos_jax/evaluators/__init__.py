@@ -33,6 +33,7 @@ from lumos_jax.evaluators import (
   probe,
   risk,
   stack,
+  tiles,
   what_if,
 )
 
@@ -55,6 +56,7 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "perplexity": perplexity.Perplexity,
   "next_page": next_page.NextPage,
   "conversion": conversion.Conversion,
+  "tiles": tiles.Tiles,
   "intent": intent.Intent,
   "what_if": what_if.WhatIf,
 }

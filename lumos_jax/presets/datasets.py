@@ -221,6 +221,17 @@ def wikispeedia(c, path: str = "") -> None:
   c.evals.intent = dict(type="intent")
 
 
+def oulad_clicks(c, path: str = "") -> None:
+  """OULAD's days as sessions: submissions ahead, the next day's tile."""
+  d = c.data
+  d.source, d.target = "oulad_clicks", "page"
+  d.options = dict(path=path) if path else {}
+  d.validation_split, d.test_split = "validation", "test"
+  d.sequence_length, d.segments = 32, 12
+  c.evals.conversion = dict(type="conversion", label="submits")
+  c.evals.ranking = dict(type="tiles", label="next_tile")
+
+
 def clicks(c, path: str = "") -> None:
   """A raw click log in `path`: visitor, time and url a row (docs/clicks.md)."""
   d = c.data
@@ -250,7 +261,9 @@ SCORED = dict(
   complete_journey=complete_journey,
   tabformer=tabformer,
 )
-SESSIONS = dict(clicks=clicks, wikispeedia=wikispeedia)
+SESSIONS = dict(
+  clicks=clicks, oulad_clicks=oulad_clicks, wikispeedia=wikispeedia
+)
 TEXTS = dict(complete_journey=complete_journey, movielens=movielens)
 # Sequences whose events have times, and their users profiles.
 TIMED = (

@@ -64,7 +64,9 @@ def start(arg: str | None):
     c.name += "_smoke"
     config_lib.set_size(c, "tiny")
     t.steps, o.warmup_steps = 20, 5
-    for name in [k for k, v in c.evals.items() if v.type == "conversion"]:
+    for name in [
+      k for k, v in c.evals.items() if v.type in ("conversion", "tiles")
+    ]:
       del c.evals[name]
   t.steps = args.steps or t.steps
   t.checkpoint_every = max(1, t.steps // 5)

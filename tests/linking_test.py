@@ -1,0 +1,119 @@
+"""Whose an anonymous session is, and from when on that is known."""
+
+import datetime
+
+import polars as pl
+import pytest
+
+from lumos_jax import linking
+
+DAY = datetime.datetime(2026, 1, 1)
+
+
+def at(days):
+  return None if days is None else DAY + datetime.timedelta(days=days)
+
+
+def sessions(*rows):
+  """Sessions of (key, visitor, user, start in days); an hour each."""
+  hour = datetime.timedelta(hours=1)
+  return pl.DataFrame(
+    {
+      "key": [r[0] for r in rows],
+      "visitor": [r[1] for r in rows],
+      "user": [r[2] for r in rows],
+      "start": [at(r[3]) for r in rows],
+      "end": [at(r[3]) + hour for r in rows],
+      "login": [at(r[3]) if r[2] else None for r in rows],
+      "bot": [r[1] == "robot" for r in rows],
+    },
+    schema_overrides={"user": pl.String, "login": pl.Datetime("us")},
+  )
+
+
+def links(*rows):
+  """Links of (visitor, user, start, until)."""
+  names = ("visitor", "user", "start", "until")
+  rows = [(v, u, at(s), at(e)) for v, u, s, e in rows]
+  kinds = dict(start=pl.Datetime("us"), until=pl.Datetime("us"))
+  return pl.DataFrame(rows, schema=names, schema_overrides=kinds, orient="row")
+
+
+def linked(frame, *rows, **kw):
+  found, counts = linking.link(frame, linking.usable(links(*rows))[0], **kw)
+  return {k: (u, (t - DAY).days) for k, u, t in found.rows()}, counts
+
+
+def test_a_session_before_the_login_is_the_users_from_the_login_on():
+  frame = sessions(
+    ("a", "v", None, 1), ("b", "v", None, 9), ("c", "w", None, 1)
+  )
+  found, counts = linked(frame, ("v", "u1", 5, None))
+  assert found == {"a": ("u1", 5)}
+  assert counts["sessions with no later login"] == 2
+
+
+def test_a_session_long_before_the_login_stays_unknown():
+  frame = sessions(("a", "v", None, 1), ("b", "v", None, 30))
+  found, counts = linked(frame, ("v", "u1", 40, None))
+  assert found == {"b": ("u1", 40)}
+  assert counts["sessions too long before the login"] == 1
+  assert set(linked(frame, ("v", "u1", 40, None), days=60)[0]) == {"a", "b"}
+
+
+def test_between_two_users_it_is_of_the_second_only_after_a_logout():
+  frame = sessions(("a", "v", None, 4), ("b", "v", None, 6))
+  found, counts = linked(frame, ("v", "u1", 3, 5), ("v", "u2", 8, None))
+  assert found == {"b": ("u2", 8)}
+  assert counts["sessions that may be another user's, not linked"] == 1
+  # The same user on both sides leaves no doubt.
+  found, _ = linked(frame, ("v", "u1", 3, None), ("v", "u1", 8, None))
+  assert found == {"a": ("u1", 8), "b": ("u1", 8)}
+
+
+def test_a_visitor_is_one_user_at_a_time():
+  found, counts = linking.usable(
+    links(
+      ("v", "u1", 3, 9),
+      ("v", "u2", 5, None),
+      ("v", None, 5, None),
+      ("w", "u1", 5, 4),
+    )
+  )
+  assert found["until"].to_list() == [at(5), None]
+  assert list(counts.values()) == [1, 1, 1]
+  with pytest.raises(
+    ValueError, match="1 instants at which one visitor is two"
+  ):
+    linking.usable(links(("v", "u1", 3, None), ("v", "u2", 3, None)))
+  with pytest.raises(ValueError, match=r"lacks \['user'\]"):
+    linking.usable(links().drop("user"))
+
+
+def test_rows_come_when_they_are_known_and_features_know_no_later_ones():
+  frame = sessions(
+    ("a", "v", None, 1), ("b", "v", "u1", 5), ("c", "robot", None, 1),
+    ("d", "x", None, 2),
+  )  # fmt: skip
+  given, _ = linking.usable(linking.logins(frame))
+  found, counts = linking.link(frame, given)
+  assert counts["sessions of bots, not linked"] == 1
+  vectors = pl.DataFrame(
+    {
+      "key": list("abcd"),
+      "embedding": [[1.0, 3.0], [3.0, 5.0], [9.0] * 2, [9.0] * 2],
+    },
+    schema_overrides={"embedding": pl.Array(pl.Float32, 2)},
+  )
+  rows = linking.rows(frame, found, vectors)
+  assert rows["session"].to_list() == ["a", "b"]
+  # Session "a" ended on day 1, and is the user's since the login on day 5.
+  assert rows["time"][0] == at(5) and rows["time"][1] > at(5)
+  moments = pl.DataFrame(
+    {"key": ["u1", "u1", "u1", "u9"], "as_of": [at(5), at(5.01), at(6), at(6)]}
+  )
+  out = linking.features(rows, moments)
+  assert out["sessions"].to_list() == [0, 1, 2, 0]
+  assert out["vector"].to_list() == [None, [1.0, 3.0], [2.0, 4.0], None]
+  with pytest.raises(ValueError, match="2 of 2 linked sessions have no vector"):
+    linking.rows(frame, found, vectors.filter(pl.col("key") == "c"))
