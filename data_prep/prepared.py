@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class Prepared:
     rejects: Rows that could not be used.
     stats: Counts, for stats.json.
     bytes: Of all encoded arrays.
+    many: A `beam.Pieces` that writes on many machines; None for this one.
   """
 
   schema: schema_lib.Schema
@@ -36,6 +38,11 @@ class Prepared:
   stats: dict
   bytes: int
   _stored: spill_lib.Encoded | None = None
+  many: Any = None
+
+  def files(self) -> list:
+    """Of the encoded pieces, in the order of records."""
+    return self._stored.files() if self._stored else []
 
   def pieces(self) -> Iterator[encode.Users]:
     """All users with their rows, in pieces in the order of records; once."""
