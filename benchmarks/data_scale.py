@@ -7,11 +7,12 @@ r"""Time and peak memory of data preparation against the number of events.
 Generated events in order of time, as a log has them, of a hundredth as many users:
 12 categories, 12 numbers and a clock, in Parquet files of a million events. Each is
 prepared in a fresh process, from files to finished, checksummed shards, within
-`--memory_gib` (in pieces on disk where it does not fit) and, with --whole, in
-memory; with --beam, by Apache Beam's local runner. Peak memory is the process's greatest resident size. Processor seconds stand
-beside wall seconds: others may use the machine. A size whose row stands in
-benchmarks/results/data_scale.json stays there until it is measured again, so that
-sizes can be run on other days; files generated in --work are used again.
+`--memory_gib` (in pieces on disk where it does not fit); with --whole, in memory;
+with --beam, by Apache Beam's local runner. Peak memory is the process's greatest
+resident size. Processor seconds stand beside wall seconds: others may use the
+machine. A size's row stays in benchmarks/results/data_scale.json until it is
+measured again, so that sizes can be run on other days; files generated in --work
+are used again.
 """
 
 import argparse
