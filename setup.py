@@ -54,6 +54,8 @@ SOURCES = [
   "pyarrow>=22.0",
   "zstandard>=0.25",
 ]
+# Not among what tests need: it holds protobuf and pyarrow at earlier versions.
+BEAM = ["apache-beam>=2.70"]
 # libtpu compiles for TPUs on any x86-64 Linux machine; there is no other.
 PREFLIGHT = [
   "libtpu>=0.0.42; sys_platform == 'linux' and platform_machine == 'x86_64'"
@@ -151,6 +153,7 @@ setuptools.setup(
     "demo": DEMO,
     "llm": LLM,
     "intents": INTENTS,
+    "beam": BEAM,
     "sources": SOURCES,
     "test": TEST,
     "docs": DOCS,

@@ -2,15 +2,17 @@ r"""Time and peak memory of data preparation against the number of events.
 
   python benchmarks/data_scale.py --events=1000000,10000000 [--memory_gib=4]
   python benchmarks/data_scale.py --events=100000000 --work=FOLDER
+  python benchmarks/data_scale.py --events=1000000 --beam
 
 Generated events in order of time, as a log has them, of a hundredth as many users:
 12 categories, 12 numbers and a clock, in Parquet files of a million events. Each is
 prepared in a fresh process, from files to finished, checksummed shards, within
-`--memory_gib` (in pieces on disk where it does not fit) and, with --whole, in
-memory. Peak memory is the process's greatest resident size. Processor seconds stand
-beside wall seconds: others may use the machine. A size whose row stands in
-benchmarks/results/data_scale.json stays there until it is measured again, so that
-sizes can be run on other days; files generated in --work are used again.
+`--memory_gib` (in pieces on disk where it does not fit); with --whole, in memory;
+with --beam, by Apache Beam's local runner. Peak memory is the process's greatest
+resident size. Processor seconds stand beside wall seconds: others may use the
+machine. A size's row stays in benchmarks/results/data_scale.json until it is
+measured again, so that sizes can be run on other days; files generated in --work
+are used again.
 """
 
 import argparse
@@ -80,7 +82,7 @@ def generate(folder: pathlib.Path, events: int) -> None:
     aside.rename(path)
 
 
-def prepare(folder: str, memory_gib: float) -> None:
+def prepare(folder: str, memory_gib: float, beam: bool) -> None:
   """In a process of its own: prepares and prints what it took."""
   from lumos_jax import data_prep
 
@@ -92,6 +94,7 @@ def prepare(folder: str, memory_gib: float) -> None:
     quiet=True,
     schema=str(root / "events.py"),
     memory_gib=memory_gib,
+    beam=["--runner=DirectRunner"] if beam else None,
     overwrite=True,
   )
   seconds = time.perf_counter() - start
@@ -117,32 +120,35 @@ def main(argv=None) -> None:
   parser.add_argument(
     "--whole", action="store_true", help="In memory, without a limit."
   )
+  parser.add_argument("--beam", action="store_true", help="On Apache Beam.")
   parser.add_argument("--work", help="Folder for the events, which stay there.")
   parser.add_argument("--prepare", help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
   memory = 0.0 if args.whole else args.memory_gib
   if args.prepare:
-    prepare(args.prepare, memory)
+    prepare(args.prepare, memory, args.beam)
     return
   with tempfile.TemporaryDirectory() as scratch:
     for events in map(int, args.events.split(",")):
       folder = pathlib.Path(args.work or scratch) / str(events)
       generate(folder, events)
       command = [sys.executable, __file__, f"--prepare={folder}"]
-      limit = "--whole" if args.whole else f"--memory_gib={memory}"
+      command.append("--whole" if args.whole else f"--memory_gib={memory}")
+      command += ["--beam"] * args.beam
       done = subprocess.run(
-        [*command, limit], capture_output=True, text=True, check=False
+        command, capture_output=True, text=True, check=False
       )
       if done.returncode:
         raise SystemExit(done.stderr[-3000:])
       found = json.loads(done.stdout.splitlines()[-1])
+      limit = "in memory" if args.whole else f"within {memory:g} GiB"
       if not args.work:
         shutil.rmtree(folder)
       row = dict(
         dataset=f"{events:,} events, 25 fields",
         protocol="Parquet to finished shards, one process",
         model="data_prep",
-        config="in memory" if args.whole else f"within {memory:g} GiB",
+        config="Beam's local runner" if args.beam else limit,
         wall_seconds=found["seconds"],
         metrics=found,
       )

@@ -99,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     metavar="K",
     help="A categorical value that fewer training users hold counts as unknown.",
   )
+  parser.add_argument(
+    "--beam",
+    action="store_true",
+    help="Runs on Apache Beam; further options are Beam's (--runner=...).",
+  )
   parser.add_argument("--num_shards", type=int, help="Files of each split.")
   parser.add_argument(
     "--overwrite",
@@ -117,7 +122,9 @@ def main(argv=None) -> int:
   if argv and argv[0] in _COMMANDS:
     return _COMMANDS[argv[0]].main(argv[1:])
   parser = _parser()
-  args = parser.parse_args(argv)
+  args, others = parser.parse_known_args(argv)
+  if others and not args.beam:
+    parser.error(f"unrecognized arguments: {' '.join(others)}")
   if args.list:
     print(sources.describe())
     return 0
@@ -141,6 +148,7 @@ def main(argv=None) -> int:
       memory_gib=args.memory_gib,
       hash_ids=args.hash_ids,
       k_anonymous=args.k_anonymous,
+      beam=others if args.beam else None,
       **given,
     )
   except (ValueError, OSError) as e:

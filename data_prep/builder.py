@@ -5,6 +5,7 @@ a data directory is complete or absent.
 """
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -81,6 +82,29 @@ class Users(tfds.core.GeneratorBasedBuilder):
     long: it checks each tensor again and keeps all records to sort them.
     """
     del dl_manager, download_config
+    names = ["key", *records_lib.stored(self._prepared.schema)]
+    write = self._write_on_many if self._prepared.many else self._write
+    self.info.set_splits(tfds.core.SplitDict(write(names)))
+
+  def _write_on_many(self, names) -> list[tfds.core.SplitInfo]:
+    """A shard a piece, by whoever has it."""
+    prepared = self._prepared
+    templates = {
+      n: self._get_filename_template(split_name=n) for n in prepared.splits
+    }
+    found = prepared.many.write(prepared, templates, names)
+    self.lengths = {n: (w["rows"], w["longest"]) for n, w in found.items()}
+    return [
+      tfds.core.SplitInfo(
+        name=name,
+        shard_lengths=w["lengths"],
+        num_bytes=w["bytes"],
+        filename_template=templates[name],
+      )
+      for name, w in found.items()
+    ]
+
+  def _write(self, names) -> list[tfds.core.SplitInfo]:
     prepared, writers = self._prepared, {}
     split = np.full(len(prepared.users.keys), "", object)
     for name, users in prepared.splits.items():
@@ -88,7 +112,6 @@ class Users(tfds.core.GeneratorBasedBuilder):
       split[users] = name
       shards = self._num_shards or _shards(prepared, len(users))
       writers[name] = Split(name, template, len(users), shards)
-    names = ["key", *records_lib.stored(prepared.schema)]
     for piece in prepared.pieces():
       members = piece.members
       owner = split if members is None else split[members]
@@ -100,7 +123,18 @@ class Users(tfds.core.GeneratorBasedBuilder):
           writer.write({n: record[n] for n in names})
     found = [w.done() for w in writers.values()]
     self.lengths = {n: (w.rows, w.longest) for n, w in writers.items()}
-    self.info.set_splits(tfds.core.SplitDict(found))
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class OneFile:
+  """Where the one shard of a `Split` goes."""
+
+  path: epath.Path
+
+  def sharded_filepath(self, **_) -> epath.Path:
+    """The file."""
+    return self.path
 
 
 class Split:
@@ -135,7 +169,7 @@ class Split:
       self._writer.write(data)
 
   def _open(self, shard: int) -> None:
-    self._close()
+    self.close()
     self._shard = shard
     self._path = self._template.sharded_filepath(
       shard_index=shard, num_shards=len(self._bounds) - 1
@@ -145,10 +179,13 @@ class Split:
         str(self._path), RECORD_OPTIONS
       )
 
-  def _close(self) -> None:
+  def close(self) -> int:
+    """Ends the present shard; bytes of all records so far."""
     if self._writer is not None:
       with self._full():
         self._writer.close()
+      self._writer = None
+    return self._bytes
 
   @contextlib.contextmanager
   def _full(self):
@@ -165,7 +202,7 @@ class Split:
 
   def done(self) -> tfds.core.SplitInfo:
     """Closes the last shard."""
-    self._close()
+    self.close()
     assert self._written == self._bounds[-1], self._name
     return tfds.core.SplitInfo(
       name=self._name,

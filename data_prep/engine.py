@@ -139,6 +139,7 @@ class _Preparation:
       found if self.spill else None,
       pages,
       tables.raw.sessions,
+      self.tables.activity if hasattr(self.tables.activity, "each") else None,
     )
 
   def _drift(self, events: int, stats) -> dict:
@@ -203,11 +204,11 @@ class _Preparation:
     train = self._train(rows.user, rows.day)
     return self._rows(train & ~self._held_out(rows.user))
 
-  def _each(self, phase, *arguments, last: bool = False):
-    """What a phase finds in each piece of the activity."""
+  def _each(self, phase, fresh, *arguments, last: bool = False):
+    """What a phase finds in each piece; `fresh()` is a find of nothing."""
     activity = self.tables.activity
     if hasattr(activity, "each"):  # On many machines.
-      yield from activity.each(phase, *arguments)
+      yield from activity.each(phase, fresh, *arguments)
       return
     for rows in activity.pieces(last):
       yield phase(rows, *arguments)
@@ -215,8 +216,9 @@ class _Preparation:
   def _first_fit(self) -> tuple[schema_lib.Field, ...]:
     """Fits what needs one look at the events: vocabularies and bins."""
     fields, schema = self.schema.activity, self.schema
-    total = phases.First(fields, self.k_anonymous)
-    for found in self._each(self._first):
+    fresh = lambda: phases.First(fields, self.k_anonymous)
+    total = fresh()
+    for found in self._each(self._first, fresh):
       total.merge(found)
     if self.fits and not total.some:
       raise InputError(
@@ -262,8 +264,9 @@ class _Preparation:
     composites = [f for f in fields if isinstance(f, schema_lib.Composite)]
     if not self.fits or not composites:
       return fields, stats
-    total = phases.Tokens(composites, self.k_anonymous)
-    for found in self._each(self._products, fields, composites):
+    fresh = lambda: phases.Tokens(composites, self.k_anonymous)
+    total = fresh()
+    for found in self._each(self._products, fresh, fields, composites):
       total.merge(found)
     parts = derive.Parts(fields, {})
     for i, f in enumerate(fields):
@@ -294,7 +297,8 @@ class _Preparation:
       scaled = self.fitted.schema.activity
     stored = spill_lib.Encoded(self.spill and self.spill.folder, composites)
     total = fit.Scales(scaled)
-    for found in self._each(self._encode, fields, scaled, stored, last=True):
+    fresh, arguments = lambda: phases.Piece(scaled), (fields, scaled, stored)
+    for found in self._each(self._encode, fresh, *arguments, last=True):
       total.merge(found.scales)
       stored.note(found)
     if total.outside:
@@ -320,10 +324,10 @@ class _Preparation:
       chosen = self._rows(self._train(out["user"], out["day"]))
     elif self.fits:
       chosen = self._chosen(rows)
-    scales = fit.Scales(scaled)
-    scales.add(out["numeric"], chosen)
     stored.keep(rows, out)
-    return phases.Piece(scales, counts, rows, out)
+    found = phases.Piece(scaled)
+    found.add(rows, out, counts, chosen)
+    return found
 
   def _held_out(self, user: np.ndarray) -> np.ndarray:
     """bool [R]: the last events of each user, as the source asks."""

@@ -72,8 +72,14 @@ class Piece:
     events, rows, labels, bytes: How many, the last of the encoded rows.
   """
 
-  def __init__(self, scales: fit.Scales, counts: dict, rows, out: dict):
-    self.scales, self.counts = scales, counts
+  def __init__(self, fields):
+    self.scales, self.counts = fit.Scales(fields), {}
+    self.events = self.rows = self.labels = self.bytes = 0
+
+  def add(self, rows, out: dict, counts: dict, chosen) -> None:
+    """Notes the encoded rows `out` of the events `rows`."""
+    self.scales.add(out["numeric"], chosen)
+    self.counts = counts
     self.events, self.rows = len(rows.user), len(out["user"])
     self.labels = len(rows.outcomes["id"])
     self.bytes = sum(a.nbytes for a in out.values())

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,6 +31,7 @@ class Prepared:
     bytes: Of all encoded arrays.
     pages: Of clicks (lumos_jax.data.pages), or None.
     sessions: Of clicks (`Inputs.sessions`), or None.
+    many: A `beam.Pieces` that writes on many machines; None for this one.
   """
 
   schema: schema_lib.Schema
@@ -42,6 +44,11 @@ class Prepared:
   _stored: spill_lib.Encoded | None = None
   pages: pages_lib.Pages | None = None
   sessions: pl.DataFrame | None = None
+  many: Any = None
+
+  def files(self) -> list:
+    """Of the encoded pieces, in the order of records."""
+    return self._stored.files() if self._stored else []
 
   def pieces(self) -> Iterator[encode.Users]:
     """All users with their rows, in pieces in the order of records; once."""

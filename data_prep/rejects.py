@@ -28,6 +28,7 @@ class Rejects:
 
   Attributes:
     counts: {table: {reason: rows}}.
+    salt: Key of hashed ids; None for ids as they stand.
   """
 
   def __init__(
@@ -37,7 +38,7 @@ class Rejects:
 
     With a `salt`, column key holds keyed hashes.
     """
-    self._salt = salt
+    self.salt = salt
     self.counts = collections.defaultdict(collections.Counter)
     self._frames, self._folder, self._files = [], folder, []
 
@@ -77,7 +78,7 @@ class Rejects:
     rows = bad.arg_true()
     which = frame.select(which.alias("which")).to_series().gather(rows)
     found = frame[rows]
-    if self._salt is not None and "key" in found.columns:
+    if self.salt is not None and "key" in found.columns:
       found = found.with_columns(self._hashed(found["key"]))
     names = [reason for _, reason in checks]
     values = pl.struct(pl.exclude(ROW).cast(pl.String, strict=False))
@@ -96,10 +97,16 @@ class Rejects:
       self.counts[table][name] += count
     return ~bad.to_numpy()
 
+  def take(self, found: pl.DataFrame) -> None:
+    """Takes rows that another has noted and saved."""
+    self._frames.append(found)
+    for table, reason in found.select("table", "reason").iter_rows():
+      self.counts[table][reason] += 1
+
   def _hashed(self, keys: pl.Series) -> pl.Series:
     keys = keys.cast(pl.String)
     some = keys.drop_nulls().unique().to_list()
-    stored = {k: ids.hash_id(k, self._salt) for k in some}
+    stored = {k: ids.hash_id(k, self.salt) for k in some}
     return keys.replace_strict(stored, default=None, return_dtype=pl.String)
 
   @property

@@ -5,19 +5,20 @@ import errno
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import polars as pl
 from etils import epath
 
 from . import spill as spill_lib
-from .inputs import Inputs
+from .inputs import InputError, Inputs
 
 SPILL = ".spill"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CGROUP = pathlib.Path("/sys/fs/cgroup/memory.max")
 # A byte of compressed tables is seldom more than so many in memory.
 _EXPANDS = 40
+_PIECES_GIB = 4.0  # Of a Beam worker, where nothing else is said.
 
 
 @contextlib.contextmanager
@@ -26,6 +27,7 @@ def room(
   path: epath.Path,
   memory_gib: float | None,
   say: Callable[[str], None] = lambda _: None,
+  beam: Sequence[str] | None = None,
 ) -> Iterator[spill_lib.Spill | None]:
   """A folder for pieces where the activity does not fit into memory.
 
@@ -35,6 +37,7 @@ def room(
       where it is not on this machine.
     memory_gib: See `run.prepare`.
     say: Receives lines of progress.
+    beam: Options of Apache Beam, which then does the work; None for this process.
 
   Yields:
     The folder, or None where the table fits.
@@ -44,7 +47,7 @@ def room(
     memory = _machine_bytes() / 2 / spill_lib.GIB
     small = sum(raw.pieces.values()) * _EXPANDS < memory * spill_lib.GIB
     memory = 0 if small and raw.pieces else memory
-  if not memory or _fits(raw, memory):
+  if beam is None and (not memory or _fits(raw, memory)):
     yield None
     return
   if "://" in os.fspath(path):
@@ -52,8 +55,12 @@ def room(
   else:
     folder = pathlib.Path(path.parent) / f"{path.name}{SPILL}"
   claim(epath.Path(folder), say)
-  spill = spill_lib.Spill(folder, memory)
-  say(f"in pieces on disk, to stay within {memory:.1f} GiB")
+  if beam is not None:
+    spill = _on_beam(folder, memory or _PIECES_GIB, beam)
+  else:
+    spill = spill_lib.Spill(folder, memory)
+  where = "in pieces on disk" if beam is None else "on Beam, in pieces"
+  say(f"{where}, to stay within {memory or _PIECES_GIB:.1f} GiB")
   try:
     yield spill
   except OSError as e:
@@ -67,6 +74,16 @@ def room(
     ) from e
   finally:
     spill.close()
+
+
+def _on_beam(folder, memory: float, options: Sequence[str]):
+  try:
+    from . import beam  # Apache Beam is an extra.
+  except ImportError as e:
+    raise InputError(
+      f'--beam needs Apache Beam ({e}): pip install "lumos-jax[beam]"'
+    ) from e
+  return beam.Runner(folder, memory, options)
 
 
 def _fits(raw: Inputs, memory_gib: float) -> bool:

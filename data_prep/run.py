@@ -1,8 +1,10 @@
 """prepare(): a source and its options -> a complete data directory."""
 
 import json
+import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -31,6 +33,7 @@ def prepare(
   memory_gib: float | None = None,
   hash_ids: bool = False,
   k_anonymous: int = 0,
+  beam: Sequence[str] | None = None,
   **options: Any,
 ) -> epath.Path:
   """Prepares a data set, or finds it prepared.
@@ -61,6 +64,16 @@ def prepare(
     OSError: It cannot be written.
   """
   start = time.monotonic()
+  if beam is not None and num_shards:
+    raise InputError(
+      f"num_shards={num_shards}: on Beam there is a shard a piece; --memory_gib "
+      "says how large pieces are"
+    )
+  if beam is not None and "://" in os.fspath(out):
+    raise InputError(
+      f"{out}: pieces lie beside the data set, in a folder that all workers see "
+      "under one name (NFS, Filestore): --out must be such a folder"
+    )
 
   def say(text):
     if not quiet:
@@ -88,7 +101,7 @@ def prepare(
   if _is_there(path, contents, overwrite):
     say(f"{path} is complete: nothing to do")
     return path
-  with room_lib.room(raw, path, memory_gib, say) as spill:
+  with room_lib.room(raw, path, memory_gib, say, beam) as spill:
     try:
       prepared = engine.prepare(raw, known, spill, salt, k_anonymous)
     except pl.exceptions.PolarsError as e:

@@ -134,11 +134,13 @@ class Outcomes:
 
   Attributes:
     declared: The labels, with values and days.
+    raw: With the schema's span.
+    notes: Takes counts.
   """
 
   def __init__(self, raw: Inputs, declared, of_table, notes: dict[str, int]):
-    self._raw, self._fitted, self._table = raw, declared, of_table
-    self._notes = notes
+    self.raw, self._fitted, self._table = raw, declared, of_table
+    self.notes = notes
     self.declared = tuple(
       dataclasses.replace(x, known_at=True if _tells(raw, x) else None)
       for x in declared
@@ -150,7 +152,7 @@ class Outcomes:
     if rows.members is not None:
       keep = np.isin(mine["user"], rows.members)
       mine = {k: v[keep] for k, v in mine.items()}
-    parts = [mine, *_of_activity(self._raw, self._fitted, rows, self._notes)]
+    parts = [mine, *_of_activity(self.raw, self._fitted, rows, self.notes)]
     out = {k: np.concatenate([p[k] for p in parts]) for k in _LABELS}
     out = {k: v.astype(_LABELS[k]) for k, v in out.items()}
     names = ("known", "value", "event", "time", "id", "user")

@@ -73,17 +73,13 @@ class Spill:
     ]
     some = chosen.select(_KEY, "_time", "_local", *numbers)
     found, pending = [], 0
-    for batch in self._batches(clean_lib.in_time(raw, some)):
-      batch = columns_lib.text_keys(batch, raw.where("activity"))
-      bad = [c for c, _ in clean_lib.checks(raw, batch.schema)]
-      batch = batch.filter(~pl.any_horizontal(bad).fill_null(False))
-      batch = batch.group_by(_KEY).agg(rows=pl.len())
-      found.append(batch)
-      pending += len(batch)
+    for batch in self._batches(some):
+      found.append(counted(raw, batch))
+      pending += len(found[-1])
       if pending > _BATCH_ROWS * 4:
-        found = [_summed(found)]
+        found = [summed(found)]
         pending = 0
-    self._keys = _summed(found)
+    self._keys = summed(found)
     return self._keys[_KEY].cast(pl.String).to_list()
 
   def rows(
@@ -127,26 +123,15 @@ class Spill:
     for batch in self._batches(chosen.with_row_index(rejects_lib.ROW)):
       read += len(batch)
       batch = columns_lib.text_keys(batch, where)
-      batch = clean_lib.usable(raw, batch, rejects)
-      found = batch.select(_KEY).join(
-        table, on=_KEY, how="left", maintain_order="left"
-      )
-      user = found["_user"].fill_null(-1).to_numpy()
-      batch, user = clean_lib.of_users(batch, user, rejects)
-      usable += len(batch)
-      buffer.append(
-        batch.with_columns(
-          _user=pl.Series(user, dtype=pl.Int32),
-          _part=pl.Series(part[user], dtype=pl.Int32),
-        ).drop(_KEY, rejects_lib.ROW)
-      )
+      buffer.append(parted(raw, batch, table, part, rejects))
+      usable += len(buffer[-1])
       empty = buffer[-1].clear().drop("_part")
       pending += buffer[-1].estimated_size()
       if pending > budget // 4:
         flush()
     flush()
     out = Spilled(self.folder, raw, part, read, usable)
-    out.order(raw, rejects, outcomes, empty)
+    out.order(raw, outcomes, empty)
     return out
 
   def _parts(
@@ -177,7 +162,46 @@ def by_hash(keys: Sequence[str], users: np.ndarray) -> list[int]:
   return sorted(users.tolist(), key=digest)
 
 
-def _summed(frames: list[pl.DataFrame]) -> pl.DataFrame:
+def counted(raw: Inputs, frame: pl.DataFrame) -> pl.DataFrame:
+  """Users with usable rows among some of the activity, and how many rows."""
+  frame = columns_lib.text_keys(frame, raw.where("activity"))
+  frame = clean_lib.in_time(raw, frame)
+  bad = [c for c, _ in clean_lib.checks(raw, frame.schema)]
+  frame = frame.filter(~pl.any_horizontal(bad).fill_null(False))
+  return frame.group_by(_KEY).agg(rows=pl.len())
+
+
+def parted(raw: Inputs, frame, table, part, rejects) -> pl.DataFrame:
+  """Usable rows of some of the activity, with their users and pieces.
+
+  Args:
+    raw: Of a source.
+    frame: Rows, numbered.
+    table: Keys and positions (_user) of users.
+    part: int32 [U], each user's piece.
+    rejects: Takes the others.
+  """
+  frame = clean_lib.usable(raw, frame, rejects)
+  found = frame.select(_KEY).join(
+    table, on=_KEY, how="left", maintain_order="left"
+  )
+  user = found["_user"].fill_null(-1).to_numpy()
+  frame, user = clean_lib.of_users(frame, user, rejects)
+  return frame.with_columns(
+    _user=pl.Series(user, dtype=pl.Int32),
+    _part=pl.Series(part[user], dtype=pl.Int32),
+  ).drop(_KEY, rejects_lib.ROW)
+
+
+def ordered(raw: Inputs, frame, members, number: int) -> clean_lib.Rows:
+  """The rows of a piece, in order."""
+  user = frame["_user"].to_numpy()
+  rows = clean_lib.piece(raw, frame.drop("_user"), user, rejects_lib.Rejects())
+  return dataclasses.replace(rows, members=members, number=number)
+
+
+def summed(frames: list[pl.DataFrame]) -> pl.DataFrame:
+  """Rows of each user."""
   return pl.concat(frames).group_by(_KEY).agg(pl.col("rows").sum())
 
 
@@ -193,35 +217,41 @@ class Spilled:
 
   def __init__(self, folder, raw: Inputs, part, read: int, usable: int):
     self.read, self.usable, self.part = read, usable, part
-    self._folder, self._fields = folder, raw.schema.activity
+    self.folder, self._fields = folder, raw.schema.activity
     self.first = np.full(len(part), encode.NO_TIME, np.int32)
     order = np.argsort(part, kind="stable")
     bounds = np.flatnonzero(np.diff(part[order])) + 1
     self.members = np.split(order.astype(np.int32), bounds)
 
-  def order(self, raw: Inputs, rejects, outcomes, empty: pl.DataFrame) -> None:
+  def order(self, raw: Inputs, outcomes, empty: pl.DataFrame) -> None:
     """Puts the rows of each piece in order and keeps their columns."""
     for number, members in enumerate(self.members):
-      folder = self._folder / f"raw{self.part[members[0]]:06d}"
+      folder = self.folder / f"raw{self.part[members[0]]:06d}"
       files = sorted(folder.glob("*.arrow")) if folder.exists() else []
       frame = empty  # Of users without events.
       if files:
         frame = pl.concat([pl.read_ipc(f.read_bytes()) for f in files])
-      user = frame["_user"].to_numpy()
-      rows = clean_lib.piece(raw, frame.drop("_user"), user, rejects)
+      rows = ordered(raw, frame, members, number)
       del frame
       shutil.rmtree(folder, ignore_errors=True)
-      rows = dataclasses.replace(rows, members=members, number=number)
       clean_lib.note_first(self.first, rows)
-      _save(self._path(number), outcomes.of(rows), self._fields)
+      self.keep(number, outcomes.of(rows))
+
+  def keep(self, number: int, rows: clean_lib.Rows) -> None:
+    """Keeps a piece."""
+    _save(self._path(number), rows, self._fields)
+
+  def piece(self, number: int) -> clean_lib.Rows:
+    """Reads a piece."""
+    return dataclasses.replace(_load(self._path(number)), number=number)
 
   def _path(self, number: int) -> pathlib.Path:
-    return self._folder / f"piece{number:06d}.npz"
+    return self.folder / f"piece{number:06d}.npz"
 
   def pieces(self, last: bool = False) -> Iterator[clean_lib.Rows]:
     """The pieces, in the order of records; the `last` reading removes them."""
     for number in range(len(self.members)):
-      yield dataclasses.replace(_load(self._path(number)), number=number)
+      yield self.piece(number)
       if last:
         self._path(number).unlink()
 
@@ -319,17 +349,18 @@ class Encoded:
   def __iter__(self):
     """Members, rows and labels of each piece on disk, which are removed."""
     for path in self.files():
-      yield self.read(path)
+      yield read_encoded(path)
       path.unlink()  # Shards take their place.
 
-  def read(self, path: pathlib.Path):
-    """Members, rows and labels of a piece."""
-    rows, labels = {}, {}
-    with np.load(path, allow_pickle=False) as found:
-      for key in found:
-        kind, _, name = key.partition(":")
-        if kind == "outcome":
-          labels[name] = found[key]
-        elif key != "members":
-          rows[key] = found[key]
-      return found["members"], rows, labels
+
+def read_encoded(path: pathlib.Path):
+  """Members, rows and labels of a piece that `Encoded` kept."""
+  rows, labels = {}, {}
+  with np.load(path, allow_pickle=False) as found:
+    for key in found:
+      kind, _, name = key.partition(":")
+      if kind == "outcome":
+        labels[name] = found[key]
+      elif key != "members":
+        rows[key] = found[key]
+    return found["members"], rows, labels

@@ -7,10 +7,11 @@ import resource
 import numpy as np
 import polars as pl
 import pytest
+from lumos_jax.data_prep import __main__ as cli
 from lumos_jax.data_prep import derive, fit, sketches, spill
 from lumos_jax.data_prep.readers import rows as rows_lib
 
-from lumos_jax import data_prep
+from lumos_jax import data_prep, ids
 from lumos_jax.data.schema import Binned, Categorical, Numeric
 from tests import tiny_data
 
@@ -278,3 +279,46 @@ def test_equal_rows_are_counted_in_files_as_in_memory(monkeypatch):
   monkeypatch.setattr(rows_lib, "_HASHES", 0)
   assert rows_lib.duplicates(frame) == wanted
   assert rows_lib.duplicates(frame.head(0)) == 0
+
+
+def test_the_command_takes_the_options(tmp_path, tiny_pieces, monkeypatch):
+  monkeypatch.setenv(ids.SALT, "a secret of the owner")
+  schema = write(tmp_path / "raw", events())
+  command = [
+    "--source=tables",
+    f"--out={tmp_path}",
+    "--set",
+    f"schema={schema}",
+  ]
+  options = ["--memory_gib=2", "--hash_ids", "--k_anonymous=5"]
+  assert cli.main([*command, *options]) == 0
+  assert tiny_pieces
+  stats = json.loads((tmp_path / "payments" / "stats.json").read_text())
+  assert ids.hashed(stats) and stats["k_anonymous"]["k"] == 5
+  # Prepared otherwise is told, not overwritten.
+  assert cli.main(command) == 1
+  with pytest.raises(SystemExit):  # Beam's options go with --beam alone.
+    cli.main([*command, "--runner=DirectRunner"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_any_size_of_piece_and_batch(tmp_path, tiny_pieces, monkeypatch, seed):
+  rng = np.random.default_rng(seed)
+  monkeypatch.setattr(spill, "_LEAST", int(10 ** rng.uniform(2, 6)))
+  monkeypatch.setattr(spill, "_BATCH_ROWS", int(rng.integers(1, 2000)))
+  frame = events(seed, int(rng.integers(2, 300)), int(rng.integers(200, 4000)))
+  schema = write(tmp_path / "raw", frame, int(rng.integers(1, 6)))
+  one, many = (
+    data_prep.prepare(
+      "tables",
+      tmp_path / out,
+      schema=schema,
+      quiet=True,
+      memory_gib=memory,
+      k_anonymous=int(seed % 3) * 4,
+      num_shards=4,
+    )
+    for out, memory in (("a", 0), ("b", 2))
+  )
+  check_equal(one, many)
