@@ -125,6 +125,11 @@ class Model:
       place = self.last_day if self.of_users else 0
       for size in self.sizes:
         self.risk([self._nobody()] * size, [place] * size)
+      why = self.predictor.why
+      task = self.tasks[0].name
+      why.score(self._nobody(), place, task)
+      if why.gradual:
+        why.gradients(self._nobody(), place, task)
     else:
       for size in self.sizes:
         users, days = [self._nobody()] * size, [self.last_day] * size
