@@ -106,6 +106,11 @@ class Why:
     self._path = jax.jit(path)
 
   @property
+  def users(self) -> bool:
+    """Whether users are scored as of a day, and not events."""
+    return self._recipe.inputs.users
+
+  @property
   def gradual(self) -> bool:
     """Whether there are gradients: not where the backbone reads days."""
     backbone = self._recipe.backbone

@@ -8,6 +8,7 @@ import numpy as np
 
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import schema as schema_lib
+from lumos_jax.data import words as words_lib
 from lumos_jax.serving import encoder, history
 
 _YEAR_DAYS = 366
@@ -20,16 +21,7 @@ class Words:
   def __init__(self, layout: history.Layout, clock: encoder.Clock):
     """Takes the run's layout of rows and its clock."""
     self._layout, self._schema, self._clock = layout, layout.schema, clock
-    self._ids = [
-      (i, f.name)
-      for i, f in enumerate(layout.schema.categorical("activity"))
-      if not isinstance(f, schema_lib.Composite)
-    ]
-    self._numbers = [
-      (layout.schema.numeric_column("activity", f.name), f.name)
-      for f in layout.schema.dense("activity")
-      if schema_lib.width(f) == 1
-    ]
+    self._say = words_lib.Words(layout.schema)
 
   def profile(self, user: history.User) -> Document:
     """Values by column; None where they are missing."""
@@ -53,17 +45,10 @@ class Words:
     return [self._row(row) for row in rows]
 
   def _row(self, row: np.void) -> Document:
-    daily, values = self._layout.daily, Document()
-    for i, name in self._ids:
-      values |= self._schema.token(name, int(row["categorical"][i]))
-    for column, name in self._numbers:
-      x = float(row["numeric"][column])
-      # Days have a column a value; those that are 0 say nothing.
-      if math.isfinite(x) and (x or not daily):
-        values[name] = x
+    values = self._say.values(row["categorical"], row["numeric"])
     time = (
       self._clock.day_text(int(row["day"]))
-      if daily
+      if self._layout.daily
       else self._clock.time_text(int(row["time"]))
     )
     return {"time": time, "values": values}
