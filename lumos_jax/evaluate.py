@@ -9,6 +9,7 @@ config.json of the workdir: --config.KEY=VALUE is for lumos_jax.main.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import math
@@ -32,6 +33,7 @@ from lumos_jax import config as config_lib
 from lumos_jax import evaluators as evaluators_lib
 from lumos_jax import recipes as recipes_lib
 from lumos_jax import state as state_lib
+from lumos_jax import why as why_lib
 from lumos_jax.data import pipeline, scoring
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import tasks as tasks_lib
@@ -108,6 +110,8 @@ class Session:
         )
       )
       self.predictor.frozen = recipe.cfg.tune == "frozen"
+    if isinstance(recipe.inputs, scoring.Scoring):
+      self.predictor.explain = functools.partial(why_lib.Why, recipe)
     if recipe.inputs is pipeline:
       self.predictor.states = self.predictor.of(
         lambda params, batch: recipe.summary(

@@ -28,6 +28,10 @@ from lumos_jax.data import instants, scoring
 METHODS = ("without", "gradients")
 _ROWS = ("day", "time", "categorical", "numeric")
 _STEPS = 64
+NOT_GRADUAL = (
+  "gradients are of events, and this run's backbone reads days: use "
+  "method='without'"
+)
 
 
 class Parts(NamedTuple):
@@ -100,6 +104,17 @@ class Why:
 
     self._logit = jax.jit(logit)
     self._path = jax.jit(path)
+
+  @property
+  def users(self) -> bool:
+    """Whether users are scored as of a day, and not events."""
+    return self._recipe.inputs.users
+
+  @property
+  def gradual(self) -> bool:
+    """Whether there are gradients: not where the backbone reads days."""
+    backbone = self._recipe.backbone
+    return backbone is None or hasattr(backbone, "next_events")
 
   def _task(self, task: str) -> int:
     if not task and len(self._tasks) == 1:
@@ -179,13 +194,8 @@ class Why:
       ValueError: The backbone is LUMOS: its rows of days are not taken apart.
     """
     recipe, m = self._recipe, self._task(task)
-    if recipe.backbone is not None and not hasattr(
-      recipe.backbone, "next_events"
-    ):
-      raise ValueError(
-        "gradients are of events, and this run's backbone reads days: use "
-        "method='without'"
-      )
+    if not self.gradual:
+      raise ValueError(NOT_GRADUAL)
     example = recipe.inputs.example(record, place)
     batch = {k: np.asarray(v)[None] for k, v in example.items()}
     each, score, baseline = jax.device_get(

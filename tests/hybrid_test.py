@@ -22,6 +22,7 @@ from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import calibration, predict
 from lumos_jax.models import lora
 from lumos_jax.presets import hybrid as presets
+from lumos_jax.report import page
 
 RECORDS = fake_events.Records(users=16)
 TUNED = ("lora", "full")
@@ -315,6 +316,30 @@ def test_a_run_is_opened_to_score(hybrid_run):
     run.why("nobody", as_of=75)
 
 
+def test_the_highest_scores_are_explained_in_the_report(hybrid_run):
+  workdir, c, _ = hybrid_run
+  (workdir / "config.json").write_text(c.to_json_best_effort())
+  text = (workdir / "predictions" / "risk.json").read_text()
+  found = json.loads(text)["examples"]
+  stored = predict.Predictions.load(workdir / "predictions" / "risk.npz")
+  top = np.sort(stored.p["buys"][stored.mask[:, 0]])[::-1][:3]
+  np.testing.assert_allclose([x["score"] for x in found], top, rtol=1e-5)
+  run = run_lib.Run(workdir)
+  run._opened[""] = RECORDS
+  keys = {u["key"]: predict.hash_keys([u["key"]])[0] for u in RECORDS.users}
+  for x in found:
+    (key,) = (k for k, h in keys.items() if h.decode() == x["user"])
+    assert key not in text
+    why = run.why(key, as_of=75).sort("event").tail(x["read"])
+    why = why.sort(why["moved"].abs(), descending=True).head(6)
+    moved = [e["moved"] for e in x["events"]]
+    np.testing.assert_allclose(moved, why["moved"], atol=1e-5)
+    assert all("item" in e["values"] for e in x["events"])
+  shown = report.build(workdir).read_text()
+  assert "Why these scores" in shown and found[0]["user"][:8] in shown
+  assert page.signed(found[0]["events"][0]["moved"]) in shown
+
+
 @pytest.mark.slow
 def test_a_random_split_is_marked_in_every_result(tmp_path):
   c = tiny_hybrid.config(
@@ -346,6 +371,8 @@ def test_a_random_split_is_marked_in_every_result(tmp_path):
   (tmp_path / "config.json").write_text(c.to_json_best_effort())
   text = report.build(tmp_path).read_text()
   assert "split at random, not by time" in text
+  doc = json.loads((tmp_path / "predictions" / "risk.json").read_text())
+  assert doc["examples"][0]["event"]["values"] and ">scored<" in text
   assert "as many points without the label" in text.lower()
 
 

@@ -143,6 +143,8 @@ class Predictor:
     self.inputs: Any = None  # The recipe's: what makes its batches.
     # What a pretrained model says of scored points: {name: [B, ...]}.
     self.pretrained: Predictor | None = None
+    # Of scored points: parameters -> what explains them (`lumos_jax.why.Why`).
+    self.explain: Callable[[Params], Any] | None = None
     self.frozen = False  # Whether that has seen no label.
     # What a model of days says of its users: {name: [B, ...]}.
     self.states: Predictor | None = None

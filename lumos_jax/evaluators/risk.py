@@ -3,6 +3,7 @@
 U users, N scored points (users, or events of users).
 """
 
+import json
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -18,6 +19,7 @@ from lumos_jax.evaluators import (
   metrics,
   predict,
   ranking,
+  risk_examples,
 )
 
 _RANKED = ("auc", "average_precision")
@@ -44,6 +46,7 @@ class Risk(forecast.Forecast):
     amount: str = "",
     calibrate: str = "isotonic",
     resamples: int = 1000,
+    examples: int = 3,
     **kw,
   ):
     """Settings beside forecast.Forecast's.
@@ -56,11 +59,14 @@ class Risk(forecast.Forecast):
         "" for none.
       calibrate: isotonic or temperature.
       resamples: Draws of users for the intervals.
+      examples: Highest scores a task that predictions/<name>.json explains, one
+        a user; 0 for none. Of recipe hybrid.
       **kw: As forecast.Forecast.
     """
     super().__init__(*args, **kw)
     self._tops, self._rates = tuple(tops), tuple(false_positives)
     self._kind, self._resamples = calibrate, resamples
+    self._examples = examples
     if calibrate not in calibration.KINDS:
       raise ValueError(
         f"config.evals.{self.name}.calibrate = {calibrate!r}; use one of "
@@ -109,6 +115,35 @@ class Risk(forecast.Forecast):
     if self.split_name == "test" and jax.process_index() == 0:
       about = {"fitted_on": "validation", "points": len(validation.mask)}
       calibration.save(self.workdir, maps, about | scoring.marks(self.data_cfg))
+    self._explain(params)
+
+  def _explain(self, params) -> None:
+    """Writes the highest scores with what moved them."""
+    if not self._examples or self.predictor.explain is None:
+      return
+    placed = self.predictor.place(params)  # All hosts together.
+    if jax.process_index():
+      return
+    why = self.predictor.explain(placed)
+    points, order = self._points()
+    found, examples = self.predictions, []
+    for m, task in enumerate(self.tasks):
+      top = risk_examples.highest(
+        found.p[task.name],
+        points.user[order],
+        found.mask[:, m].astype(bool),
+        self._examples,
+      )
+      examples += risk_examples.explained(
+        why, points, order[top], task.name, m, self.records.schema
+      )
+    self.save_text(json.dumps({"examples": examples}, indent=1))
+
+  def _points(self) -> tuple[scoring.Points, np.ndarray]:
+    """All points of the split, and their places in the predictions' order."""
+    points = self.predictor.inputs.points(self.records, self.split_name)
+    keys = predict.hash_keys(points.key)
+    return points, np.argsort(keys, kind="stable")
 
   def _on_validation(self, params) -> predict.Predictions:
     for e in self.peers.values():
@@ -126,8 +161,7 @@ class Risk(forecast.Forecast):
     """Amounts [N] in the order of the predictions; missing ones count 0."""
     if self._amount is None:
       return None
-    points = self.predictor.inputs.points(self.records, self.split_name)
-    order = np.argsort(predict.hash_keys(points.key), kind="stable")
+    points, order = self._points()
     return np.abs(np.nan_to_num(points.context[order, self._amount]))
 
   def _of_task(self, name, key, y, p, mapped, worth) -> base.Metrics:

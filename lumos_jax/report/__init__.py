@@ -39,6 +39,7 @@ _NEXT_EVENT = (
 _SCORES = (
   ("tasks", "What is scored", questions.forecasts),
   ("risk", "Risk", risk.section),
+  ("reasons", "Why these scores", risk.reasons),
   *_FORECASTS[1:2],
   *_FORECASTS[3:6],
 )

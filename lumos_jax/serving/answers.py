@@ -6,7 +6,7 @@ the `Problem` that is its answer.
 
 import datetime
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,14 @@ import numpy as np
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.serving import history, intent, problems
+from lumos_jax.serving import history, intent, problems, reasons, words
 from lumos_jax.serving import model as model_lib
 from lumos_jax.serving.problems import Problem
 
-_MOST_HISTORY = 200
 _NOTHING = (
   "the user has no events yet, and this model expects nothing of a user without "
   "history"
 )
-_YEAR_DAYS = 366
 Pairs = Sequence[tuple[history.User, Any]]
 Document = dict[str, Any]
 
@@ -35,6 +33,7 @@ class Answers(intent.Answers):
     """`scorer` is the service's, `live` the model it had as this began."""
     self._scorer, self._live = scorer, live
     self._model = live.model
+    self._say = words.Words(live.model.layout, scorer.clock)
 
   def _about(self, **more: Any) -> Document:
     return {
@@ -132,6 +131,33 @@ class Answers(intent.Answers):
     for i, x in mine.items():
       out[i] = self._risk(x)
     return out
+
+  def why(self, pairs: Pairs) -> list[Any]:
+    """What moved a score: of a user, or of the last of its events."""
+    return [self._why(*pair) for pair in pairs]
+
+  def _why(self, user: history.User, ask: Any) -> Any:
+    args, model = ask.args, self._model
+    try:
+      task = reasons.task_of(model, args["task"])
+      if model.of_users:
+        user, place = self._point(user, args)
+      else:
+        if args["as_of"] is not None:
+          raise problems.wrong(
+            "as_of: this run scores events, each at its own time"
+          )
+        rows = self._scorer.encode(user, args["events"])
+        user = self._scorer.extended(user, rows)
+        place = len(user.all_rows(model.layout)) - 1
+        if place < 0:
+          raise problems.wrong("events: the user has none yet: give one")
+      found = reasons.explain(
+        model, self._say, user, place, task, args["method"], args["last"]
+      )
+    except Problem as e:
+      return e
+    return self._about(**found)
 
   def _deviations(self, pairs: Pairs) -> list[Any]:
     out: list[Any] = [None] * len(pairs)
@@ -254,18 +280,7 @@ class Answers(intent.Answers):
     plain: list[tuple[int, history.User, int]] = []
     for i, (user, ask) in enumerate(pairs):
       try:
-        extra = ask.args.get("events") or ()
-        if extra:
-          rows = self._scorer.encode(user, extra, future=True)
-          user = self._scorer.extended(user, rows)
-        day = self._day(user, ask.args.get("as_of"))
-        if extra and ask.args.get("as_of") is None:
-          day = max(day, rows[-1].day + 1)
-        if day < user.enter:
-          raise problems.conflict(
-            "the user has not entered by as_of: its first event comes later"
-          )
-        plain.append((i, user, day))
+        plain.append((i, *self._point(user, ask.args)))
       except Problem as e:
         out[i] = e
     if plain:
@@ -277,6 +292,25 @@ class Answers(intent.Answers):
       ):
         out[i] = found
     return out
+
+  def _point(self, user: history.User, args: Any) -> tuple[history.User, int]:
+    """The user with the events that are supposed, and the day asked for.
+
+    Raises:
+      Problem: An event or the day is wrong.
+    """
+    extra = args.get("events") or ()
+    if extra:
+      rows = self._scorer.encode(user, extra, future=True)
+      user = self._scorer.extended(user, rows)
+    day = self._day(user, args.get("as_of"))
+    if extra and args.get("as_of") is None:
+      day = max(day, rows[-1].day + 1)
+    if day < user.enter:
+      raise problems.conflict(
+        "the user has not entered by as_of: its first event comes later"
+      )
+    return user, day
 
   def forecast(self, pairs: Pairs) -> list[Any]:
     """Forecasts of all tasks, and under an edited calendar."""
@@ -381,95 +415,30 @@ class Answers(intent.Answers):
 
   def past(self, pairs: Pairs) -> list[Any]:
     """The newest rows of users, in words, newest first."""
-    return [
-      {
+    out = []
+    for user, ask in pairs:
+      rows = user.all_rows(self._model.layout)[-ask.args["last"] :]
+      out.append({
         "total": user.events,
-        "profile": self._profile(user),
-        "events": self._rows(user, ask.args["last"]),
-      }
-      for user, ask in pairs
-    ]
-
-  def _profile(self, user: history.User) -> Document:
-    schema, out = self._model.schema, {}
-    for f, i in zip(
-      schema.categorical("profile"), user.profile_categorical, strict=True
-    ):
-      values = {0: None, 1: "(unknown)"}
-      first = schema_lib.FIRST_VALUE
-      out[f.name] = values[int(i)] if i < first else f.values[i - first]
-    for f in schema.dense("profile"):
-      if schema_lib.width(f) == 1:
-        x = float(
-          user.profile_numeric[schema.numeric_column("profile", f.name)]
-        )
-        out[f.name] = x if math.isfinite(x) else None
-    return out
-
-  def _rows(self, user: history.User, last: int) -> list[Document]:
-    schema, layout = self._model.schema, self._model.layout
-    rows = user.all_rows(layout)[-min(last, _MOST_HISTORY) :][::-1]
-    clock, out = self._scorer.clock, []
-    composites = [
-      f.name
-      for f in schema.categorical("activity")
-      if isinstance(f, schema_lib.Composite)
-    ]
-    for row in rows:
-      values: Document = {}
-      for f, i in zip(
-        schema.categorical("activity"), row["categorical"], strict=True
-      ):
-        if f.name not in composites:
-          values |= schema.token(f.name, int(i))
-      for f in schema.dense("activity"):
-        if schema_lib.width(f) == 1:
-          x = float(row["numeric"][schema.numeric_column("activity", f.name)])
-          # Days have a column a value; those that are 0 say nothing.
-          if math.isfinite(x) and (x or not layout.daily):
-            values[f.name] = x
-      when = int(row["time"]) if not layout.daily else None
-      time = clock.day_text(int(row["day"]))
-      if when is not None:
-        time = clock.time_text(when)
-      out.append({"time": time, "values": values})
+        "profile": self._say.profile(user),
+        "events": self._say.rows(rows[::-1]),
+      })  # fmt: skip
     return out
 
   def ahead(self, pairs: Pairs) -> list[Any]:
     """Calendar entries of users that are running or ahead."""
-    return [self._entries(user, ask) for user, ask in pairs]
-
-  def _entries(self, user: history.User, ask: Any) -> Any:
-    calendar, clock = self._model.calendar, self._scorer.clock
-    try:
-      day = self._day(user, ask.args.get("as_of"))
-    except Problem as e:
-      return e
-    fields = self._model.schema.categorical("calendar")
-    groups = {0, *user.groups.tolist()}
-    entries: list[Document] = []
-    for e in range(len(calendar.group)):
-      if int(calendar.group[e]) not in groups:
+    out: list[Any] = []
+    for user, ask in pairs:
+      try:
+        day = self._day(user, ask.args.get("as_of"))
+      except Problem as e:
+        out.append(e)
         continue
-      start, end = int(calendar.start[e]), int(calendar.end[e])
-      known = calendar.announced[e] <= day
-      if end <= day or start > day + _YEAR_DAYS or not known:
-        continue
-      match: Mapping[str, Any] = {
-        f.name: f.values[i - schema_lib.FIRST_VALUE]
-        for f, i in zip(fields, calendar.categorical[e].tolist(), strict=True)
-        if i >= schema_lib.FIRST_VALUE
-      }
-      name = calendar.group_names[int(calendar.group[e])]
-      entries.append({
-        "start": start - day,
-        "end": end - day,
-        "start_day": clock.day_text(start),
-        # What an edit of this entry matches.
-        "match": {**match, "start": start, "group": name},
+      out.append({
+        "as_of": self._scorer.clock.day_text(day),
+        "entries": self._say.entries(self._model.calendar, user, day),
       })  # fmt: skip
-    entries.sort(key=lambda x: (x["start"], x["end"]))
-    return {"as_of": clock.day_text(day), "entries": entries}
+    return out
 
 
 def _columns(user: history.User) -> dict[str, np.ndarray]:

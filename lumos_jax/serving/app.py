@@ -175,13 +175,15 @@ def _routes(app: fastapi.FastAPI, service, metrics) -> None:
       try:
         x = read(request, await request_.body())
         job = scorer_lib.Ask(what, service.scorer.keys.user(x.user_id), args(x))
-        return _json(await service.scorer.asks(job))
+        queue = service.scorer.whys if what == "why" else service.scorer.asks
+        return _json(await queue(job))
       except Problem as e:
         return refusal(e)
 
     _add(app, "POST", path, endpoint, answer, text, _USER, request)
 
   ask("/score", m.ScoreRequest, m.ScoreAnswer, "score", "Score new events")
+  ask("/why", m.WhyRequest, m.WhyAnswer, "why", "What moved a score")
   ask("/next", m.NextRequest, m.NextAnswer, "next", "Likeliest next events")
   ask(
     "/forecast",
@@ -338,7 +340,9 @@ def _about(s: scorer_lib.Scorer) -> dict[str, Any]:
   able += ["intent"] if model.student else []
   if model.sessions:
     able.append("embedding")
-  elif not model.risks:
+  elif model.risks:
+    able.append("why")
+  else:
     able += ["embedding", "next" if model.events else "forecast"]
   tasks = {t.name: t.kind for t in model.tasks}
   return {
@@ -362,6 +366,7 @@ def _count(metrics: metrics_lib.Metrics, service: Service) -> None:
   for name, text, fn in (
     ("step", "Checkpoint in use", lambda s: s.live.model.step),
     ("asks_waiting", "Questions that wait", lambda s: len(s.asks)),
+    ("whys_waiting", "Explanations that wait", lambda s: len(s.whys)),
     ("writes_waiting", "Writes that wait", lambda s: len(s.writes)),
     ("asks_total", "Questions answered", lambda s: s.asks.done),
     ("ask_batches_total", "Calls of the model", lambda s: s.asks.batches),

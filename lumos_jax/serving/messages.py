@@ -76,6 +76,25 @@ class ScoreRequest(UserRequest):
   as_of: AsOf = None
 
 
+class WhyRequest(ScoreRequest):
+  """Asks what moved a score of a hybrid run; nothing is stored.
+
+  Where events are scored, it is the last of `events`, or without them the user's
+  newest stored one.
+  """
+
+  task: Name = pydantic.Field(
+    default="", description="May be left out where the run has one."
+  )
+  method: Literal["without", "gradients"] = pydantic.Field(
+    default="without",
+    description="Without each event, or integrated gradients; docs/risk.md.",
+  )
+  last: Annotated[int, pydantic.Field(ge=1, le=100)] = pydantic.Field(
+    default=10, description="Most events to name."
+  )
+
+
 class AppendRequest(UserRequest):
   """Stores events of a user, who may be new."""
 
@@ -192,6 +211,34 @@ class ScoreAnswer(pydantic.BaseModel):
   events: list[dict[str, float]] = pydantic.Field(
     description="Of each event: how far it is from what was expected before it."
   )
+
+
+class Moved(pydantic.BaseModel):
+  """An event, and by how much the score's logit is higher for it."""
+
+  event: int = pydantic.Field(description="Its place among all, from 0.")
+  moved: float
+  time: str | int
+  values: dict[str, Any]
+
+
+class WhyAnswer(pydantic.BaseModel):
+  """What moved a score's logit, the largest parts first.
+
+  By "gradients" all parts of all events that were read, of context and profile,
+  and the residual, add up to score - baseline.
+  """
+
+  model: ModelName
+  task: str
+  method: Literal["without", "gradients"]
+  score: float = pydantic.Field(description="Logit, not calibrated.")
+  read: int = pydantic.Field(description="Events that were looked at.")
+  events: list[Moved]
+  baseline: float | None = None
+  context: dict[str, float] = pydantic.Field(default_factory=dict)
+  profile: float | None = None
+  residual: float | None = None
 
 
 class AppendAnswer(pydantic.BaseModel):

@@ -136,6 +136,11 @@ class Model:
       place = self.last_day if self.of_users else 0
       for size in self.sizes:
         self.risk([self._nobody()] * size, [place] * size)
+      why = self.predictor.why
+      task = self.tasks[0].name
+      why.score(self._nobody(), place, task)
+      if why.gradual:
+        why.gradients(self._nobody(), place, task)
     elif self.sessions:
       for size in self.sizes:
         self.vectors([self._nobody()] * size)

@@ -1,9 +1,9 @@
 """Joins store, encoder and model: answers questions about users.
 
-Two threads: one asks the model, one writes. Requests that wait for one of them
-share its next call: one call of a compiled program, or one commit. A model has its
-own states, so those of two checkpoints are never mixed: a new one makes them from
-the stored events.
+Two threads: one asks the model, one writes; a third explains scores. Requests
+that wait for one of the two share its next call: one call of a compiled program, or
+one commit. A model has its own states, so those of two checkpoints are never mixed:
+a new one makes them from the stored events.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from lumos_jax.serving import store as store_lib
 from lumos_jax.serving.problems import Problem
 
 _SCHEMA, _DAY = b"schema", b"day"
+_MOST_WHYS = 8  # Explanations that wait.
 _TRIES = 5  # Of a commit that another service was quicker than.
 _FILL = 512  # Users written at a time.
 _FUTURE_SECONDS = 300  # Clocks of clients go wrong by so much.
@@ -120,6 +121,7 @@ class Scorer:
     store, keys: Where users are.
     users: Users in memory.
     asks, writes: The two queues.
+    whys: The queue of explanations, one at a time, behind which no score waits.
   """
 
   def __init__(
@@ -150,6 +152,10 @@ class Scorer:
     )
     self.writes = batching.Batcher(
       "write", self._write, 4 * s.batch, s.waiting, s.deadline_seconds
+    )
+    # An explanation takes as long as a hundred scores: few may wait, and longer.
+    self.whys = batching.Batcher(
+      "why", self._explain, 1, _MOST_WHYS, _MOST_WHYS * s.deadline_seconds
     )
     self.deleted_since_compaction = 0
     self.commits = self.appended = self.conflicts = 0
@@ -256,14 +262,23 @@ class Scorer:
     """Ends the threads once what waits is done, and the store."""
     self.writes.close()
     self.asks.close()
+    self.whys.close()
     if self.deleted_since_compaction:
       self.store.compact()
     self.store.close()
 
   # What one thread does: reads users, asks the model.
 
-  def lookup(self, keys: Sequence[bytes]) -> dict[bytes, history.User]:
-    """Users that are there, from memory or the store."""
+  def lookup(
+    self, keys: Sequence[bytes], keep: bool = True
+  ) -> dict[bytes, history.User]:
+    """Users that are there, from memory or the store.
+
+    Args:
+      keys: Of the users.
+      keep: Whether they stay in memory. Only where a deletion waits for what
+        this thread does.
+    """
     keys = list(dict.fromkeys(keys))
     versions: dict[bytes, int | None] = dict.fromkeys(keys)
     if self.store.shared:
@@ -285,7 +300,8 @@ class Scorer:
         user = history.from_fields(layout, fields)
         if user is not None:
           out[key] = user
-          self.users.put(key, user.version, user)
+          if keep:
+            self.users.put(key, user.version, user)
     return out
 
   def _evict(self, key: bytes) -> None:
@@ -293,12 +309,15 @@ class Scorer:
     self.live.states.pop(key)
     self.live.answers.pop(key)
 
-  def _answer(self, jobs: Sequence[Ask]) -> list[Any]:
+  def _explain(self, jobs: Sequence[Ask]) -> list[Any]:
+    return self._answer(jobs, keep=False)
+
+  def _answer(self, jobs: Sequence[Ask], keep: bool = True) -> list[Any]:
     live = self.live
     found: list[Any] = [None] * len(jobs)
     try:
       asked = [j.user for j in jobs if j.what != "evict" and j.user]
-      users = self.lookup(asked)
+      users = self.lookup(asked, keep)
       users[b""] = self._new(Append(b"", ()))
     except store_lib.StoreError as e:
       logging.error("%s", e)
