@@ -83,7 +83,7 @@ def rows_of(form: str, seed: int, config, found, seconds: float):
         if classifier == model and "_vs_" not in features:
           kept.setdefault(features, {})[metric] = value
       for features, values in kept.items():
-        rows.append(dict(told, model=f"{features}, {model}", metrics=values))
+        rows.append(dict(told, model=f"{features} ({model})", metrics=values))
   rows.append(
     dict(
       shared,
@@ -120,6 +120,7 @@ def differences(form: str, workdirs, config, found):
   rows = []
   for name in asked(config):
     runs = read_runs(workdirs, name)
+    many = f"mean of {len(runs)} seeds"
     y, e = runs[0]["outcome"], config.evals[name]
     one = np.ones((1, len(y)))
     draws = list(bootstrap.draws(len(y), _DRAWS, 0))
@@ -145,10 +146,10 @@ def differences(form: str, workdirs, config, found):
           dict(
             dataset=config.data.source,
             split="test",
-            protocol=protocol(config, name, found[name]),
+            protocol=f"{protocol(config, name, found[name])}; {many}",
             config=form,
             steps=config.train.steps,
-            model=f"{features} less counts, {model}, mean of {len(runs)} seeds",
+            model=f"{features} less counts ({model})",
             metrics=values,
           )
         )
