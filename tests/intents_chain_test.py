@@ -167,6 +167,10 @@ def test_edits_are_read_back(tables, tmp_path):
   assert not (tmp_path / "teacher.parquet").exists()
   path = tmp_path / "review.json"
   doc = json.loads(path.read_text())
+  assert sum(x["sessions"] for x in doc["labels"]) == 400
+  for x in doc["labels"]:
+    pages = x["examples"][0].split(" > ")
+    assert fake_intents.topic_of(pages) == x["name"].split(":")[0]
   gone = doc["labels"].pop(0)
   doc["labels"][0]["name"] = "renamed by hand"
   doc["labels"].reverse()

@@ -16,7 +16,15 @@ import polars as pl
 from etils import epath
 
 from lumos_jax.data import records as records_lib
-from lumos_jax.intents import batch, distill, namer, rounds, stages, summary
+from lumos_jax.intents import (
+  batch,
+  distill,
+  namer,
+  prompts,
+  rounds,
+  stages,
+  summary,
+)
 from lumos_jax.intents import cluster as cluster_lib
 from lumos_jax.intents import sessions as sessions_lib
 from lumos_jax.intents import student as student_lib
@@ -188,9 +196,29 @@ class Chain:
     for text in told:
       self.say(f"  {text}")
     counts = dict(self.asker.counts) if self.asker else {}
-    doc = {"told": told, "counts": counts}
+    doc = {"told": told, "counts": counts} | self._shown(found)
     stages.write(self.folder / "naming.json", json.dumps(doc, indent=1))
     stages.write(self.folder / "taxonomy.json", found.dump())
+
+  def _shown(self, taxonomy: taxonomy_lib.Taxonomy) -> dict[str, Any]:
+    """Sizes and examples of labels for the person who reviews them.
+
+    Nothing of labels that a model gave: no session has one yet.
+    """
+    if self.asker is not None:
+      return {}
+    near = cluster_lib.representatives(self.clusters, self.sample, 2)
+    size = np.bincount(
+      self.clusters.assign(self.sample.vectors), minlength=len(near)
+    )
+    told = lambda i: " > ".join(prompts.told(self.sample.pages[i]))
+    rows = taxonomy.labels
+    return {
+      "sizes": {x.id: int(size[list(x.clusters)].sum()) for x in rows},
+      "examples": {
+        x.id: [told(i) for k in x.clusters for i in near[k]] for x in rows
+      },
+    }
 
   def _reviewed(self) -> tuple[taxonomy_lib.Taxonomy, list[str]]:
     """The taxonomy as a person left it; writes the file where there is none."""
@@ -207,7 +235,10 @@ class Chain:
         )
       path.unlink()
     if not path.exists():
-      taxonomy_lib.write_review(path, proposed)
+      shown = json.loads((self.folder / "naming.json").read_text())
+      taxonomy_lib.write_review(
+        path, proposed, shown.get("sizes"), shown.get("examples")
+      )
       doc = {"of": proposed.digest, "sum": records_lib.checksum(path)}
       stages.write(mark, json.dumps(doc))
     found, changes = taxonomy_lib.read_review(path, proposed)
