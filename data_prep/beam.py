@@ -28,7 +28,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from . import builder, encode, people, spill, states
 from . import columns as columns_lib
 from . import rejects as rejects_lib
-from .inputs import Inputs
+from .inputs import InputError, Inputs
 
 _RANGE_ROWS = 1 << 20
 _KEY = "key"
@@ -75,12 +75,14 @@ class Runner(spill.Spill):
     super().__init__(folder, memory_gib)
     self.options = tuple(options)
     self._starts: list[int] = []
+    self._size = self._rows = 0
 
   def keys(self, raw: Inputs, chosen: pl.LazyFrame) -> list[str]:
     """As `Spill.keys`."""
     rows = chosen.select(pl.len()).collect(engine="streaming").item()
-    self._starts = list(range(0, rows, _RANGE_ROWS))
-    work = _Keys(_small(raw), chosen, self.folder)
+    self._size = _RANGE_ROWS
+    self._starts, self._rows = list(range(0, rows, self._size)), rows
+    work = _Keys(_small(raw), chosen, self.folder, self._size)
     _run(self.options, self._starts, work, "users")
     files = sorted(self.folder.glob("keys*.parquet"))
     self._keys = spill.summed([pl.read_parquet(f) for f in files])
@@ -104,7 +106,9 @@ class Runner(spill.Spill):
     out = Pieces(self.folder, raw, part, 0, 0)
     out.options, out.small = self.options, small
     numbers = {int(part[m[0]]): i for i, m in enumerate(out.members)}
-    read = _Read(small, chosen, self.folder, table, part, rejects.salt)
+    read = _Read(
+      small, chosen, self.folder, self._size, table, part, rejects.salt
+    )
     empty = chosen.head(0).collect()
     empty = empty.with_columns(_user=pl.lit(0, pl.Int32)).drop(_KEY)
     outcomes = copy.copy(outcomes)
@@ -129,6 +133,11 @@ class Runner(spill.Spill):
       out.read += told["read"]
       out.usable += told["usable"]
       rejects.take(pl.read_parquet(self.folder / f"lost{start:012d}.parquet"))
+    if out.read != self._rows:
+      raise InputError(
+        f"{raw.where('activity')} changed while it was read: {self._rows:,} rows, "
+        f"then {out.read:,}"
+      )
     for number in numbers.values():
       with np.load(self.folder / f"first{number:06d}.npz") as found:
         out.first[found["user"]] = found["day"]
@@ -141,11 +150,12 @@ class Runner(spill.Spill):
 class _Keys:
   """A range's users with usable rows, and how many."""
 
-  def __init__(self, raw: Inputs, chosen: pl.LazyFrame, folder: pathlib.Path):
+  def __init__(self, raw: Inputs, chosen: pl.LazyFrame, folder, size: int):
     self._raw, self._chosen, self._folder = raw, chosen, folder
+    self._size = size
 
   def __call__(self, start: int) -> None:
-    frame = self._chosen.slice(start, _RANGE_ROWS).collect()
+    frame = self._chosen.slice(start, self._size).collect()
     counted = spill.counted(self._raw, frame)
     path = self._folder / f"keys{start:012d}.parquet"
     counted.write_parquet(path)
@@ -154,13 +164,14 @@ class _Keys:
 class _Read:
   """A range's usable rows by piece; others are rejected, with a reason."""
 
-  def __init__(self, raw, chosen, folder, table, part, salt):
+  def __init__(self, raw, chosen, folder, size: int, table, part, salt):
     self._raw, self._chosen, self._folder = raw, chosen, folder
+    self._size = size
     self._table, self._part, self._salt = table, part, salt
 
   def __call__(self, start: int) -> Iterator[tuple[int, bytes]]:
     rejects = rejects_lib.Rejects(salt=self._salt)
-    frame = self._chosen.slice(start, _RANGE_ROWS)
+    frame = self._chosen.slice(start, self._size)
     frame = frame.with_row_index(rejects_lib.ROW, offset=start).collect()
     read = len(frame)
     frame = columns_lib.text_keys(frame, self._raw.where("activity"))

@@ -60,12 +60,12 @@ def check_same(beam_path, local_path):
   return shards
 
 
-def both(tmp_path, source="tables", **options):
+def both(tmp_path, source="tables", runner=RUNNER, **options):
   one = data_prep.prepare(
     source, tmp_path / "local", quiet=True, memory_gib=0, **options
   )
   many = data_prep.prepare(
-    source, tmp_path / "beam", quiet=True, beam=RUNNER, **options
+    source, tmp_path / "beam", quiet=True, beam=runner, **options
   )
   assert [p.name for p in many.parent.iterdir()] == [many.name]
   return check_same(many, one)
@@ -88,6 +88,13 @@ def test_days_are_those_of_the_local_engine(tmp_path, small_ranges):
   # And under what was fitted.
   fitted = next((tmp_path / "local").iterdir())
   assert both(tmp_path / "again", schema=schema, fitted=fitted) > 1
+
+
+@pytest.mark.slow
+def test_workers_may_be_processes_of_their_own(tmp_path, small_ranges):
+  schema = pieces_test.write(tmp_path / "raw", pieces_test.events(), 3)
+  workers = ["--direct_num_workers=2", "--direct_running_mode=multi_processing"]
+  assert both(tmp_path, runner=[*RUNNER, *workers], schema=schema) > 6
 
 
 @pytest.mark.slow
