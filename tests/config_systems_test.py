@@ -36,12 +36,16 @@ def test_configs_hold_the_keys_of_their_recipe_alone():
 @pytest.mark.parametrize(
   "name,key,words",
   [
-    ("pretrain", "model.sprm", "recipe 'panther'; .* is 'lumos'.* 'causal'"),
+    (
+      "pretrain",
+      "model.sprm",
+      "recipe 'panther' and 'intent'; .* is 'lumos'.* 'causal'",
+    ),
     ("pretrain", "objective.loss", "recipe 'panther'; .* is 'lumos'"),
     (
       "pretrain",
       "data.target",
-      "recipe 'panther' and 'llm4es'; .* 'history_days'",
+      "recipe 'panther'.*'llm4es'.*; .* 'history_days'",
     ),
     ("panther", "model.patch_days", "recipe 'lumos'; .* is 'panther'"),
     ("sasrec", "data.history_days", "recipe 'lumos'; .* 'sequence_length'"),
@@ -202,7 +206,7 @@ def test_flags_of_another_recipe_end_in_one_line(capsys):
     main.parse_flags(["main", "--config=pretrain", "--config.model.sprm=paper"])
   said = capsys.readouterr().err
   assert e.value.code == 2 and said.count("\n") == 1
-  assert "config.model.sprm is a key of recipe 'panther'" in said
+  assert "config.model.sprm is a key of recipe 'panther' and" in said
 
 
 def test_a_run_of_older_keys_is_read(tmp_path):
