@@ -140,6 +140,15 @@ class Late(fake_events.Records):
       r["label_value"] = value.astype(np.float32)
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_a_user_without_labels_knows_none(stored):
+  none = np.zeros(0, np.int32)
+  record = {"label_id": none, "label_time": none}
+  record |= {"label_known": none} if stored else {}
+  for known_by in (None, 10):
+    assert tasks_lib._known_rows(record, 0, known_by).shape == (0,)
+
+
 def test_labels_known_later_do_not_leak_into_training():
   """Each label that became known after the day of training is turned round."""
   c = tiny_hybrid.config(unit="event", over=False).unlock()

@@ -174,9 +174,9 @@ def _known_rows(record, index: int, known_by: int | None) -> np.ndarray:
   if known_by is None:
     return mine
   # What has no time is known from the first.
-  known = record["label_time"]
-  if len(record.get("label_known", ())) == len(mine):
-    known = record["label_known"]
+  known = record.get("label_known", ())
+  if len(known) != len(mine) or not len(mine):
+    known = record["label_time"]
   return mine & (known <= known_by)
 
 
