@@ -94,8 +94,10 @@ def main():
         if key in found:
           metrics[f"auc_to_counts/{end}"] = found[key]
       if features == "student":
-        share = metrics["micro_f1"] / found[f"teacher/{how}/micro_f1"]
-        metrics["kept_of_teacher"] = share
+        # Of what is above chance: micro F1 is the base rate for all.
+        teacher = found[f"teacher/{how}/auc"]
+        share = (metrics["auc"] - 0.5) / (teacher - 0.5)
+        metrics["auc_kept_of_teacher"] = share
       print(f"{how:10s}{features:10s}{metrics}", flush=True)
       rows.append(
         dict(

@@ -44,6 +44,7 @@ _LATE = ("refuse", "drop")
 def append(
   path: epath.PathLike,
   source: str,
+  /,  # Options of a source may have the same names.
   *,
   late: str = "refuse",
   **options: Any,
@@ -73,6 +74,11 @@ def append(
     salt = ids.salt()
   try:
     raw = sources.load(source, options)
+    if raw.sessions is not None or raw.pages is not None:
+      raise InputError(
+        f"{source}: sessions of clicks are cut from the whole log, since a later "
+        "click can join two of them: prepare the whole log again"
+      )
     prepared = engine.prepare(raw, fitted, salt=salt)
   except pl.exceptions.PolarsError as e:
     raise InputError(f"{source}: a table cannot be read: {e}") from e

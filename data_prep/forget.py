@@ -2,7 +2,8 @@
 
 python -m data_prep forget --users=FILE data/shop predictions runs/pretrain
 
-FILE has a user id a line, as in the raw tables. A place is a prepared data set
+FILE has a user id a line, as in the raw tables; of clicks a visitor's, or that of a
+user who logged in, whose sessions go. A place is a prepared data set
 (shards, rejects), or any other folder: an export or a run, whose Parquet tables
 with a column `key` and whose predictions/*.npz lose the users' rows. Where ids are
 keyed hashes, the key is in the environment, as it was when they were written. A
@@ -37,6 +38,7 @@ from .inputs import InputError
 
 _MANIFEST = "manifest.json"
 _BLOCK = 1024
+_WHOSE = ("key", "visitor", "user")  # Columns of sessions.parquet.
 # A shorter id is a part of other texts by chance: whole values are compared.
 _SEARCHED = 8
 
@@ -67,15 +69,28 @@ def forget(
   for place in places:
     if not epath.Path(place).is_dir():
       raise InputError(f"{place} is no folder")
+  paths, gone = [pathlib.Path(p) for p in places], _forms(users)
+  # A visitor's or user's sessions are known in a data set, and go everywhere.
+  for path in paths:
+    if (path / records_lib.SESSIONS).exists():
+      gone |= set(_sessions(path, gone)[1]["key"])
   out = {}
-  for place in places:
-    path = pathlib.Path(place)
+  for place, path in zip(places, paths, strict=True):
     if (path / records_lib.STATS).exists():
-      removed = _from_data_set(path, users)
+      removed = _from_data_set(path, users, gone)
     else:
-      removed = _from_folder(path, _forms(users))
-    out[str(place)] = {"removed": removed, "read": prove(path, users)}
+      removed = _from_folder(path, gone)
+    out[str(place)] = {"removed": removed, "read": prove(path, gone)}
   return out
+
+
+def _sessions(path: pathlib.Path, gone: Collection[str]):
+  """Rows of sessions.parquet that stay, and those of visitors or users."""
+  frame = pl.read_parquet(path / records_lib.SESSIONS)
+  mine = pl.any_horizontal(
+    pl.col(c).cast(pl.String).is_in(list(gone)).fill_null(False) for c in _WHOSE
+  )
+  return frame.filter(~mine), frame.filter(mine)
 
 
 def _forms(users: Sequence[str]) -> set[str]:
@@ -87,10 +102,12 @@ def _forms(users: Sequence[str]) -> set[str]:
   return out
 
 
-def _from_data_set(path: pathlib.Path, users: Sequence[str]) -> int:
+def _from_data_set(
+  path: pathlib.Path, users: Sequence[str], gone: Collection[str]
+) -> int:
   """Writes the data set again without the users, and puts it in place."""
   stats = json.loads((path / records_lib.STATS).read_text())
-  gone = set(ids.stored(users, stats))
+  ids.stored(users, stats)  # Says where the key is not the data set's.
   with place_lib.renewed(epath.Path(path)) as folder:
     return _without(path, pathlib.Path(folder), gone, stats)
 
@@ -116,6 +133,8 @@ def _without(path, new: pathlib.Path, gone: set[str], stats: dict) -> int:
     splits[name]["shardLengths"] = [str(n) for n in lengths]
     splits[name]["numBytes"] = str(size)
   rejected = _rejects(path, new, gone, stats)
+  if (path / records_lib.SESSIONS).exists():
+    _sessions(path, gone)[0].write_parquet(new / records_lib.SESSIONS)
   told = stats.setdefault("forgotten", {"users": 0, "rows": 0, "rejects": 0})
   told["users"] += removed
   told["rows"] += rows
@@ -298,9 +317,12 @@ def _values(file: pathlib.Path, gone: Collection[str]):
   """Keys (None where it is none) and bytes of what a file holds."""
   if file.suffix == ".parquet":
     for column in pl.read_parquet(file).iter_columns():
-      if column.name == "key" or column.dtype == pl.String:
+      whole = column.name == "key"
+      if file.name == records_lib.SESSIONS:
+        whole = column.name in _WHOSE
+      if whole or column.dtype == pl.String:
         for value in column.drop_nulls().cast(pl.String):
-          key = value if column.name == "key" else None
+          key = value if whole else None
           if file.name == records_lib.REJECTS and column.name == "values":
             key = _reject_key(value)
           yield key, value.encode()

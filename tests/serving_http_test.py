@@ -13,6 +13,7 @@ import serving  # noqa: E402
 from absl import logging as absl_logging  # noqa: E402
 
 from lumos_jax.serving import __main__ as program  # noqa: E402
+from lumos_jax.serving import jobs as jobs_lib  # noqa: E402
 from lumos_jax.serving import scorer as scorer_lib  # noqa: E402
 
 event = serving.event
@@ -400,7 +401,7 @@ def test_a_token_comes_from_a_private_file_or_the_environment(
 
 def test_the_window_bounds_what_is_kept(run, tmp_path):
   workdir, *_ = run
-  settings = scorer_lib.Settings(window=12)
+  settings = jobs_lib.Settings(window=12)
   with serving.serving(workdir, tmp_path, settings=settings) as (client, core):
     for i in range(1, 26):
       client.post("/events", user_id="a", events=[event(f"01-{i:02d}")])
@@ -412,7 +413,7 @@ def test_the_window_bounds_what_is_kept(run, tmp_path):
     assert client.post("/history", user_id="a")[1]["total"] == 25
   with pytest.raises(ValueError, match="--keep=12"):
     serving.serving(
-      workdir, tmp_path / "b", settings=scorer_lib.Settings(window=11)
+      workdir, tmp_path / "b", settings=jobs_lib.Settings(window=11)
     ).__enter__()
   assert fake_events.config().data.sequence_length == 12
 

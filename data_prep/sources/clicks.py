@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 
 from .. import times
@@ -26,7 +27,6 @@ _VIEWS = ("view", "page_view", "pageview", "impression")
 _HEARTBEATS = ("heartbeat", "ping", "keepalive")
 _SCOPES = ("visitor", "everywhere")
 _HELD_OUT = 80, 90  # Of a hundred visitors: validation and test.
-BOTS = "bots"
 
 
 def load(
@@ -261,7 +261,7 @@ def _splits(clicks: pl.DataFrame, marked: pl.Series) -> pl.DataFrame:
   found = pl.col("visitor").map_elements(place, return_dtype=pl.String)
   bot = pl.col("visitor").is_in(marked.implode())
   return frame.select(
-    "key", split=pl.when(bot).then(pl.lit(BOTS)).otherwise(found)
+    "key", split=pl.when(bot).then(pl.lit(records_lib.BOTS)).otherwise(found)
   ).sort("key")
 
 

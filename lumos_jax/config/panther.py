@@ -75,9 +75,7 @@ def sequences(d: ml_collections.ConfigDict) -> None:
 def defaults(c: ml_collections.ConfigDict) -> None:
   """Adds PANTHER's keys to a config that has the common ones."""
   sequences(c.data)
-  c.data.teacher = (
-    ""  # Parquet of users' vectors, for objective.distill_weight.
-  )
+  c.data.teacher = ""  # Parquet of users' vectors: objective.distill_weight.
 
   m = c.model
   m.update(SIZES["small"]["model"])

@@ -141,6 +141,24 @@ def workers(dataset: grain.IterDataset, count: int) -> grain.IterDataset:
   )
 
 
+def read_ahead(
+  dataset: grain.MapDataset, cfg, elements: int = 2, in_memory: bool = False
+) -> grain.IterDataset:
+  """Elements in order, made ahead by threads, or by worker processes.
+
+  Args:
+    dataset: What is made: batches, or blocks.
+    cfg: config.data: read_threads, workers.
+    elements: Made ahead.
+    in_memory: Whether the records are, which then need no thread.
+  """
+  threads = 0 if in_memory else cfg.read_threads
+  options = grain.ReadOptions(
+    num_threads=threads, prefetch_buffer_size=elements
+  )
+  return workers(in_order(dataset).to_iter_dataset(options), cfg.workers)
+
+
 def close(iterator: grain.DatasetIterator) -> None:
   """Ends the worker processes and frees the memory shared with them.
 

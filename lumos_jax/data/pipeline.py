@@ -222,14 +222,8 @@ def train_iterator(
   )
   examples = users.random_map(_SampleOrigins(example, cfg))
   examples, rows = hosts_lib.share(examples, batch_size)
-  dataset = hosts_lib.in_order(examples.batch(rows)).to_iter_dataset(
-    # Batches, not users, are read ahead.
-    grain.ReadOptions(
-      num_threads=cfg.read_threads,
-      prefetch_buffer_size=2 * max(1, cfg.read_threads),
-    )
-  )
-  return iter(hosts_lib.workers(dataset, cfg.workers))
+  ahead = 2 * max(1, cfg.read_threads)  # Batches, not users.
+  return iter(hosts_lib.read_ahead(examples.batch(rows), cfg, ahead))
 
 
 def eval_batches(

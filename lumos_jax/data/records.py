@@ -24,6 +24,7 @@ from lumos_jax.data import wire
 STATS, SCHEMA, CALENDAR = "stats.json", "schema.json", "calendar.npz"
 REJECTS = "rejects.parquet"
 SESSIONS = "sessions.parquet"  # Of clicks: whose, from when to when.
+BOTS = "bots"  # Split of sessions that are no people's.
 _THREADS = 16  # That read shards at a time.
 _BLOCK = 1024  # Records that are read at a time where all are.
 _TOGETHER = 16  # Fewer records are decoded sooner one by one.

@@ -238,13 +238,8 @@ class Scoring:
       _Examples(self, self.points(records, "train"), cfg.cache), seed
     )
     examples, rows = hosts_lib.share(examples, batch_size)
-    dataset = hosts_lib.in_order(examples.batch(rows)).to_iter_dataset(
-      grain.ReadOptions(
-        num_threads=cfg.read_threads,
-        prefetch_buffer_size=2 * max(1, cfg.read_threads),
-      )
-    )
-    return iter(hosts_lib.workers(dataset, cfg.workers))
+    ahead = 2 * max(1, cfg.read_threads)
+    return iter(hosts_lib.read_ahead(examples.batch(rows), cfg, ahead))
 
   def eval_batches(
     self, records, part: str, batch_size: int

@@ -78,17 +78,10 @@ def train_iterator(
   windows = lambda block: hosts_lib.Block(
     [w | told(r) for r in block.users for w in sequences.windows(r)]
   )
-  dataset = hosts_lib.in_order(blocks.map(windows)).to_iter_dataset(
-    grain.ReadOptions(
-      # Records that are in memory need no thread.
-      num_threads=0 if cfg.cache else cfg.read_threads,
-      prefetch_buffer_size=2,
-    )
-  )
   # Packed here, not by the workers: each would pack at a pace of its own, and
   # users of one would be seen more often than another's.
   packed = packing.Packed(
-    hosts_lib.workers(dataset, cfg.workers),
+    hosts_lib.read_ahead(blocks.map(windows), cfg, in_memory=cfg.cache),
     lambda block: block.users,
     rows,
     cfg.sequence_length,

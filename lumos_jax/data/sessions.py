@@ -100,14 +100,9 @@ def train_iterator(
       for s in pieces(r)
     ]
   )
-  dataset = hosts_lib.in_order(blocks.map(windows)).to_iter_dataset(
-    grain.ReadOptions(
-      num_threads=0 if cfg.cache else cfg.read_threads, prefetch_buffer_size=2
-    )
-  )
   return iter(
     packing.Packed(
-      hosts_lib.workers(dataset, cfg.workers),
+      hosts_lib.read_ahead(blocks.map(windows), cfg, in_memory=cfg.cache),
       lambda block: block.users,
       rows,
       length,

@@ -85,15 +85,15 @@ class BaselineCatBoost(boosted.Boosted):
   def member(self, state, target, chosen, rows, seed) -> tabular.Forecast:
     """One model."""
     x, ids = state
-    scale = _scale(target)
+    scale, loss, threads = _scale(target), target.loss, self._threads
     model = self._model(target, chosen["rounds"], seed)
     model.fit(_pool(x[rows], ids, target.y[rows] / scale))
 
     def forecast(x):
-      raw = model.predict(_pool(x, ids), thread_count=self._threads)
-      if target.loss == "log_loss":
+      raw = model.predict(_pool(x, ids), thread_count=threads)
+      if loss == "log_loss":
         return 1.0 / (1.0 + np.exp(-raw))
-      return np.exp(raw) * scale if target.loss == "tweedie" else raw
+      return np.exp(raw) * scale if loss == "tweedie" else raw
 
     return forecast
 

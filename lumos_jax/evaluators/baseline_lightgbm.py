@@ -109,7 +109,8 @@ class BaselineLightGBM(boosted.Boosted):
     )
     if not chosen["strongest_features"]:
       chosen["strongest_features"] = _strongest(booster, names)
-    return lambda x: booster.predict(x, num_threads=self._threads)
+    threads = self._threads  # The model is kept, and not the evaluator.
+    return lambda x: booster.predict(x, num_threads=threads)
 
 
 def _part(data, target: targets.Target, rows: np.ndarray):

@@ -91,6 +91,8 @@ class Intent(base.Evaluator):
 
   def _known(self, keys: np.ndarray) -> list[str] | None:
     """The category of each session, "" where none is known; None without any."""
+    from lumos_jax.intents import sessions as session_texts
+
     pages = pages_lib.Pages.load(self.records.path)
     if pages is None or not any(pages.category):
       return None
@@ -99,13 +101,9 @@ class Intent(base.Evaluator):
     found = {}
     for i in range(len(source)):
       record = source[i]
-      # As intents/sessions.py: the first visited of the most frequent ones.
-      names = [x for x in pages.category[record["categorical"][:, column]] if x]
-      counts = dict.fromkeys(names, 0)
-      for x in names:
-        counts[x] += 1
+      names = pages.category[record["categorical"][:, column]]
       key = predict.hash_keys([record["key"]])[0]
-      found[key] = str(max(counts, key=counts.get)) if counts else ""
+      found[key] = session_texts.main_category([str(x) for x in names])
     return [found[k] for k in keys.tolist()]
 
   def _student(self, params, keys, vectors, known) -> base.Metrics:

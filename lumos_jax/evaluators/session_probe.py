@@ -174,7 +174,8 @@ class SessionProbe(base.Evaluator):
     place = {k: i for i, k in enumerate(keys.tolist())}
     y, known = np.zeros(len(keys)), np.zeros(len(keys), bool)
     more = schema.numeric_width("activity")
-    counts = sparse.lil_matrix((len(keys), size + more + 1), dtype=np.float32)
+    pages = [np.zeros(0, np.int64)] * len(keys)
+    numbers = np.zeros((len(keys), more + 1), np.float32)
     for i in range(len(source)):
       record = source[i]
       at = place.get(predict.hash_keys([record["key"]])[0])
@@ -183,14 +184,16 @@ class SessionProbe(base.Evaluator):
       mine = record["label_id"] == self._label
       if mine.any():
         y[at], known[at] = record["label_value"][mine][-1], True
-      ids = record["categorical"][: self._clicks or None, column]
-      for value, times in zip(*np.unique(ids, return_counts=True)):
-        counts[at, int(value)] = times
-      if more:
-        numeric = record["numeric"][: self._clicks or None]
-        counts[at, size : size + more] = np.nan_to_num(numeric).sum(0)
-      counts[at, size + more] = len(ids)
-    return counts.tocsr(), y.astype(int), known
+      pages[at] = record["categorical"][: self._clicks or None, column]
+      numeric = record["numeric"][: self._clicks or None]
+      numbers[at] = np.append(np.nan_to_num(numeric).sum(0), len(pages[at]))
+    row = np.repeat(np.arange(len(keys)), [len(x) for x in pages])
+    ones = np.ones(len(row), np.float32)
+    shape = len(keys), size
+    # Equal places are summed.
+    counts = sparse.csr_matrix((ones, (row, np.concatenate(pages))), shape)
+    counts = sparse.hstack([counts, numbers], format="csr")
+    return counts, y.astype(int), known
 
 
 def _logistic(tables, seed: int, outcomes: int) -> np.ndarray:
@@ -207,9 +210,8 @@ def _logistic(tables, seed: int, outcomes: int) -> np.ndarray:
 
   del seed
   (x, y), *_, (x_test, _) = tables
-  # Sparse counts keep their zeros.
-  scaler = preprocessing.StandardScaler(with_mean=not sparse.issparse(x))
-  if sparse.issparse(x):
+  scaler = preprocessing.StandardScaler()
+  if sparse.issparse(x):  # Counts keep their zeros.
     scaler = preprocessing.MaxAbsScaler()
   x = scaler.fit_transform(x)
   best, chosen = np.inf, None

@@ -17,8 +17,10 @@ import numpy as np
 import polars as pl
 from etils import epath
 
+from lumos_jax.data import records as records_lib
+
 KEY, VECTOR, CATEGORIES = "key", "embedding", "categories"
-TITLES, PAGES = "titles", "pages"
+TITLES, PAGES, SPLIT = "titles", "pages", "split"
 _LISTS = (pl.List, pl.Array)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]+")
 
@@ -63,8 +65,13 @@ class Sessions:
     """
     if self.categories is None:
       return None
-    most = lambda x: collections.Counter(x).most_common(1)
-    return [most(x)[0][0] if x else "" for x in self.categories]
+    return [main_category(x) for x in self.categories]
+
+
+def main_category(names: Sequence[str]) -> str:
+  """The most frequent of a session's categories, the first of equals; or ""."""
+  most = collections.Counter(x for x in names if x).most_common(1)
+  return most[0][0] if most else ""
 
 
 class Source:
@@ -85,11 +92,22 @@ class Source:
     for path in self.texts:
       _check(path, {KEY: pl.String, self._column: _LISTS})
 
-  def parts(self) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Keys and vectors [S, D] of each part that has rows."""
+  def parts(
+    self, people: bool = False
+  ) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Keys and vectors [S, D] of each part that has rows.
+
+    Args:
+      people: Leaves out sessions of bots, where a column `split` tells them.
+    """
     width = None
     for path in self.files:
-      frame = pl.read_parquet(path, columns=[KEY, VECTOR])
+      columns = [KEY, VECTOR]
+      columns += [SPLIT] * (people and SPLIT in pl.read_parquet_schema(path))
+      frame = pl.read_parquet(path, columns=columns)
+      if SPLIT in columns:
+        frame = frame.filter(pl.col(SPLIT) != records_lib.BOTS)
+      frame = frame.select(KEY, VECTOR)
       if not len(frame):
         continue
       found = _matrix(frame, path)
@@ -100,6 +118,11 @@ class Source:
       width = found.shape[1]
       yield frame[KEY].to_list(), found
 
+  def _bots(self) -> int:
+    told = [p for p in self.files if SPLIT in pl.read_parquet_schema(p)]
+    found = [pl.read_parquet(p, columns=[SPLIT])[SPLIT] for p in told]
+    return sum(int((x == records_lib.BOTS).sum()) for x in found)
+
   def sample(self, most: int, seed: int) -> Sessions:
     """At most so many sessions with finite vectors, drawn by key.
 
@@ -109,7 +132,9 @@ class Source:
     counts: collections.Counter = collections.Counter()
     drawn: list[tuple[bytes, str, np.ndarray]] = []
     seen: set[bytes] = set()
-    for keys, vectors in self.parts():
+    if bots := self._bots():
+      counts["sessions of bots, left out"] = bots
+    for keys, vectors in self.parts(people=True):
       finite = np.isfinite(vectors).all(1)
       counts["sessions"] += len(keys)
       counts["vectors not finite"] += int((~finite).sum())

@@ -169,12 +169,9 @@ class Texts:
         if self._trains(r)
       ]
     )
-    dataset = hosts_lib.in_order(blocks.map(windows)).to_iter_dataset(
-      grain.ReadOptions(num_threads=cfg.read_threads, prefetch_buffer_size=2)
-    )
     return iter(
       packing.Packed(
-        hosts_lib.workers(dataset, cfg.workers),
+        hosts_lib.read_ahead(blocks.map(windows), cfg),
         lambda block: block.users,
         rows,
         cfg.sequence_length,

@@ -21,6 +21,7 @@ from lumos_jax.models import (
   fields,
   layers,
   relative,
+  segments,
   stack,
   values,
 )
@@ -245,18 +246,15 @@ def pooled(
   Returns:
     [B, S, E]; zeros of a session without a click that counts.
   """
-  place = jnp.arange(1, count + 1)[None, :, None]
-  mine = (segment[:, None] == place) & own[:, None]
+  mine = segments.members(segment, count, own)
   some = mine.any(-1, keepdims=True)
   if kind == "max":
     # A session at a time: [B, S, T, E] would not fit.
     pick = lambda m: jnp.where(m[..., None], states, _FAR).max(1)
     found = jax.lax.map(pick, jnp.moveaxis(mine, 1, 0))
     return jnp.where(some, jnp.moveaxis(found, 0, 1), 0.0)
-  weight = mine.astype(jnp.float32)
   if kind == "last":
     step = jnp.arange(segment.shape[1])[None, None]
     last = jnp.where(mine, step, -1).max(-1, keepdims=True)
-    weight = (mine & (step == last)).astype(jnp.float32)
-  total = jnp.einsum("bst,bte->bse", weight, states)
-  return total / jnp.maximum(jnp.sum(weight, -1, keepdims=True), 1.0)
+    mine = mine & (step == last)
+  return segments.mean(states, mine)

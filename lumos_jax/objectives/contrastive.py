@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 _FAR = -1e9
+_LEAST = 1e-12  # Of a squared length.
 
 
 def loss(
@@ -49,6 +50,37 @@ def loss(
   mine = jax.nn.logsumexp(jnp.where(alike, logits, _FAR), -1)
   some = alike.any(-1)
   return jnp.sum(jnp.where(some, all_of - mine, 0.0)), jnp.sum(some)
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Vectors [..., D] of length 1; zeros stay."""
+  square = jnp.sum(x * x, -1, keepdims=True)
+  return x * jax.lax.rsqrt(square + _LEAST)
+
+
+def of_slices(
+  vectors: jax.Array, known: jax.Array, owner: jax.Array, temperature: float
+) -> tuple[jax.Array, jax.Array]:
+  """CoLES' loss: the slices of one owner lie close, those of others do not.
+
+  Args:
+    vectors: [B, 2 S, D], of the slices that `slices` cut.
+    known: bool [B, 2 S], slices that hold a token.
+    owner: int [B * S], of the segments.
+    temperature: As of `loss`.
+
+  Returns:
+    As of `loss`.
+  """
+  owner = jnp.repeat(owner, 2)
+  return loss(
+    unit(vectors).reshape(-1, vectors.shape[-1]),
+    owner[:, None] == owner[None],
+    known.reshape(-1),
+    temperature,
+    owner,
+    same_user=True,
+  )
 
 
 def slices(

@@ -11,6 +11,7 @@ from flax import nnx
 
 from lumos_jax.data import pages as pages_lib
 from lumos_jax.data import sessions
+from lumos_jax.models import segments
 from lumos_jax.models import session as model_lib
 from lumos_jax.objectives import contrastive, next_event, top
 
@@ -192,22 +193,11 @@ class Intent:
       batch["segment"], batch["position"], size, rngs.dropout()
     )
     cut = batch | {"segment": segment, "position": position}
-    states = module(cut, rngs)
-    own = segment > 0
+    states, own = module(cut, rngs), segment > 0
     found = model_lib.pooled(states, segment, 2 * size, self.cfg.pool, own)
-    square = jnp.sum(found * found, -1, keepdims=True)
-    unit = found * jax.lax.rsqrt(square + 1e-12)
-    place = jnp.arange(1, 2 * size + 1)[None, :, None]
-    known = (segment[:, None] == place).any(-1).reshape(-1)
-    owner = jnp.repeat(jnp.arange(segment.shape[0] * size), 2)
-    return contrastive.loss(
-      unit.reshape(-1, unit.shape[-1]),
-      owner[:, None] == owner[None],
-      known,
-      o.contrastive_temperature,
-      owner,
-      same_user=True,
-    )
+    known = segments.members(segment, 2 * size, own).any(-1)
+    owner = jnp.arange(segment.shape[0] * size)
+    return contrastive.of_slices(found, known, owner, o.contrastive_temperature)
 
   def predict(self, module, batch, k: int = 10) -> dict[str, jax.Array]:
     """Rank of each session's last page among all, and the likeliest ones.

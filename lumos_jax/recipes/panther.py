@@ -9,7 +9,7 @@ from flax import nnx
 
 from lumos_jax.data import instants, sequences
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.models import layers
+from lumos_jax.models import layers, segments
 from lumos_jax.models import panther as model_lib
 from lumos_jax.objectives import (
   bag,
@@ -19,6 +19,7 @@ from lumos_jax.objectives import (
   next_event,
   top,
 )
+from lumos_jax.recipes import panther_checks
 
 
 class _Trained(nnx.Module):
@@ -43,8 +44,8 @@ class _Trained(nnx.Module):
       )
     if objective.distill_weight:
       width = cfg.d_model * 2 + objective.bag_width
-      self.distill_head = distill.Head(
-        width, objective.distill_width, rngs=rngs
+      self.distill_head = layers.linear(
+        width, objective.distill_width, ("embed", None), **kw
       )
     if objective.gap_weight:
       self.gap_head = layers.linear(cfg.d_model, 1, ("embed", None), **kw)
@@ -72,69 +73,7 @@ class Panther:
     sequences.check_config(config.data, tasks)
     model_lib.check_config(config.model, config.data)
     self.column = sequences.target_column(records.schema, config.data)
-    if self.objective.loss not in next_event.LOSSES:
-      raise ValueError(
-        f"objective.loss = {self.objective.loss!r}; use one of "
-        f"{next_event.LOSSES}"
-      )
-    fused.check_config(config)
-    if self.objective.contrastive_weight and config.train.accumulate > 1:
-      raise ValueError(
-        f"train.accumulate = {config.train.accumulate} cuts the batch, and "
-        "objective.contrastive_weight compares all of its users: set "
-        "train.accumulate = 1, or objective.contrastive_weight = 0.0"
-      )
-    o = self.objective
-    if o.coles_weight and config.train.accumulate > 1:
-      raise ValueError(
-        f"train.accumulate = {config.train.accumulate} cuts the batch, and "
-        "objective.coles_weight compares all of its users: set "
-        "train.accumulate = 1, or objective.coles_weight = 0.0"
-      )
-    if o.coles_weight and (self.cfg.profile_as != "none" or self.cfg.masked):
-      raise ValueError(
-        "objective.coles_weight tells users by their events alone, with each slice "
-        "read by itself: set model.profile_as = 'none' and model.masked = False "
-        f"(now {self.cfg.profile_as!r} and {self.cfg.masked})"
-      )
-    used = {bool(o.distill_weight), bool(self.data_cfg.teacher)}
-    if len(used | {bool(o.distill_width)}) > 1:
-      raise ValueError(
-        "objective.distill_weight, objective.distill_width and data.teacher belong "
-        f"together: set all or none (now {o.distill_weight}, {o.distill_width} and "
-        f"{self.data_cfg.teacher!r})"
-      )
-    if o.distill_weight and self.cfg.masked:
-      raise ValueError("objective.distill_weight needs model.masked = False")
-    if self.cfg.copy and (
-      o.loss == "gbce" or (o.loss == "sampled" and o.correct_target)
-    ):
-      raise ValueError(
-        "model.copy = True mixes probabilities, which this loss has not: set "
-        "objective.loss = 'softmax', or 'sampled' with "
-        "objective.correct_target = False"
-      )
-    self._check_auxiliary()
-
-  def _check_auxiliary(self):
-    o, names = self.objective, [f.name for f in self.schema.profile]
-    if o.contrastive_weight and self.cfg.profile_as == "none":
-      raise ValueError(
-        "objective.contrastive_weight needs model.profile_as = 'position' or "
-        "'token'"
-      )
-    for name in (*o.contrastive_fields, *o.contrastive_within):
-      if name not in names:
-        raise ValueError(
-          f"objective.contrastive_*: no profile field {name!r}; there are "
-          f"{names}"
-        )
-    if o.attribute_weight and len(self.schema.categorical("activity")) < 2:
-      raise ValueError(
-        "objective.attribute_weight: the events have no other categorical field"
-      )
-    if o.gap_weight and self.cfg.masked:
-      raise ValueError("objective.gap_weight needs model.masked = False")
+    panther_checks.check_config(config, records.schema)
 
   def init(self, rngs: nnx.Rngs, batch=None) -> nnx.Module:
     """A fresh model; the batch is not needed."""
@@ -305,22 +244,12 @@ class Panther:
     )
     cut = batch | {"segment": segment, "position": position}
     states = model(cut, rngs).astype(jnp.float32)
-    place = jnp.arange(1, 2 * size + 1)[None, :, None]
-    mine = (segment[:, None] == place) & ~batch["start"][:, None]
-    mine = mine.astype(jnp.float32)
-    tokens = jnp.sum(mine, -1)
-    total = jnp.einsum("bst,btd->bsd", mine, states)
-    square = jnp.sum(total * total, -1, keepdims=True)
-    unit = total * jax.lax.rsqrt(square + 1e-12)
-    owner = jnp.repeat(batch["profile_user"].reshape(len(segment), size), 2, 1)
-    owner = owner.reshape(-1)
-    return contrastive.loss(
-      unit.reshape(-1, unit.shape[-1]),
-      owner[:, None] == owner[None],
-      (tokens > 0).reshape(-1),
+    mine = segments.members(segment, 2 * size, ~batch["start"])
+    return contrastive.of_slices(
+      segments.mean(states, mine),
+      mine.any(-1),
+      batch["profile_user"].reshape(-1),
       o.coles_temperature,
-      owner,
-      same_user=True,
     )
 
   def _contrastive(self, model, batch):

@@ -248,7 +248,7 @@ def _serve(args, folder, service, server) -> None:
   from absl import logging
 
   from lumos_jax import startup
-  from lumos_jax.serving import model, scorer, watch
+  from lumos_jax.serving import jobs, model, scorer, watch
 
   # A call returns when its answer is there; no other thread is woken for it.
   jax.config.update("jax_cpu_enable_async_dispatch", False)
@@ -259,7 +259,7 @@ def _serve(args, folder, service, server) -> None:
     step = int(step)
   make = lambda n: model.Model(args.workdir, n, args.data_dir)
   made = make(step)
-  settings = scorer.Settings(
+  settings = jobs.Settings(
     window=args.keep,
     cache_bytes=args.cache_mib << 20,
     state_bytes=args.state_mib << 20,

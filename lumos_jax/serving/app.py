@@ -17,6 +17,7 @@ from fastapi.responses import Response
 import lumos_jax
 from lumos_jax.serving import document as document_lib
 from lumos_jax.serving import encoder, guard, intent, messages, page
+from lumos_jax.serving import jobs as jobs_lib
 from lumos_jax.serving import metrics as metrics_lib
 from lumos_jax.serving import scorer as scorer_lib
 from lumos_jax.serving.problems import Problem
@@ -174,7 +175,7 @@ def _routes(app: fastapi.FastAPI, service, metrics) -> None:
     async def endpoint(request_: fastapi.Request) -> Response:
       try:
         x = read(request, await request_.body())
-        job = scorer_lib.Ask(what, service.scorer.keys.user(x.user_id), args(x))
+        job = jobs_lib.Ask(what, service.scorer.keys.user(x.user_id), args(x))
         queue = service.scorer.whys if what == "why" else service.scorer.asks
         return _json(await queue(job))
       except Problem as e:
@@ -221,7 +222,7 @@ def _routes(app: fastapi.FastAPI, service, metrics) -> None:
         model = service.scorer.live.model
         return _json(intent.of_vector(model, x.vector))
       events = [e.model_dump() for e in x.events]
-      job = scorer_lib.Ask("intent", b"", {"events": events})
+      job = jobs_lib.Ask("intent", b"", {"events": events})
       return _json(await service.scorer.asks(job))
     except Problem as e:
       return refusal(e)
@@ -237,7 +238,7 @@ def _routes(app: fastapi.FastAPI, service, metrics) -> None:
       x = read(m.AppendRequest, await request.body())
       keys = service.scorer.keys
       name = x.idempotency_key
-      job = scorer_lib.Append(
+      job = jobs_lib.Append(
         keys.user(x.user_id),
         [e.model_dump() for e in x.events],
         "" if name is None else keys.request(name).hex(),
@@ -258,7 +259,7 @@ def _routes(app: fastapi.FastAPI, service, metrics) -> None:
       if not 1 <= len(user_id) <= 512:
         raise Problem(422, "user_id has 1 to 512 characters")
       key = service.scorer.keys.user(user_id)
-      await service.scorer.writes(scorer_lib.Delete(key))
+      await service.scorer.writes(jobs_lib.Delete(key))
       return Response(status_code=204)
     except Problem as e:
       return refusal(e)

@@ -6,7 +6,6 @@ one commit. A model has its own states, so those of two checkpoints are never mi
 a new one makes them from the stored events.
 """
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from lumos_jax.serving import (
   history,
   problems,
 )
+from lumos_jax.serving import jobs as jobs_lib
 from lumos_jax.serving import model as model_lib
 from lumos_jax.serving import store as store_lib
 from lumos_jax.serving.problems import Problem
@@ -34,78 +34,10 @@ _FILL = 512  # Users written at a time.
 _FUTURE_SECONDS = 300  # Clocks of clients go wrong by so much.
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """What bounds the service.
-
-  Attributes:
-    window: Rows kept of a user.
-    batch: Requests that share a call.
-    waiting: Requests that may wait for a thread.
-    deadline_seconds: After which a request that still waits is refused.
-    cache_bytes: Of users in memory.
-    state_bytes: Of their states in memory.
-    score_events: Most events that one request scores.
-  """
-
-  window: int = 4096
-  batch: int = 64
-  waiting: int = 2048
-  deadline_seconds: float = 2.0
-  cache_bytes: int = 256 << 20
-  state_bytes: int = 1 << 30
-  score_events: int = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Ask:
-  """A question about a user.
-
-  Attributes:
-    what: A method of `_Answers`.
-    user: Hash of the id; b"" of a visitor, of whom nothing is stored.
-    args: What that method reads.
-  """
-
-  what: str
-  user: bytes
-  args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Append:
-  """Events to be kept of a user.
-
-  Attributes:
-    user: Hash of the id.
-    events: {"time": ..., "fields": {...}} each.
-    request: Hash of the idempotency key; "" without.
-    profile: Of a new user; None for nothing known.
-    groups: Calendar groups of a new user.
-  """
-
-  user: bytes
-  events: Sequence[Mapping[str, Any]]
-  request: str = ""
-  profile: Mapping[str, Any] | None = None
-  groups: Sequence[str] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Delete:
-  """A user to be forgotten."""
-
-  user: bytes
-
-
-class Compact:
-  """The store is to be written anew."""
-
-
 class Live:
   """A model and the states that it made."""
 
-  def __init__(self, model: model_lib.Model, settings: Settings):
+  def __init__(self, model: model_lib.Model, settings: jobs_lib.Settings):
     self.model = model
     self.states = cache.Cache(settings.state_bytes, lambda kept: kept.nbytes)
     self.answers = cache.Cache(
@@ -129,14 +61,14 @@ class Scorer:
     model: model_lib.Model,
     store: store_lib.Store,
     keys: store_lib.Keys,
-    settings: Settings | None = None,
+    settings: jobs_lib.Settings | None = None,
   ):
     """Starts the threads.
 
     Raises:
       StoreError: The store's rows were encoded for another model.
     """
-    self.settings = settings or Settings()
+    self.settings = settings or jobs_lib.Settings()
     self._check_window(model)
     self.store, self.keys = store, keys
     self._claim(model)
@@ -255,7 +187,7 @@ class Scorer:
         continue
       since = since or time.monotonic()
       if time.monotonic() - since >= seconds:
-        self.writes.post(Compact())
+        self.writes.post(jobs_lib.Compact())
         since = None
 
   def close(self) -> None:
@@ -309,16 +241,19 @@ class Scorer:
     self.live.states.pop(key)
     self.live.answers.pop(key)
 
-  def _explain(self, jobs: Sequence[Ask]) -> list[Any]:
+  def _explain(self, jobs: Sequence[jobs_lib.Ask]) -> list[Any]:
     return self._answer(jobs, keep=False)
 
-  def _answer(self, jobs: Sequence[Ask], keep: bool = True) -> list[Any]:
+  def _answer(
+    self, jobs: Sequence[jobs_lib.Ask], keep: bool = True
+  ) -> list[Any]:
     live = self.live
     found: list[Any] = [None] * len(jobs)
     try:
       asked = [j.user for j in jobs if j.what != "evict" and j.user]
       users = self.lookup(asked, keep)
-      users[b""] = self._new(Append(b"", ()))
+      if any(not j.user for j in jobs):  # Of whom nothing is stored.
+        users[b""] = self._new(jobs_lib.Append(b"", ()))
     except store_lib.StoreError as e:
       logging.error("%s", e)
       return [problems.busy("the store does not answer")] * len(jobs)
@@ -397,7 +332,7 @@ class Scorer:
     found: list[Any] = [None] * len(jobs)
     waiting: list[int] = []
     for i, job in enumerate(jobs):
-      if isinstance(job, Append):
+      if isinstance(job, jobs_lib.Append):
         waiting.append(i)
         continue
       self._append(jobs, waiting, found)
@@ -410,14 +345,14 @@ class Scorer:
     return found
 
   def _other(self, job: Any) -> Any:
-    if isinstance(job, Compact):
+    if isinstance(job, jobs_lib.Compact):
       self.deleted_since_compaction = 0
       self.store.compact()
       return True
     (gone,) = self.store.delete([job.user])
     self._evict(job.user)
     # Behind what the other thread does with the user just now.
-    self.asks.post(Ask("evict", job.user))
+    self.asks.post(jobs_lib.Ask("evict", job.user))
     if not gone:
       return problems.unknown_user()
     self.deleted_since_compaction += 1
@@ -474,7 +409,7 @@ class Scorer:
         self.users.put(key, user.version, user)
         self.appended += sum(found[i]["accepted"] for i in owner[key])
         self._note_day(user)
-        self.asks.post(Ask("refresh", key))
+        self.asks.post(jobs_lib.Ask("refresh", key))
       else:
         self.users.pop(key)
         again += owner[key]
@@ -487,7 +422,7 @@ class Scorer:
       self.store.set_meta(_DAY, str(self._newest_day).encode())
 
   def _apply(
-    self, user: history.User | None, job: Append
+    self, user: history.User | None, job: jobs_lib.Append
   ) -> tuple[history.User | None, dict[str, Any]]:
     """The user after an append; None where nothing changes. And the answer."""
     digest = ""
@@ -517,7 +452,7 @@ class Scorer:
     answer = {"accepted": len(rows), "events": changed.events}
     return changed, answer | {"repeated": False}
 
-  def _new(self, job: Append) -> history.User:
+  def _new(self, job: jobs_lib.Append) -> history.User:
     layout, model = self.live.model.layout, self.live.model
     try:
       ids, numbers = encoder.profile(self._profiles, job.profile)
