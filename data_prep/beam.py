@@ -218,8 +218,9 @@ class Pieces(spill.Spilled):
     small: Inputs without tables.
   """
 
-  def each(self, phase: Callable, fresh: Callable, *arguments) -> Iterator:
-    """What a step of the engine finds in each piece."""
+  def each(self, phase: Callable, fresh: Callable, *arguments, last=False):
+    """What a step of the engine finds in each piece; `fresh()` is of nothing."""
+    del last
     name = phase.__name__.strip("_")
     work = _Phase(self, phase, name, arguments)
     numbers = list(range(len(self.members)))

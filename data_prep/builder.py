@@ -20,11 +20,12 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from lumos_jax.data import records as records_lib
 
-from . import encode, engine, room, spill
+from . import encode, engine, overlap, room, spill
 
 INCOMPLETE = ".incomplete"
 # Level 1 is twice as fast as the default 3, at 2 % more bytes. A record is its
 # own chunk, so that random reads decompress nothing else.
+_BATCH = 256  # Records handed to the thread that writes.
 RECORD_OPTIONS = "group_size:1,zstd:1"
 SHARD_BYTES = 256 << 20
 _MAX_SHARDS = 1024
@@ -151,6 +152,7 @@ class Split:
     self._bounds = [users * i // shards for i in range(shards + 1)]
     self._shard, self._written, self._bytes = -1, 0, 0
     self._writer = self._path = None
+    self._pending, self._behind = [], overlap.Behind()
     self.rows = self.longest = 0
 
   def count(self, lengths: np.ndarray) -> None:
@@ -165,8 +167,19 @@ class Split:
     data = serialize(example)
     self._bytes += len(data)
     self._written += 1
+    self._pending.append(data)
+    if len(self._pending) == _BATCH:
+      self._flush()
+
+  def _flush(self) -> None:
+    """Compresses and writes records while the next ones are made."""
+    pending, self._pending = self._pending, []
+    self._behind(self._write, pending)
+
+  def _write(self, records: list[bytes]) -> None:
     with self._full():
-      self._writer.write(data)
+      for data in records:
+        self._writer.write(data)
 
   def _open(self, shard: int) -> None:
     self.close()
@@ -182,6 +195,8 @@ class Split:
   def close(self) -> int:
     """Ends the present shard; bytes of all records so far."""
     if self._writer is not None:
+      self._flush()
+      self._behind.wait()
       with self._full():
         self._writer.close()
       self._writer = None

@@ -7,7 +7,7 @@ that are not there.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,10 +71,10 @@ class Whole:
     self.first = np.full(users, encode.NO_TIME, np.int32)
     note_first(self.first, rows)
 
-  def pieces(self, last: bool = False) -> Iterator[Rows]:
-    """The rows; `last` says that nobody will ask again."""
-    del last
-    yield self.rows
+  def each(self, phase: Callable, fresh: Callable, *arguments, last=False):
+    """What a step of the engine finds in the rows."""
+    del fresh, last
+    yield phase(self.rows, *arguments)
 
 
 def note_first(first: np.ndarray, rows: Rows) -> None:

@@ -139,7 +139,7 @@ class _Preparation:
       found if self.spill else None,
       pages,
       tables.raw.sessions,
-      self.tables.activity if hasattr(self.tables.activity, "each") else None,
+      self.tables.activity if hasattr(self.tables.activity, "write") else None,
     )
 
   def _drift(self, events: int, stats) -> dict:
@@ -204,21 +204,12 @@ class _Preparation:
     train = self._train(rows.user, rows.day)
     return self._rows(train & ~self._held_out(rows.user))
 
-  def _each(self, phase, fresh, *arguments, last: bool = False):
-    """What a phase finds in each piece; `fresh()` is a find of nothing."""
-    activity = self.tables.activity
-    if hasattr(activity, "each"):  # On many machines.
-      yield from activity.each(phase, fresh, *arguments)
-      return
-    for rows in activity.pieces(last):
-      yield phase(rows, *arguments)
-
   def _first_fit(self) -> tuple[schema_lib.Field, ...]:
     """Fits what needs one look at the events: vocabularies and bins."""
     fields, schema = self.schema.activity, self.schema
     fresh = lambda: phases.First(fields, self.k_anonymous)
     total = fresh()
-    for found in self._each(self._first, fresh):
+    for found in self.tables.activity.each(self._first, fresh):
       total.merge(found)
     if self.fits and not total.some:
       raise InputError(
@@ -266,7 +257,9 @@ class _Preparation:
       return fields, stats
     fresh = lambda: phases.Tokens(composites, self.k_anonymous)
     total = fresh()
-    for found in self._each(self._products, fresh, fields, composites):
+    for found in self.tables.activity.each(
+      self._products, fresh, fields, composites
+    ):
       total.merge(found)
     parts = derive.Parts(fields, {})
     for i, f in enumerate(fields):
@@ -298,7 +291,9 @@ class _Preparation:
     stored = spill_lib.Encoded(self.spill and self.spill.folder, composites)
     total = fit.Scales(scaled)
     fresh, arguments = lambda: phases.Piece(scaled), (fields, scaled, stored)
-    for found in self._each(self._encode, fresh, *arguments, last=True):
+    for found in self.tables.activity.each(
+      self._encode, fresh, *arguments, last=True
+    ):
       total.merge(found.scales)
       stored.note(found)
     if total.outside:

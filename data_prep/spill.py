@@ -14,7 +14,7 @@ import io
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ from lumos_jax.data import schema as schema_lib
 
 from . import clean as clean_lib
 from . import columns as columns_lib
-from . import encode, people
+from . import encode, overlap, people
 from . import rejects as rejects_lib
 from .inputs import Inputs
 
@@ -102,37 +102,38 @@ class Spill:
     empty = None
     buffer: list[pl.DataFrame] = []
 
-    def flush():
-      nonlocal pending, flushes
-      if buffer:
-        frame = pl.concat(buffer)
-        buffer.clear()
-        for (number,), rows in frame.partition_by(
-          "_part", as_dict=True, include_key=False
-        ).items():
-          folder = self.folder / f"raw{number:06d}"
-          folder.mkdir(exist_ok=True)
-          whole = io.BytesIO()
-          rows.write_ipc(whole, compression="lz4")
-          path = folder / f"{flushes:06d}.arrow"
-          with _named(path), open(path, "wb") as f:
-            f.write(whole.getbuffer())
-      pending, flushes = 0, flushes + 1
-
     # Numbered in the order of the files: rejects name rows.
-    for batch in self._batches(chosen.with_row_index(rejects_lib.ROW)):
-      read += len(batch)
-      batch = columns_lib.text_keys(batch, where)
-      buffer.append(parted(raw, batch, table, part, rejects))
-      usable += len(buffer[-1])
-      empty = buffer[-1].clear().drop("_part")
-      pending += buffer[-1].estimated_size()
-      if pending > budget // 4:
-        flush()
-    flush()
+    with overlap.Behind() as behind:
+      for batch in self._batches(chosen.with_row_index(rejects_lib.ROW)):
+        read += len(batch)
+        batch = columns_lib.text_keys(batch, where)
+        buffer.append(parted(raw, batch, table, part, rejects))
+        usable += len(buffer[-1])
+        empty = buffer[-1].clear().drop("_part")
+        pending += buffer[-1].estimated_size()
+        if pending > budget // 6:
+          behind(self._part, buffer, flushes)
+          buffer, pending, flushes = [], 0, flushes + 1
+      if buffer:
+        behind(self._part, buffer, flushes)
     out = Spilled(self.folder, raw, part, read, usable)
     out.order(raw, outcomes, empty)
     return out
+
+  def _part(self, buffer: list[pl.DataFrame], number: int) -> None:
+    """Appends rows to the pieces they belong to."""
+    frame = pl.concat(buffer)
+    buffer.clear()
+    for (piece,), rows in frame.partition_by(
+      "_part", as_dict=True, include_key=False
+    ).items():
+      folder = self.folder / f"raw{piece:06d}"
+      folder.mkdir(exist_ok=True)
+      whole = io.BytesIO()
+      rows.write_ipc(whole, compression="lz4")
+      path = folder / f"{number:06d}.arrow"
+      with _named(path), open(path, "wb") as f:
+        f.write(whole.getbuffer())
 
   def _parts(
     self, users: people.People, fields: int
@@ -145,7 +146,7 @@ class Spill:
     rows = np.zeros(count, np.int64)
     rows[at[known]] = self._keys["rows"].to_numpy()[known]
     order = by_hash(users.keys, np.arange(count))
-    each = max(1, int(budget // row_bytes(fields)))
+    each = max(1, int(budget // row_bytes(fields) // overlap.PIECES))
     part = np.empty(count, np.int32)
     part[order] = np.maximum(np.cumsum(rows[order]) - 1, 0) // each
     return part, budget
@@ -225,7 +226,9 @@ class Spilled:
 
   def order(self, raw: Inputs, outcomes, empty: pl.DataFrame) -> None:
     """Puts the rows of each piece in order and keeps their columns."""
-    for number, members in enumerate(self.members):
+
+    def order(number: int) -> clean_lib.Rows:
+      members = self.members[number]
       folder = self.folder / f"raw{self.part[members[0]]:06d}"
       files = sorted(folder.glob("*.arrow")) if folder.exists() else []
       frame = empty  # Of users without events.
@@ -234,8 +237,12 @@ class Spilled:
       rows = ordered(raw, frame, members, number)
       del frame
       shutil.rmtree(folder, ignore_errors=True)
+      return rows
+
+    # One after another what counts over all pieces.
+    for rows in overlap.each(order, range(len(self.members))):
       clean_lib.note_first(self.first, rows)
-      self.keep(number, outcomes.of(rows))
+      self.keep(rows.number, outcomes.of(rows))
 
   def keep(self, number: int, rows: clean_lib.Rows) -> None:
     """Keeps a piece."""
@@ -248,12 +255,20 @@ class Spilled:
   def _path(self, number: int) -> pathlib.Path:
     return self.folder / f"piece{number:06d}.npz"
 
-  def pieces(self, last: bool = False) -> Iterator[clean_lib.Rows]:
-    """The pieces, in the order of records; the `last` reading removes them."""
-    for number in range(len(self.members)):
-      yield self.piece(number)
+  def each(self, phase: Callable, fresh: Callable, *arguments, last=False):
+    """What a step of the engine finds in each piece, in the order of records.
+
+    The `last` step removes them.
+    """
+    del fresh
+
+    def look(number: int):
+      rows = self.piece(number)
       if last:
         self._path(number).unlink()
+      return phase(rows, *arguments)
+
+    yield from overlap.each(look, range(len(self.members)))
 
 
 @contextlib.contextmanager
