@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from lumos_jax.llm import weights
+from lumos_jax.llm import gguf_file, weights
 
 # How GGUF's names of pre-tokenizers part a text (llama.cpp has these patterns).
 _LLAMA3 = (
@@ -169,7 +169,7 @@ def _checked(tokenizer: Pieces, doc, path) -> Pieces:
 
 
 def _of_gguf(source: weights.Source) -> Pieces:
-  field = lambda key: weights.gguf_field(source.gguf, f"tokenizer.ggml.{key}")
+  field = lambda key: gguf_file.field_of(source.gguf, f"tokenizer.ggml.{key}")
   kind, way = field("model"), field("pre") or "default"
   if kind != "gpt2":
     raise weights.WeightsError(

@@ -5,25 +5,18 @@ tokenizer.json), a GGUF file, or "smollm2", the file that the package llm-smollm
 brings. Nothing is downloaded.
 """
 
-import dataclasses
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 
+from lumos_jax.llm import gguf_file
+from lumos_jax.llm.source import FAMILIES, Source, WeightsError
 from lumos_jax.models import llama
 
 SMOLLM2 = "smollm2"
-# {model_type of config.json or GGUF's architecture: (biases of q, k and v, norms
-# of q and k)}.
-FAMILIES = {
-  "llama": (False, False),
-  "qwen2": (True, False),
-  "qwen3": (False, True),
-}
 # Names behind "model.layers.N." -> (parameter of a block, whether transposed).
 _BLOCK = {
   "input_layernorm.weight": ("attention_norm/scale", False),
@@ -46,49 +39,6 @@ _TOP = {
   "model.norm.weight": "norm/scale",
   "lm_head.weight": "output_table",
 }
-# GGUF's names of the same.
-_GGUF_BLOCK = {
-  "attn_norm": "input_layernorm",
-  "ffn_norm": "post_attention_layernorm",
-  "attn_q": "self_attn.q_proj",
-  "attn_k": "self_attn.k_proj",
-  "attn_v": "self_attn.v_proj",
-  "attn_output": "self_attn.o_proj",
-  "attn_q_norm": "self_attn.q_norm",
-  "attn_k_norm": "self_attn.k_norm",
-  "ffn_gate": "mlp.gate_proj",
-  "ffn_up": "mlp.up_proj",
-  "ffn_down": "mlp.down_proj",
-}
-_GGUF_TOP = {
-  "token_embd.weight": "model.embed_tokens.weight",
-  "output_norm.weight": "model.norm.weight",
-  "output.weight": "lm_head.weight",
-}
-_FACTORS = "rope_freqs.weight"  # GGUF's tensor of divisors.
-
-
-class WeightsError(ValueError):
-  """A model's files are absent, of another kind, or do not fit together."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """A model's files, opened.
-
-  Attributes:
-    path: Of the directory or file.
-    architecture: Of the model.
-    names: Of its tensors, as Hugging Face has them.
-    read: name -> array, in Hugging Face's layout.
-    gguf: The reader of a GGUF file, which has the tokenizer too; else None.
-  """
-
-  path: epath.Path
-  architecture: llama.Architecture
-  names: tuple[str, ...]
-  read: Callable[[str], np.ndarray]
-  gguf: Any = None
 
 
 def find(source: str) -> epath.Path:
@@ -137,7 +87,7 @@ def open_source(source: str) -> Source:
       f"{path} is neither a directory nor a .gguf file: other files of weights "
       "are not read"
     )
-  return _open_gguf(path)
+  return gguf_file.open_gguf(path)
 
 
 def parameters(source: Source) -> dict[str, np.ndarray]:
@@ -351,103 +301,3 @@ def _factors(rope, width, theta, path) -> tuple[float, ...]:
     f"{path}: rotary scaling {kind!r} is not read; there are default, linear and "
     "llama3"
   )
-
-
-def _open_gguf(path: epath.Path) -> Source:
-  try:
-    import gguf
-  except ImportError as e:
-    raise WeightsError(
-      f"{path}: reading GGUF needs pip install 'lumos-jax[llm]'"
-    ) from e
-  try:
-    reader = gguf.GGUFReader(str(path))
-  except (ValueError, IndexError, OSError) as e:
-    raise WeightsError(f"{path} is no GGUF file, or is cut: {e}") from e
-  field = lambda key: gguf_field(reader, key)
-  kind = field("general.architecture")
-  if kind not in FAMILIES:
-    raise WeightsError(
-      f"{path}: architecture {kind!r} is not read; there are {list(FAMILIES)}"
-    )
-  tensors = {t.name: t for t in reader.tensors}
-
-  def dequantised(name: str) -> np.ndarray:
-    t = tensors[name]
-    return gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float32)
-
-  def need(key: str, default: Any = None) -> Any:
-    found = field(f"{kind}.{key}")
-    found = default if found is None else found
-    if found is None:
-      raise WeightsError(f"{path} lacks {kind}.{key}")
-    return found
-
-  if "token_embd.weight" not in tensors:
-    raise WeightsError(f"{path} lacks 'token_embd.weight'")
-  scaling = field(f"{kind}.rope.scaling.type")
-  if scaling not in (None, "none"):
-    raise WeightsError(
-      f"{path}: rotary scaling {scaling!r} is not read of GGUF"
-    )
-  bias, norms = FAMILIES[kind]
-  heads = int(need("attention.head_count"))
-  d_model = int(need("embedding_length"))
-  factors = ()
-  if _FACTORS in tensors:
-    factors = tuple(dequantised(_FACTORS).astype(float).tolist())
-  a = llama.Architecture(
-    # ne[1] in GGUF's order: rows.
-    vocabulary=int(tensors["token_embd.weight"].shape[1]),
-    d_model=d_model,
-    d_ff=int(need("feed_forward_length")),
-    n_layers=int(need("block_count")),
-    n_heads=heads,
-    n_kv_heads=int(need("attention.head_count_kv", heads)),
-    head_width=int(need("attention.key_length", d_model // heads)),
-    theta=float(need("rope.freq_base", 10000.0)),
-    factors=factors,
-    epsilon=float(need("attention.layer_norm_rms_epsilon")),
-    tied="output.weight" not in tensors,
-    qkv_bias=bias,
-    qk_norm=norms,
-  )
-  names = {_from_gguf(n): n for n in tensors if n != _FACTORS}
-
-  def read(name: str) -> np.ndarray:
-    value = dequantised(names[name])
-    # Of Llama alone the rows of q and k are stored pair by pair, within heads.
-    if kind == "llama" and ".q_proj." in name:
-      return unpermuted(value, a.n_heads)
-    if kind == "llama" and ".k_proj." in name:
-      return unpermuted(value, a.n_kv_heads)
-    return value
-
-  return Source(path, a, tuple(names), read, reader)
-
-
-def gguf_field(reader, key: str) -> Any:
-  """A value of a GGUF file's header; None where it is absent."""
-  found = reader.fields.get(key)
-  return None if found is None else found.contents()
-
-
-def _from_gguf(name: str) -> str:
-  if name in _GGUF_TOP:
-    return _GGUF_TOP[name]
-  parts = name.split(".")
-  if len(parts) == 4 and parts[0] == "blk" and parts[2] in _GGUF_BLOCK:
-    return f"model.layers.{parts[1]}.{_GGUF_BLOCK[parts[2]]}.{parts[3]}"
-  return name
-
-
-def unpermuted(x: np.ndarray, heads: int) -> np.ndarray:
-  """Rows of q or k from GGUF's order, i-th channels of both halves side by side.
-
-  Args:
-    x: [heads times head width, ...].
-    heads: The matrix's own: q and k may have different numbers.
-  """
-  half = math.prod(x.shape[:1]) // heads // 2
-  parts = x.reshape(heads, half, 2, *x.shape[1:])
-  return parts.swapaxes(1, 2).reshape(x.shape)
