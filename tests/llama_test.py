@@ -15,8 +15,8 @@ import tiny_llama
 from flax import nnx
 
 from lumos_jax import state as state_lib
+from lumos_jax.llm import gguf_file, weights
 from lumos_jax.llm import tokenizer as tokenizer_lib
-from lumos_jax.llm import weights
 from lumos_jax.models import llama
 
 pytest.importorskip("safetensors", reason="needs the llm extra")
@@ -100,8 +100,8 @@ def write_gguf(path, name, permute=None):
   w.add_head_count_kv(kv)
   w.add_rope_freq_base(about["rope_theta"])
   w.add_layer_norm_rms_eps(about["rms_norm_eps"])
-  back = {v: k for k, v in weights._GGUF_TOP.items()}
-  inner = {v: k for k, v in weights._GGUF_BLOCK.items()}
+  back = {v: k for k, v in gguf_file._TOP.items()}
+  inner = {v: k for k, v in gguf_file._BLOCK.items()}
   for full, shape in tiny_llama.shapes(about).items():
     x = tiny_llama.value(full, shape)
     if full in back:
