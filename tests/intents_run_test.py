@@ -4,6 +4,8 @@ import dataclasses
 import json
 
 import fake_sessions
+import numpy as np
+import polars as pl
 import pytest
 
 from lumos_jax import config as config_lib
@@ -95,3 +97,53 @@ def test_settings_are_checked(key):
     records = fake_sessions.Records()
     cfg = fake_sessions.config().data
     intent.Intent(None, records, (), cfg, "x", ".", **{key: 1})
+
+
+def test_config_says_which_run(tmp_path, monkeypatch):
+  from lumos_jax import main as main_lib
+
+  with pytest.raises(command.sessions_lib.IntentError, match="recipe 'lumos'"):
+    command._trained("pretrain", str(tmp_path))
+  ran = []
+  monkeypatch.setattr(main_lib, "run", lambda c, w: ran.append((c.name, w)))
+  name = "intent:data=clicks,smoke"
+  assert command._trained(name, None) == f"runs/{ran[0][0]}" == ran[0][1]
+  # What is trained and evaluated is not trained again; another's run is refused.
+  c = config_lib.load(config_lib.resolve(name))
+  main_lib.claim_workdir(tmp_path, c)
+  evaluate.write(tmp_path, {k: {"x": 1.0} for k in c.evals})
+  assert command._trained(name, str(tmp_path)) == str(tmp_path)
+  with pytest.raises(ValueError, match="another run"):
+    command._trained(f"{name},seed=3", str(tmp_path))
+  assert len(ran) == 1
+
+
+@pytest.mark.slow
+def test_from_a_raw_log_in_one_command(tmp_path, monkeypatch):
+  """A log in CSV becomes labelled sessions; a second run changes nothing."""
+  rng = np.random.default_rng(0)
+  lines, words = ["visitor,time,url,title"], ("shoes", "lamps", "novels")
+  for v in range(300):
+    topic, second = v % 3, int(rng.integers(0, 86_400 * 20))
+    for _ in range(int(rng.integers(2, 9))):
+      page, second = topic * 6 + int(rng.integers(6)), second + 30
+      time = np.datetime64("2026-01-01T00:00:00") + np.timedelta64(second, "s")
+      lines.append(
+        f"v{v},{time},https://shop.example/t{topic}/p{page},{words[topic]} {page}"
+      )
+  log = tmp_path / "log"
+  log.mkdir()
+  (log / "clicks.csv").write_text("\n".join(lines))
+  monkeypatch.chdir(tmp_path)
+  argv = [
+    f"--config=intent:data=clicks,path={log},smoke",
+    "--labels=3",
+    "--k=3",
+  ]
+  command.main(command._arguments(["", *argv]))
+  (out,) = tmp_path.glob("runs/*/intents")
+  table = pl.read_parquet(out / "labels/*.parquet")
+  assert len(table) == 300 and table["intent"].n_unique() >= 2
+  before = (out / "student.npz").stat().st_mtime_ns
+  command.main(command._arguments(["", *argv]))
+  assert (out / "student.npz").stat().st_mtime_ns == before

@@ -1,10 +1,13 @@
 r"""Makes intents of sessions: clusters, taxonomy, labels, a student, all labelled.
 
+  lumos intents --config=intent:data=clicks,path=FOLDER
   lumos intents --workdir=runs/intent_wikispeedia [--labels=20] [--review] \
     [--endpoint --price_in=0.15 --price_out=0.6 --max_cost=5]
   lumos intents --vectors=FILES --texts=FILES --out=intents
 
-The first form writes the run's session vectors and titles first. All goes to --out,
+The first form goes the whole way from a raw log: it prepares the data and trains, as
+`lumos train` does, where that has not been done. With a run, its session vectors
+and titles are written first. All goes to --out,
 by default WORKDIR/intents. Stages that are done are not done again: the same command
 resumes. With --endpoint a model behind $OPENAI_BASE_URL ($OPENAI_MODEL, key
 $OPENAI_API_KEY) names and labels: page texts leave this machine; answers are kept
@@ -23,7 +26,8 @@ from absl import app
 from absl.flags import argparse_flags
 from etils import epath
 
-from lumos_jax import evaluate, lock, progress, startup
+from lumos_jax import config as config_lib
+from lumos_jax import evaluate, lock, progress, startup, stop, train
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.intents import chain as chain_lib
 from lumos_jax.intents import cost, stages
@@ -40,6 +44,8 @@ ERRORS = (
   answers_lib.CacheError,
   schema_lib.SchemaError,
   lock.WorkdirBusy,
+  config_lib.ConfigError,
+  train.NotFinite,
   *evaluate.ERRORS,
 )
 
@@ -51,7 +57,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     conflict_handler="resolve",
   )
   add = parser.add_argument
-  add("--workdir", help="of a run of recipe intent")
+  add("--config", help="train this first, as lumos train does: NAME:ARGUMENTS")
+  add("--workdir", help="of a run of recipe intent; with --config its default")
   add("--step", help="checkpoint, or best; default the newest")
   add("--data_dir", help="a prepared data set; default the run's own")
   add("--vectors", help="Parquet of key and embedding: a file, or a folder")
@@ -103,7 +110,8 @@ def _places(args) -> epath.Path:
   """
   if bool(args.workdir) == bool(args.vectors):
     raise sessions_lib.IntentError(
-      "say where sessions are: --workdir=RUN, or --vectors=FILES and --texts=FILES"
+      "say where sessions are: --config=CONFIG, --workdir=RUN, or --vectors=FILES "
+      "and --texts=FILES"
     )
   if args.vectors and not args.out:
     raise sessions_lib.IntentError("--vectors needs --out=FOLDER to write to")
@@ -124,6 +132,24 @@ def _embedded(args, out: epath.Path, say: stages.Say) -> tuple[Any, str]:
     step=int(step) if step and step.isdecimal() else step,
   )
   return folder, manifest["model"]
+
+
+def _trained(name: str, workdir: str | None) -> str:
+  """Workdir of the config's run, which is prepared, trained and evaluated."""
+  from lumos_jax import main as main_lib
+
+  config = config_lib.load(config_lib.resolve(name))
+  if config.recipe != "intent":
+    raise sessions_lib.IntentError(
+      f"--config={name} is of recipe {config.recipe!r}: intents are of sessions, "
+      "so choose a config of recipe 'intent'"
+    )
+  workdir = workdir or f"runs/{config.name}"
+  if not set(config.evals) <= set(evaluate.read(workdir)):
+    main_lib.run(config, workdir)
+  else:
+    main_lib.claim_workdir(epath.Path(workdir), config)
+  return workdir
 
 
 def _client(args, out: epath.Path) -> client.Client | None:
@@ -151,6 +177,8 @@ def _client(args, out: epath.Path) -> client.Client | None:
 
 def run(args: argparse.Namespace) -> dict[str, Any] | None:
   """The chain as asked for; its summary."""
+  if args.config:
+    args.workdir = _trained(args.config, args.workdir)
   out, say = _places(args), stages.Say()
   options = chain_lib.Options(
     **{n: getattr(args, n) for n in (*_OPTIONS, "temperature", "agree")}
@@ -177,6 +205,9 @@ def main(args: argparse.Namespace) -> None:
   progress.quiet_libraries()
   try:
     found = run(args)
+  except stop.Stopped as e:
+    print(f"stopped: {e}", file=sys.stderr)
+    sys.exit(143)
   except KeyboardInterrupt:
     print("interrupted: the same command resumes", file=sys.stderr)
     sys.exit(130)
