@@ -210,15 +210,13 @@ class Scoring:
       return out | self._days(record, np.asarray([day]))
     if self._sequences is None:
       return out
-    cut = place
     if self.users:
-      cut = int(np.searchsorted(instants.days(record), place))
-    out |= self._sequences.history(record, cut)
-    if not self.users:
-      time = record["time"]
-      since = (time[cut] - time[cut - 1]) / 1e6 if cut else 0.0
-      out["event_ids"] = record["categorical"][cut]
-      out["event_gap"] = np.float32(since)
+      return out | self._sequences.as_of(record, place)
+    out |= self._sequences.history(record, place)
+    time = record["time"]
+    since = (time[place] - time[place - 1]) / 1e6 if place else 0.0
+    out["event_ids"] = record["categorical"][place]
+    out["event_gap"] = np.float32(since)
     return out
 
   def train_iterator(
