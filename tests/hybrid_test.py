@@ -171,29 +171,6 @@ def test_no_later_event_changes_a_score(unit):
   assert not np.array_equal(score(record), score(earlier))
 
 
-@pytest.mark.parametrize("unit", ["user", "event"])
-@pytest.mark.parametrize("start", [True, False])
-def test_inputs_are_as_if_the_data_ended_at_the_point(unit, start):
-  """All of them, also when the next event comes, which some models are told."""
-  c = tiny_hybrid.config(unit=unit)
-  c.model.backbone.data.start_token = start
-  inputs = scoring.Scoring(
-    c.data, RECORDS, tasks_lib.from_config(c.tasks), c.model.backbone
-  )
-  later = 0
-  for record in RECORDS.users:
-    for place in (60,) if unit == "user" else range(0, len(record["day"]), 6):
-      cut = int(np.searchsorted(record["day"], 60))
-      cut = cut if unit == "user" else place + 1
-      names = ("day", "time", "categorical", "numeric")
-      ended = dict(record, **{k: record[k][:cut] for k in names})
-      later += cut < len(record["day"])
-      whole, part = (inputs.example(r, place) for r in (record, ended))
-      for name in whole:
-        np.testing.assert_array_equal(whole[name], part[name], name)
-  assert later > 3
-
-
 def test_expectations_are_fixed_before_the_event():
   """Another scored event: the same series and user, to the bit."""
   recipe, module, *_ = ready(unit="event")

@@ -262,6 +262,7 @@ class Scoring:
     found = [source[i] for i in filled]
     out = {k: np.stack([f[k] for f in found]) for k in found[0]}
     out["user_mask"] = np.arange(batch_size) < len(rows)
+    out["point"] = np.asarray(filled, np.int32)
     keys = [str(points.records[points.user[i]]["key"]) for i in rows]
     out["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
     return out
