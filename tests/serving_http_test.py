@@ -139,6 +139,14 @@ def test_requests_that_arrive_together_share_calls_and_keep_their_own(made):
     assert x["anomaly"] == pytest.approx(one[i % len(users)]["anomaly"], 1e-4)
 
 
+def test_a_day_is_refused_where_events_are_scored(made):
+  client, _, records, _ = made
+  ask = dict(user_id=records.users[4]["key"], events=[event("06-01")])
+  assert client.post("/score", **ask)[0] == 200
+  status, found = client.post("/score", **ask, as_of="2020-05-01")
+  assert status == 422 and "as_of: this run scores events" in found["reason"]
+
+
 def body(**change):
   return json.dumps({"user_id": "bad", "events": [event("01-05")]} | change)
 

@@ -111,6 +111,26 @@ def test_bad_input_is_a_422_with_its_reason(made, content, words):
   assert found.status_code == 422 and words in found.json()["reason"]
 
 
+def test_a_day_scores_users_and_is_refused_of_events(made):
+  client, core, user, loaded, unit = made
+  ask = dict(user_id=user["key"], as_of=60)
+  if unit == "event":
+    for path in ("/score", "/why"):
+      status, found = client.post(path, **ask, events=[event("04-20")])
+      assert (
+        status == 422 and "as_of: this run scores events" in found["reason"]
+      )
+    return
+  status, found = client.post("/score", **ask)
+  p = loaded.forecast(as_of=60, users=[user["key"]])["buys"].to_numpy()
+  wanted = loaded.predictor.calibrated("buys", p)[0]
+  assert status == 200 and found["scores"]["buys"] == pytest.approx(
+    wanted, 1e-4
+  )
+  later = client.post("/score", user_id=user["key"])[1]["scores"]["buys"]
+  assert later != pytest.approx(wanted, 1e-4)
+
+
 def test_users_without_events_and_unknown_ones(made):
   client, core, user, _, unit = made
   assert client.post("/why", user_id="nobody")[0] == 404

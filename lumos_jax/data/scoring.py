@@ -210,15 +210,13 @@ class Scoring:
       return out | self._days(record, np.asarray([day]))
     if self._sequences is None:
       return out
-    cut = place
     if self.users:
-      cut = int(np.searchsorted(instants.days(record), place))
-    out |= self._sequences.history(record, cut)
-    if not self.users:
-      time = record["time"]
-      since = (time[cut] - time[cut - 1]) / 1e6 if cut else 0.0
-      out["event_ids"] = record["categorical"][cut]
-      out["event_gap"] = np.float32(since)
+      return out | self._sequences.as_of(record, place)
+    out |= self._sequences.history(record, place)
+    time = record["time"]
+    since = (time[place] - time[place - 1]) / 1e6 if place else 0.0
+    out["event_ids"] = record["categorical"][place]
+    out["event_gap"] = np.float32(since)
     return out
 
   def train_iterator(
@@ -264,6 +262,7 @@ class Scoring:
     found = [source[i] for i in filled]
     out = {k: np.stack([f[k] for f in found]) for k in found[0]}
     out["user_mask"] = np.arange(batch_size) < len(rows)
+    out["point"] = np.asarray(filled, np.int32)
     keys = [str(points.records[points.user[i]]["key"]) for i in rows]
     out["key"] = np.asarray(keys + [""] * (batch_size - len(keys)))
     return out

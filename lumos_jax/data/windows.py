@@ -202,20 +202,13 @@ class Sequences:
   def upcoming(self, record: Batch, day: int) -> Batch | None:
     """What predicts a user's first event from a day on; None without history.
 
-    As `example`, with the target unknown. Models that are told when the next
-    event happens are told: as the day begins, in UTC.
+    As `example`, with the target unknown, and the times of `as_of`.
     """
-    known, cfg = self.before(record, day), self.cfg
+    known = self.before(record, day)
     cut = len(known["time"])
-    if cut == 0 and not cfg.start_token:
+    if cut == 0 and not self.cfg.start_token:
       return None
-    start = max(-1 if cfg.start_token else 0, cut - cfg.sequence_length)
-    out = self._row(known, start, cut)
-    out["last"] = np.int32(cut - start - 1)
-    begin = instants.split(day * instants.DAY_SECONDS * 1_000_000)
-    latest = out["time"][out["last"]]
-    later = cut == 0 or tuple(begin) > tuple(latest)
-    out["next_time"][out["last"]] = begin if later else latest
+    out = self.as_of(record, day)
     out["next"] = np.int32(0)
     out["seen"], out["often"] = _counted(
       known["categorical"][:, self._column], self.asked(known)
@@ -223,10 +216,27 @@ class Sequences:
     out["history"] = cut
     return out
 
+  def as_of(self, record: Batch, day: int) -> Batch:
+    """The events before a day, as `history`; nothing of what is to come.
+
+    Models that are told when the next event happens are told: as the day begins,
+    in UTC.
+    """
+    known = self.before(record, day)
+    out = self.history(known, len(known["time"]))
+    if out["segment"].any():
+      at = out["last"]
+      begin = instants.split(day * instants.DAY_SECONDS * 1_000_000)
+      latest = out["time"][at]
+      later = out["start"][at] or tuple(begin) > tuple(latest)
+      out["next_time"][at] = begin if later else latest
+    return out
+
   def history(self, record: Batch, cut: int) -> Batch:
     """The events before event `cut`, in a row; `last` is the latest one's place.
 
-    Without history or start token, the row is padding.
+    Without history or start token, the row is padding. Models that are told when
+    the next event happens are told when event `cut` does.
     """
     start = max(
       -1 if self.cfg.start_token else 0, cut - self.cfg.sequence_length

@@ -86,9 +86,7 @@ class BaselineLightGBMStates(baseline_lightgbm.BaselineLightGBM):
         self.records, part, self.predictor.batch_size
       )
       found = self.predictor.pretrained(self._model_params, batches)
-      # Predictions are in the order of the keys.
-      order = np.argsort(table.key, kind="stable")
-      out.append(_with(_taken(table, order), found))
+      out.append(_with(_taken(table, found.point), found))
     return out
 
   def _of_days(self) -> list[features.Table]:

@@ -23,7 +23,9 @@ Params = Any
 PredictFn = Callable[[Params, dict[str, jax.Array]], dict[str, jax.Array]]
 
 # Not a model's inputs; they stay on the host.
-HOST = ("key", "user_mask", "labels", "label_mask", "daily_labels", "rows")
+HOST = (
+  "key", "user_mask", "labels", "label_mask", "daily_labels", "rows", "point",
+)  # fmt: skip
 # Of an amount's distribution, beside its mean: median and 80 % interval.
 PARTS = ("median", "low", "high")
 _IN_FLIGHT = 2  # Batches on the devices while the host makes the next one.
@@ -69,18 +71,23 @@ class Predictions:
     p: {name: float32 [U]}: task names, and "task/median", "task/low" and
       "task/high" of amounts, where known; or {name: float32 [U, D]}, vectors of
       the users.
+    point: int [U], place of each among the points of its part, where several
+      may be of one user; else None.
   """
 
   key: np.ndarray
   y: np.ndarray
   mask: np.ndarray
   p: dict[str, np.ndarray]
+  point: np.ndarray | None = None
 
   def sorted(self) -> "Predictions":
-    """The same, ordered by key: whatever read them, the order is equal."""
-    at = np.argsort(self.key, kind="stable")
+    """The same, ordered by key, then point: whoever read them, the order is equal."""
+    by = (self.key,) if self.point is None else (self.point, self.key)
+    at = np.lexsort(by)  # The last one counts most; it is stable.
     p = {name: v[at] for name, v in self.p.items()}
-    return Predictions(self.key[at], self.y[at], self.mask[at], p)
+    point = None if self.point is None else self.point[at]
+    return Predictions(self.key[at], self.y[at], self.mask[at], p, point)
 
   def save(self, path: epath.PathLike, tasks: Sequence[str]) -> None:
     """Writes .npz: tasks [M], key [U], and [U, M] of y, p, mask.
@@ -220,7 +227,8 @@ class Predictor:
     table = {k: np.asarray(v)[keep] for k, v in table.items()}
     key = np.ascontiguousarray(table.pop("key")).view(f"S{_KEY_CHARS}")[:, 0]
     y, mask = table.pop("labels"), table.pop("label_mask").astype(bool)
-    return Predictions(key, y, mask, table).sorted()
+    point = table.pop("point", None)
+    return Predictions(key, y, mask, table, point).sorted()
 
   def stream(
     self, params: Params, batches: Iterable[dict[str, np.ndarray]]
@@ -275,6 +283,8 @@ def _fetch(host, outputs) -> dict[str, np.ndarray]:
     "labels": np.asarray(host["labels"], np.float32)[:, 0],
     "label_mask": np.asarray(host["label_mask"], bool)[:, 0],
   }
+  if "point" in host:
+    out["point"] = np.asarray(host["point"], np.int32)
   for name, value in jax.device_get(outputs).items():
     # Devices first, then their users; the one origin leaves, a vector stays.
     value = np.asarray(value, np.float32)

@@ -125,25 +125,22 @@ class Risk(forecast.Forecast):
     if jax.process_index():
       return
     why = self.predictor.explain(placed)
-    points, order = self._points()
-    found, examples = self.predictions, []
+    found, points, examples = self.predictions, self._points(), []
     for m, task in enumerate(self.tasks):
       top = risk_examples.highest(
         found.p[task.name],
-        points.user[order],
+        points.user[found.point],
         found.mask[:, m].astype(bool),
         self._examples,
       )
       examples += risk_examples.explained(
-        why, points, order[top], task.name, m, self.records.schema
+        why, points, found.point[top], task.name, m, self.records.schema
       )
     self.save_text(json.dumps({"examples": examples}, indent=1))
 
-  def _points(self) -> tuple[scoring.Points, np.ndarray]:
-    """All points of the split, and their places in the predictions' order."""
-    points = self.predictor.inputs.points(self.records, self.split_name)
-    keys = predict.hash_keys(points.key)
-    return points, np.argsort(keys, kind="stable")
+  def _points(self) -> scoring.Points:
+    """All points of the split."""
+    return self.predictor.inputs.points(self.records, self.split_name)
 
   def _on_validation(self, params) -> predict.Predictions:
     for e in self.peers.values():
@@ -161,8 +158,8 @@ class Risk(forecast.Forecast):
     """Amounts [N] in the order of the predictions; missing ones count 0."""
     if self._amount is None:
       return None
-    points, order = self._points()
-    return np.abs(np.nan_to_num(points.context[order, self._amount]))
+    amounts = self._points().context[self.predictions.point, self._amount]
+    return np.abs(np.nan_to_num(amounts))
 
   def _of_task(self, name, key, y, p, mapped, worth) -> base.Metrics:
     if not len(y):

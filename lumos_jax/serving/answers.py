@@ -14,7 +14,14 @@ import numpy as np
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.serving import history, intent, problems, reasons, words
+from lumos_jax.serving import (
+  encoder,
+  history,
+  intent,
+  problems,
+  reasons,
+  words,
+)
 from lumos_jax.serving import model as model_lib
 from lumos_jax.serving.problems import Problem
 
@@ -105,16 +112,31 @@ class Answers(intent.Answers):
         x["events"] = []  # It is the user who is scored.
     return out
 
+  def _new_rows(self, user: history.User, ask: Any) -> list[encoder.Row]:
+    """The events of a question about events, encoded.
+
+    Raises:
+      Problem: One of them is wrong, or a day is asked for.
+    """
+    if ask.args.get("as_of") is not None:
+      raise problems.wrong(
+        "as_of: this run scores events, each at its own time: leave it out"
+      )
+    return self._scorer.encode(user, ask.args["events"])
+
+  def _scored_rows(self, user: history.User, ask: Any) -> list[encoder.Row]:
+    """The same, of which there must be one."""
+    rows = self._new_rows(user, ask)
+    if not rows:
+      raise problems.wrong("events: this run scores events: give at least one")
+    return rows
+
   def _risks_of_events(self, pairs: Pairs) -> list[Any]:
     out: list[Any] = [None] * len(pairs)
     records, places, owner = [], [], []
     for i, (user, ask) in enumerate(pairs):
       try:
-        rows = self._scorer.encode(user, ask.args["events"])
-        if not rows:
-          raise problems.wrong(
-            "events: this run scores events: give at least one"
-          )
+        rows = self._scored_rows(user, ask)
         after = self._scorer.extended(user, rows)
       except Problem as e:
         out[i] = e
@@ -143,11 +165,7 @@ class Answers(intent.Answers):
       if model.of_users:
         user, place = self._point(user, args)
       else:
-        if args["as_of"] is not None:
-          raise problems.wrong(
-            "as_of: this run scores events, each at its own time"
-          )
-        rows = self._scorer.encode(user, args["events"])
+        rows = self._new_rows(user, ask)
         user = self._scorer.extended(user, rows)
         place = len(user.all_rows(model.layout)) - 1
         if place < 0:
@@ -165,12 +183,7 @@ class Answers(intent.Answers):
     asked: list[tuple[int, list, history.User]] = []
     for i, (user, ask) in enumerate(pairs):
       try:
-        rows = self._scorer.encode(user, ask.args["events"])
-        if not rows:
-          raise problems.wrong(
-            "events: this run scores events: give at least one"
-          )
-        asked.append((i, rows, user))
+        asked.append((i, self._scored_rows(user, ask), user))
       except Problem as e:
         out[i] = e
     kept = self._states(

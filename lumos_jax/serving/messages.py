@@ -73,7 +73,12 @@ class ScoreRequest(UserRequest):
     max_length=32,
     description="In order of time; the last one is scored, after the others.",
   )
-  as_of: AsOf = None
+  as_of: AsOf = pydantic.Field(
+    default=None,
+    description="Of runs that score users: the day, a date or a day number; "
+    "default the day after all that is known. Events are scored at their own time, "
+    "and with it refused.",
+  )
 
 
 class WhyRequest(ScoreRequest):
