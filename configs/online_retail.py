@@ -12,7 +12,7 @@ from lumos_jax.presets import lumos
 
 def get_config(arg=None):
   """Arguments: path= (of the raw files), smoke, size=, steps=, seed=,
-  baselines=all."""
+  baselines= (states, all)."""
   args = config_lib.parse_arg(
     arg, path="", smoke=False, size="", steps=0, seed=0, baselines=""
   )

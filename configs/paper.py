@@ -16,7 +16,7 @@ from lumos_jax.presets import datasets, lumos
 
 def get_config(arg=None):
   """Arguments: data= (complete_journey, oulad), smoke, size=, steps=, seed=,
-  baselines=all."""
+  baselines= (states, all)."""
   args = config_lib.parse_arg(
     arg,
     data="complete_journey",

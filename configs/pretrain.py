@@ -15,7 +15,7 @@ from lumos_jax.presets import datasets, lumos
 
 def get_config(arg=None):
   """Arguments: smoke, size=, steps=, seed=, ablate= (one of no_future, ...),
-  baselines=all."""
+  baselines= (states, all)."""
   args = config_lib.parse_arg(
     arg, smoke=False, size="", steps=0, seed=0, ablate="", baselines=""
   )

@@ -18,7 +18,13 @@ NAMES = sorted(
   p.stem for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__"
 )
 ARGUMENTS = {
-  "pretrain": [None, "smoke", "size=large", "ablate=no_future"],
+  "pretrain": [
+    None,
+    "smoke",
+    "size=large",
+    "ablate=no_future",
+    "baselines=states",
+  ],
   "paper": [None, "size=large", "data=oulad", "smoke"],
   "oulad": [None, "size=large", "smoke"],
   "online_retail": [None, "size=large", "smoke"],

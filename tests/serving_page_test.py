@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("fastapi", reason='needs pip install -e ".[serve]"')
 
 import serving  # noqa: E402
+import tiny_hybrid  # noqa: E402
 import uvicorn  # noqa: E402
 
 from lumos_jax.serving import model as model_lib  # noqa: E402
@@ -35,9 +36,20 @@ def test_the_page_is_one_file_that_loads_nothing():
 @pytest.mark.skipif(
   BROWSER is None, reason="no chromium here: apt-get install it"
 )
-@pytest.mark.parametrize("module", [fake, fake_events], ids=["days", "events"])
-def test_the_page_shows_a_user(module, tmp_path, monkeypatch):
-  workdir, records, _ = serving.made_run(tmp_path, module)
+@pytest.mark.parametrize(
+  "module,config",
+  [
+    (fake, None),
+    (fake_events, None),
+    (fake_events, tiny_hybrid.config()),
+    pytest.param(
+      fake_events, tiny_hybrid.config(unit="event"), marks=pytest.mark.slow
+    ),
+  ],
+  ids=["days", "events", "hybrid", "hybrid_of_events"],
+)
+def test_the_page_shows_a_user(module, config, tmp_path, monkeypatch):
+  workdir, records, _ = serving.made_run(tmp_path, module, config)
   monkeypatch.setattr(
     model_lib.Model,
     "_data",
@@ -48,7 +60,11 @@ def test_the_page_shows_a_user(module, tmp_path, monkeypatch):
     # Compiled before the browser's clock runs.
     name, day = user, "112" if module is fake else ""
     ask = dict(user_id=user)
-    client.post("/next" if module is fake_events else "/forecast", **ask)
+    shot = "days" if module is fake else "events"
+    path = "/forecast" if module is fake else "/next"
+    if config is not None:
+      path, shot = "/why", f"hybrid_{config.data.unit}"
+    _, answer = client.post(path, **ask)
     config = uvicorn.Config(client._app, port=0, log_level="error", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -56,14 +72,22 @@ def test_the_page_shows_a_user(module, tmp_path, monkeypatch):
     while not server.started:
       time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
-    text = shown(f"http://127.0.0.1:{port}/#{name}|{day}", tmp_path, module)
+    text = shown(f"http://127.0.0.1:{port}/#{name}|{day}", tmp_path, shot)
     server.should_exit = True
     thread.join()
   assert f"{len(user and records.users)}" and 'class="wrong"' not in text
   assert "<h2>History</h2>" in text
   history = text[text.index("<h2>History</h2>") :]
   assert history.count("<tr>") > 5
-  if module is fake:
+  explained = re.search(r'<section id="why">.*?</section>', text, re.DOTALL)
+  assert bool(explained) == shot.startswith("hybrid")
+  if explained:
+    assert "<h3>buys</h3>" in explained[0]
+    for x in answer["events"][:10]:
+      assert f">{x['moved']:+.4f}<" in explained[0]
+    assert explained[0].count(f"item {answer['events'][0]['values']['item']}")
+    assert '<section id="next" hidden="">' in text
+  elif module is fake:
     assert "churn" in text and "<polyline" in text and "<circle" in text
     assert 'role="slider"' in text and "type sale" in text
   else:
@@ -71,7 +95,7 @@ def test_the_page_shows_a_user(module, tmp_path, monkeypatch):
     assert text.index("<h2>Next events</h2>") and "probability" in text
 
 
-def shown(address, tmp_path, module):
+def shown(address, tmp_path, shot):
   """The page's elements once it has asked for all it shows."""
   flags = [
     *("--headless=new", "--no-sandbox", "--disable-gpu"),
@@ -79,7 +103,7 @@ def shown(address, tmp_path, module):
     *("--virtual-time-budget=60000", "--window-size=1100,1800"),
   ]
   if SHOTS:
-    path = pathlib.Path(SHOTS) / f"page_{module.__name__}.png"
+    path = pathlib.Path(SHOTS) / f"page_{shot}.png"
     subprocess.run(
       [BROWSER, *flags, f"--screenshot={path}", address],
       capture_output=True,

@@ -36,6 +36,7 @@ def ran(tmp_path_factory):
       validation=dict(type="forecast", split="validation"),
       trees=dict(type="baseline_lightgbm", rounds=5, **small),
       line=dict(type="baseline_linear", penalties=(0.1,), **small),
+      states=dict(type="baseline_lightgbm_states", rounds=5, **small),
       naive=EVALS["baseline_naive"],
     )
   session = evaluate.Session(config, path, records, recipe, tasks)
@@ -78,11 +79,10 @@ def test_the_best_baseline_is_validations(ran):
 def test_the_stack_is_of_the_model_and_baselines_and_is_compared(ran):
   path, _, session = ran
   found = json.loads((path / "eval.json").read_text())
-  weights = [
-    found["stack"][f"weight/churn/{n}"] for n in ("forecast", "trees", "line")
-  ]
+  parts = ("forecast", "trees", "line", "states")
+  weights = [found["stack"][f"weight/churn/{n}"] for n in parts]
   assert sum(weights) == pytest.approx(1) and min(weights) > 0
-  for other in ("forecast", "trees", "line", "best", "naive"):
+  for other in (*parts, "best", "naive"):
     d = found[f"stack_vs_{other}"]["spend/wape/difference"]
     expected = found["stack"]["spend/wape"] - found[other]["spend/wape"]
     assert d == pytest.approx(expected)
@@ -90,10 +90,7 @@ def test_the_stack_is_of_the_model_and_baselines_and_is_compared(ran):
   e = session.evaluators
   logits = [
     np.log(p) - np.log1p(-p)
-    for p in (
-      np.float64(e[n].predictions.p["churn"])
-      for n in ("forecast", "trees", "line")
-    )
+    for p in (np.float64(e[n].predictions.p["churn"]) for n in parts)
   ]
   expected = sigmoid(np.tensordot(weights, logits, 1))
   np.testing.assert_allclose(

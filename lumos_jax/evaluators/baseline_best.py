@@ -29,7 +29,8 @@ class BaselineBest(base.Evaluator):
       ValueError: No tabular baseline of these users ran beside it.
     """
     del params
-    found = candidates(self)
+    # What stands on the model's states is no baseline of it.
+    found = {n: e for n, e in candidates(self).items() if not e.needs_params}
     if not found:
       raise ValueError(
         f"config.evals.{self.name} chooses among tabular baselines (such as "

@@ -4,8 +4,11 @@ from lumos_jax import config as config_lib
 
 # What a forecast is compared and stacked with: models on hand-made features.
 TABULAR = ("baseline_lightgbm", "baseline_linear", "baseline_calendar")
+# Beside what the model says of users, for the stack; minutes: `baselines=states`.
+STATES = ("baseline_lightgbm_states",)
 # As long again as all else of a run on two cores: `baselines=all`.
 LONG = ("baseline_catboost", "baseline_tabm")
+_MORE = {"": (), "states": STATES, "all": LONG}
 
 
 def weekly(c) -> None:
@@ -48,14 +51,14 @@ def evaluate(
   """Forecasts beside baselines', their stack, and the data set's questions.
 
   Raises:
-    ConfigError: `baselines` is neither "" nor "all".
+    ConfigError: `baselines` is none of "", "states" and "all".
   """
-  if baselines not in ("", "all"):
+  if baselines not in _MORE:
     raise config_lib.ConfigError(
-      f"config argument baselines={baselines}: there is only baselines=all"
+      f"config argument baselines={baselines}: use one of states, all"
     )
   own = c.evals
-  tabular = (*TABULAR, *(LONG if baselines else ()))
+  tabular = (*TABULAR, *_MORE[baselines])
   c.evals = dict(
     validation=dict(
       type="forecast", split="validation", every_steps=every_steps
@@ -91,11 +94,11 @@ def finish(c, args, size: str) -> None:
     t = c.train
     t.steps, t.batch_size, t.checkpoint_every = args.steps or 20, 16, 10
     c.optimizer.warmup_steps = 5
-    short = dict(baseline_lightgbm=dict(rounds=20))
+    short = {n: dict(rounds=20) for n in ("baseline_lightgbm", *STATES)}
     short |= dict(
       baseline_catboost=dict(rounds=20), baseline_tabm=dict(epochs=2)
     )
-    for name in {*TABULAR, *LONG} & set(c.evals):
+    for name in {*TABULAR, *STATES, *LONG} & set(c.evals):
       c.evals[name].update(n_origins=2, members=2, folds=2)
       c.evals[name].update(short.get(name, {}))
     if "what_if" in c.evals and c.evals.what_if.get("sweep_days"):

@@ -74,7 +74,7 @@ function asked() {
 
 async function look() {
   const mine = ++turn, user = {user_id: by("user").value};
-  for (const id of ["next", "forecast", "whatif", "history"])
+  for (const id of ["next", "forecast", "why", "whatif", "history"])
     by(id).hidden = true;
   by("state").textContent = "…";
   by("state").className = "";
@@ -102,6 +102,7 @@ async function look() {
         forecasts(found.forecasts));
       if (about.calendar.length) await whatIf(mine);
     }
+    if (about.answers.includes("why")) await why(mine);
     by("state").textContent = "";
   } catch (error) {
     if (mine !== turn) return;
@@ -117,6 +118,22 @@ function forecasts(found) {
       return [name, kind === "binary" ? "probability" : "amount", found[name],
         low === undefined ? "" : `${number(low)} to ${number(high)}`];
     }));
+}
+
+async function why(mine) {
+  const parts = [];
+  for (const task of Object.keys(about.tasks)) {  // One waits for another.
+    const found = await ask("/why", {...asked(), task, last: 10});
+    if (mine !== turn) return;
+    const p = 1 / (1 + Math.exp(-found.score));
+    const rows = found.events.map(e => [String(e.time), words(e.values),
+      (e.moved > 0 ? "+" : "") + e.moved.toFixed(4)]);
+    parts.push(el("h3", task),
+      el("p", `score ${p.toFixed(4)}, not calibrated; ` +
+        `${found.read} events were left out one by one`),
+      table(["time", "what", "moved"], rows));
+  }
+  show("why", ...parts);
 }
 
 async function whatIf(mine) {
