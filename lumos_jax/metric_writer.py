@@ -83,7 +83,8 @@ class MetricWriter:
     kept = [x for x in read(workdir) if start and x.get("step", 0) <= start]
     self._lines = [json.dumps(x) for x in kept]
     self._write_all()
-    self._begin = time.time()
+    # Durations are of a clock that nobody sets.
+    self._begin = time.monotonic()
     self._before = max((x.get("elapsed", 0.0) for x in kept), default=0.0)
     self._note_start(start)
     # TensorBoard's writer knows local files only; remote ones are copies.
@@ -99,7 +100,7 @@ class MetricWriter:
     self._file = None
     if not self._remote:
       self._file = (self._workdir / METRICS).open("a")
-    self._flushed = time.time()
+    self._flushed = time.monotonic()
 
   def write(
     self,
@@ -120,8 +121,8 @@ class MetricWriter:
     """
     if not self._active or not metrics:
       return
-    now = time.time()
-    elapsed = round(self._before + now - self._begin, 3)
+    now, clock = time.time(), time.monotonic()
+    elapsed = round(self._before + clock - self._begin, 3)
     line = {"step": int(step), "time": round(now, 3), "elapsed": elapsed}
     for name, value in metrics.items():
       value = float(value)
@@ -138,7 +139,7 @@ class MetricWriter:
         self._file.flush()
     else:
       self._lines.append(text)
-    if now - self._flushed > _FLUSH_SECONDS:
+    if clock - self._flushed > _FLUSH_SECONDS:
       self.flush()
 
   def flush(self) -> None:
@@ -148,7 +149,7 @@ class MetricWriter:
     with files.naming(self._events):
       self._board.flush()
     self._copy()
-    self._flushed = time.time()
+    self._flushed = time.monotonic()
 
   def close(self) -> None:
     """Flushes and closes; later writes do nothing."""
@@ -192,5 +193,5 @@ class MetricWriter:
   def _note_start(self, start: int) -> None:
     path = self._workdir / STARTS
     before = path.read_text() if start and path.exists() else ""
-    line = {"step": start, "time": round(self._begin, 3), **_machine()}
+    line = {"step": start, "time": round(time.time(), 3), **_machine()}
     path.write_text(before + json.dumps(line) + "\n")
