@@ -117,7 +117,8 @@ class _Reader:
     return self._reader.read(*args)
 
 
-def _inject(fault: Fault) -> None:
+def inject(fault: Fault) -> None:
+  """Makes it happen to this process."""
   if fault.changes or fault.count_to:
     sys.addaudithook(_Changes(fault))
   if fault.reads:
@@ -160,7 +161,7 @@ def _child(program: str, argv: list[str], log: str, fault: Fault) -> None:
   for descriptor in (1, 2):
     os.dup2(there, descriptor)
   os.setsid()  # Ends with all its workers, see `Program.kill`.
-  _inject(fault)
+  inject(fault)
   status = 0
   try:
     sys.argv = [program, *argv]
