@@ -200,13 +200,14 @@ class Suite:
   """Makes what promises need when the first one needs it."""
 
   def __init__(self, folder: pathlib.Path):
-    self.folder, self._made = folder, {}
+    # Tries lie below the world's folder, where changes of files are counted.
+    self.folder, self._made = folder / "all", {}
 
   def of(self, needs: str):
     """A `World`, `Runs` or `Loop`."""
     if needs not in self._made:
       if needs == "world":
-        made = data.World(self.folder / "world")
+        made = data.World(self.folder)
       elif needs == "runs":
         made = runs.Runs(self.of("world"))
       else:
