@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 
 import jax
-import tensorboardX
 from etils import epath
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 from lumos_jax import files
 
@@ -49,6 +50,44 @@ def _machine() -> dict[str, object]:
     "python": platform.python_version(),
     "jax": jax.__version__,
   }
+
+
+class _Board:
+  """TensorBoard's file, written by whoever calls.
+
+  tensorboardX' own writer has a thread, which a full disk or a clock that is set
+  back ends: whoever gives it points then waits for ever.
+  """
+
+  def __init__(self, folder: str, suffix: str, purge_step: int | None):
+    """Opens a file; events from `purge_step` on in older ones are hidden."""
+    os.makedirs(folder, exist_ok=True)
+    self._path = os.path.join(folder, "events")
+    with files.naming(folder):
+      self._writer = event_file_writer.EventsWriter(self._path, suffix)
+    if purge_step is not None:
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._put(step=purge_step, file_version="brain.Event:2")
+      self._put(step=purge_step, session_log=start)
+
+  def _put(self, **kw) -> None:
+    with files.naming(self._path):
+      self._writer.write_event(event_pb2.Event(**kw))
+
+  def add(self, series: str, value: float, step: int, seconds: float) -> None:
+    """A point of a series at a time (Unix seconds)."""
+    point = summary.scalar(series, value)
+    self._put(step=step, wall_time=seconds, summary=point)
+
+  def flush(self) -> None:
+    """Brings all points to the file."""
+    with files.naming(self._path):
+      self._writer.flush()
+
+  def close(self) -> None:
+    """Flushes and closes."""
+    with files.naming(self._path):
+      self._writer.close()
 
 
 class MetricWriter:
@@ -90,12 +129,11 @@ class MetricWriter:
     # TensorBoard's writer knows local files only; remote ones are copies.
     self._events = self._workdir / "tensorboard"
     self._local = tempfile.mkdtemp() if self._remote else ""
-    self._board = tensorboardX.SummaryWriter(
+    self._board = _Board(
       self._local or os.fspath(self._events),
-      purge_step=start + 1 if start else None,
-      flush_secs=int(_FLUSH_SECONDS),
       # Two starts within a second must not share a file.
-      filename_suffix=f".{os.getpid()}.{start}",
+      f".{os.getpid()}.{start}",
+      purge_step=start + 1 if start else None,
     )
     self._file = None
     if not self._remote:
@@ -130,7 +168,7 @@ class MetricWriter:
       line[name] = value if finite else None
       if finite and shown(name):
         series = _NOT_SHOWN.sub("_", name)
-        self._board.add_scalar(series, value, int(step), walltime=now)
+        self._board.add(series, value, int(step), now)
     text = json.dumps(line)
     if self._file:
       # Line by line: what was logged before a kill is there after it.

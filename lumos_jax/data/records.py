@@ -27,6 +27,7 @@ REJECTS = "rejects.parquet"
 SESSIONS = "sessions.parquet"  # Of clicks: whose, from when to when.
 BOTS = "bots"  # Split of sessions that are no people's.
 _BLOCK = 1024  # Records that are read at a time where all are.
+_LABELS = "columns of labels differ in length"
 _TOGETHER = 16  # Fewer records are decoded sooner one by one.
 
 
@@ -102,9 +103,13 @@ class Source:
 
   def __init__(self, paths: Sequence[str], schema: schema_lib.Schema):
     """Opens shards in their order."""
-    self._paths, self._schema = list(paths), schema
-    self._layout = layout(schema)
-    self._shards = shards_lib.Shards(self._paths)
+    self._paths = list(paths)
+    self._take(schema, shards_lib.Shards(self._paths))
+
+  def _take(self, schema: schema_lib.Schema, shards: shards_lib.Shards) -> None:
+    self._schema, self._layout = schema, layout(schema)
+    self._labels = [n for n in self._layout if n.startswith("label_")]
+    self._shards = shards
 
   def __getstate__(self):
     return {"paths": self._paths, "schema": self._schema}
@@ -140,9 +145,13 @@ class Source:
     """What `_decode` makes of each record; raises ValueError, KeyError."""
     spans, count = wire.byte_features(found), len(found)
     rows = spans["day"][1] // self._layout["day"][0].itemsize
+    none = 0 * rows, 0 * rows
+    size = lambda n: spans.get(n, none)[1] // self._layout[n][0].itemsize
+    if any(np.any(size(n) != size(self._labels[0])) for n in self._labels):
+      raise ValueError(_LABELS)
     shared, columns = {"key": ""}, {}
     for name, (dtype, shape) in self._layout.items():
-      first, size = spans.get(name, (0 * rows, 0 * rows))
+      first, size = spans.get(name, none)
       if name == "time":
         extents = (rows,)
       elif shape == (None,):
@@ -193,6 +202,8 @@ class Source:
         elif len(shape) == 2:
           shape = (rows, shape[1])
         out[name] = values.reshape(shape)
+      if len({len(out[name]) for name in self._labels}) > 1:
+        raise ValueError(_LABELS)
       return out
     except Exception as e:  # Foreign bytes fail in many ways.
       raise DataError(

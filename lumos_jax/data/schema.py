@@ -292,6 +292,7 @@ class Schema:
         doc[table] = tuple(_field(f) for f in doc[table])
       doc["events"] = tuple(_field(f) for f in doc.get("events", ()))
       doc["labels"] = tuple(typed.build(Label, d) for d in doc["labels"])
+      typed.check_tokens({t: doc[t] for t in TABLES})
       return typed.check(cls(**doc))
     except SchemaError:
       raise

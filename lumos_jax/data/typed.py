@@ -4,7 +4,10 @@ import functools
 import math
 import types
 import typing
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from lumos_jax.data import fields as fields_lib
 
 
 def check(value: Any) -> Any:
@@ -45,6 +48,25 @@ def _is(value: Any, kind: Any) -> bool:
   if kind is float:
     return isinstance(value, int | float) and math.isfinite(value)
   return isinstance(value, kind)
+
+
+def check_tokens(tables: Mapping[str, Sequence[Any]]) -> None:
+  """Raises ValueError where a token is made of ids that its parts do not have.
+
+  Args:
+    tables: {table: fields}.
+  """
+  for fields in tables.values():
+    sizes = {f.name: f.size for f in fields if fields_lib.has_ids(f)}
+    for f in fields:
+      if not isinstance(f, fields_lib.Composite):
+        continue
+      ends = [sizes[n] for n in f.of]
+      for token in f.values or ():
+        if len(token) != len(ends) or not all(
+          fields_lib.ANY <= i < end for i, end in zip(token, ends, strict=True)
+        ):
+          raise ValueError(f"{f.name!r} has a token {token} of no such ids")
 
 
 def build(cls: type, doc: dict[str, Any]) -> Any:
