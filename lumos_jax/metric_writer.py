@@ -217,13 +217,16 @@ class MetricWriter:
       (self._events / path.name).write_bytes(path.read_bytes())
 
   def _write_all(self) -> None:
-    """Replaces metrics.jsonl atomically by the lines in memory."""
-    path = self._workdir / METRICS
-    text = "".join(x + "\n" for x in self._lines)
+    """Replaces metrics.jsonl by the lines in memory."""
+    self._replace(METRICS, "".join(x + "\n" for x in self._lines))
+
+  def _replace(self, name: str, text: str) -> None:
+    """Writes a file that is whole, the old one or the new one, at any moment."""
+    path = self._workdir / name
     if self._remote:  # A write replaces an object as a whole.
       path.write_text(text)
       return
-    aside = self._workdir / f".{METRICS}.new"
+    aside = self._workdir / f".{name}.new"
     with files.naming(path):
       aside.write_text(text)
       aside.replace(path)
@@ -232,4 +235,4 @@ class MetricWriter:
     path = self._workdir / STARTS
     before = path.read_text() if start and path.exists() else ""
     line = {"step": start, "time": round(time.time(), 3), **_machine()}
-    path.write_text(before + json.dumps(line) + "\n")
+    self._replace(STARTS, before + json.dumps(line) + "\n")
