@@ -278,12 +278,15 @@ def main() -> int:
     for p in PROMISES:
       print(f"{p.name:30s} {p.fault}: {p.promise}")
     return 0
+  data.programs.server()
   names = [n for n in args.only.split(",") if n] or list(known)
   if unknown := [n for n in names if n not in known]:
     parser.error(f"--only: no {unknown}; there are {list(known)}")
   broken = 0
   with tempfile.TemporaryDirectory(prefix="lumos_faults") as folder:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{folder}/compilations"
+    # Kept: the next call compiles nothing.
+    cache = pathlib.Path(tempfile.gettempdir(), "lumos_faults_compilations")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     suite = Suite(pathlib.Path(folder))
     print(f"{'promise':30s} tries  kept  seconds", flush=True)
