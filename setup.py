@@ -105,6 +105,8 @@ TEST = [
   "schemathesis>=4.0",
   "setuptools>=70.1",  # Builds wheels by itself.
 ]
+# Coverage-guided fuzzing (benchmarks/fuzz.py): wheels for Linux alone.
+FUZZ = ["atheris>=3.0; sys_platform == 'linux'", "hypothesis>=6.150"]
 DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0"]
 REMOTE = ["etils[epath-gcs]>=1.14"]
 
@@ -157,6 +159,7 @@ setuptools.setup(
     "sources": SOURCES,
     "test": TEST,
     "docs": DOCS,
+    "fuzz": FUZZ,
     "notebook": [*DEMO, "jupyterlab>=4.5"],
     "tensorboard": ["tensorboard>=2.20"],
     "gcs": REMOTE,

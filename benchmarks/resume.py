@@ -24,9 +24,12 @@ import time
 
 import numpy as np
 import orbax.checkpoint as ocp
-import results
 
-from lumos_jax import metric_writer
+# Run as a script, Python puts benchmarks/ on the path, not the root.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+
+from benchmarks import results  # noqa: E402
+from lumos_jax import metric_writer  # noqa: E402
 
 # Muon, dropout and a moving average, as the default job; nothing but training.
 CONFIG = """

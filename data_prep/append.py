@@ -66,6 +66,7 @@ def append(
   """
   if late not in _LATE:
     raise InputError(f"late={late!r}: use one of {list(_LATE)}")
+  place.recover(epath.Path(path))
   data = records_lib.Records.open(path)
   fitted = fitted_lib.load(path)
   salt = None

@@ -19,6 +19,7 @@ from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
 from lumos_jax.data import records as records_lib
+from lumos_jax.data import shards as shards_lib
 
 from . import encode, engine, overlap, room, spill
 
@@ -330,10 +331,7 @@ def _shard_stats(builder: Users, place) -> dict:
       "shards": files,
     }
     for f in files:
-      shards[f] = {
-        "bytes": (place / f).stat().length,
-        "sha256": records_lib.checksum(place / f),
-      }
+      shards[f] = shards_lib.entry(place / f)
   return {
     "splits": splits,
     "shards": shards,

@@ -67,6 +67,7 @@ def forget(
   if not users:
     raise InputError("no user to forget")
   for place in places:
+    place_lib.recover(epath.Path(place))
     if not epath.Path(place).is_dir():
       raise InputError(f"{place} is no folder")
   paths, gone = [pathlib.Path(p) for p in places], _forms(users)

@@ -3,17 +3,17 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from etils import epath
 
-from lumos_jax.data import records as records_lib
+from lumos_jax.data import shards as shards_lib
 
 from . import builder, room
 
 INFO = "dataset_info.json"
-_NEW = ".new"
-_LEFT = (builder.INCOMPLETE, room.SPILL, _NEW)
+NEW, _OLD = ".new", ".old"
+_LEFT = (builder.INCOMPLETE, room.SPILL, NEW)
 
 
 @contextlib.contextmanager
@@ -28,12 +28,8 @@ def renewed(path: epath.Path, keep_shards: bool = True) -> Iterator[epath.Path]:
   Raises:
     FileExistsError: Another process writes the data set.
   """
-  for ending in _LEFT:
-    left = path.parent / f"{path.name}{ending}"
-    if left.exists():
-      room.claim(left, lambda _: None)
-      left.rmtree()
-  new = path.parent / f"{path.name}{_NEW}"
+  clean(path, lambda _: None)
+  new = path.parent / f"{path.name}{NEW}"
   room.claim(new, lambda _: None)
   try:
     yield new
@@ -42,14 +38,46 @@ def renewed(path: epath.Path, keep_shards: bool = True) -> Iterator[epath.Path]:
       shard = ".array_record" in file.name
       if not (new / file.name).exists() and (keep_shards or not shard):
         _same(file, new / file.name)
-    # A crash between these leaves the new version, whole, under its own name.
-    old = path.parent / f"{path.name}{builder.INCOMPLETE}"
-    path.rename(old)
-    new.rename(path)
-    old.rmtree()
+    swap(new, path)
   finally:
     if new.exists() and path.exists():
       new.rmtree()
+
+
+def clean(path: epath.Path, say: Callable[[str], None]) -> None:
+  """Removes what interrupted runs left beside the data set.
+
+  Raises:
+    FileExistsError: Another process writes there.
+  """
+  recover(path)
+  for ending in _LEFT:
+    left = path.parent / f"{path.name}{ending}"
+    if left.exists():
+      room.claim(left, say)
+      left.rmtree()
+
+
+def swap(new: epath.Path, path: epath.Path) -> None:
+  """Puts a whole new version in the place of the old one.
+
+  A crash between the two renames leaves no data set under the name, but the old
+  one beside it, which `recover` puts back.
+  """
+  old = path.parent / f"{path.name}{_OLD}"
+  path.rename(old)
+  new.rename(path)
+  old.rmtree()
+
+
+def recover(path: epath.Path) -> None:
+  """Mends what a crash within `swap` left: an old version beside its place."""
+  old = path.parent / f"{path.name}{_OLD}"
+  if old.exists():
+    if path.exists():
+      old.rmtree()
+    else:
+      old.rename(path)
 
 
 def _same(source: epath.Path, target: epath.Path) -> None:
@@ -62,11 +90,5 @@ def _same(source: epath.Path, target: epath.Path) -> None:
 
 
 def checksums(folder: epath.Path, files: Iterable[str]) -> dict[str, dict]:
-  """{shard: {"bytes", "sha256"}}, for stats.json."""
-  return {
-    f: {
-      "bytes": (folder / f).stat().length,
-      "sha256": records_lib.checksum(folder / f),
-    }
-    for f in files
-  }
+  """{shard: what stats.json keeps of it}."""
+  return {f: shards_lib.entry(folder / f) for f in files}

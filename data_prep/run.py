@@ -1,5 +1,6 @@
 """prepare(): a source and its options -> a complete data directory."""
 
+import contextlib
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ from lumos_jax.data import records as records_lib
 
 from . import builder, engine, sources
 from . import fitted as fitted_lib
+from . import place as place_lib
 from . import room as room_lib
 from .inputs import InputError
 
@@ -98,9 +100,13 @@ def prepare(
   if fitted:
     known = fitted_lib.load(fitted)
     contents["fitted"] = known.schema.model_hash
+  place_lib.recover(path)
   if _is_there(path, contents, overwrite):
     say(f"{path} is complete: nothing to do")
+    with contextlib.suppress(FileExistsError):  # Someone makes another version.
+      place_lib.clean(path, say)
     return path
+  place_lib.clean(path, say)
   with room_lib.room(raw, path, memory_gib, say, beam) as spill:
     try:
       prepared = engine.prepare(raw, known, spill, salt, k_anonymous)
@@ -109,12 +115,13 @@ def prepare(
       files = ", ".join(raw.pieces)
       raise InputError(f"{source}: cannot read one of {files}: {e}") from e
     say(f"writing {len(prepared.users.keys):,} users to {path}")
-    new = path if not path.exists() else path.parent / f"{path.name}.new"
+    new = path
+    if path.exists():
+      new = path.parent / f"{path.name}{place_lib.NEW}"
     extra = {"contents": contents}
     stats = builder.write(prepared, new, extra, num_shards, say)
   if new != path:
-    path.rmtree()
-    new.rename(path)
+    place_lib.swap(new, path)
   say(f"done: {path}")
   if not quiet:
     print(summary(stats, time.monotonic() - start), file=sys.stderr)

@@ -15,6 +15,7 @@ from lumos_jax.state import State
 
 T = TypeVar("T")
 DAMAGED = "damaged_checkpoints"  # Of a workdir: steps that could not be read.
+_FOR_EVER = 100 * 365 * 24 * 3600  # Seconds.
 # What the transport between processes and the coordination service write.
 _PEER_GONE = ("by peer", "Gloo", "coordination service", "task died")
 
@@ -35,6 +36,17 @@ def _lost_a_process(error: BaseException | None) -> bool:
       return True
     error = error.__cause__ or error.__context__
   return False
+
+
+def _patience() -> ocp.AsyncOptions | None:
+  """How long a write may take by the wall clock, by which Orbax counts.
+
+  That clock may be set ahead meanwhile. A single process waits for no other one,
+  so that it need not give up; several keep Orbax's 20 minutes.
+  """
+  if jax.process_count() > 1:
+    return None
+  return ocp.AsyncOptions(timeout_secs=_FOR_EVER)
 
 
 def _restore_args(abstract, **kw) -> ocp.args.PyTreeRestore:
@@ -78,6 +90,7 @@ class Checkpoints:
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
+        async_options=_patience(),
       ),
       item_handlers={
         "state": ocp.PyTreeCheckpointHandler(),

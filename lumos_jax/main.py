@@ -33,7 +33,7 @@ from lumos_jax import (
 )
 from lumos_jax import config as config_lib
 from lumos_jax import recipes as recipes_lib
-from lumos_jax.data import records
+from lumos_jax.data import hosts, records
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import predict
@@ -69,6 +69,7 @@ ERRORS = (
   schema_lib.SchemaError,
   train.NotFinite,
   lock.WorkdirBusy,
+  hosts.WorkerLost,
 )
 
 

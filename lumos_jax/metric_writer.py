@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 
 import jax
-import tensorboardX
 from etils import epath
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
 
 from lumos_jax import files
 
@@ -51,6 +52,44 @@ def _machine() -> dict[str, object]:
   }
 
 
+class _Board:
+  """TensorBoard's file, written by whoever calls.
+
+  tensorboardX' own writer has a thread, which a full disk or a clock that is set
+  back ends: whoever gives it points then waits for ever.
+  """
+
+  def __init__(self, folder: str, suffix: str, purge_step: int | None):
+    """Opens a file; events from `purge_step` on in older ones are hidden."""
+    os.makedirs(folder, exist_ok=True)
+    self._path = os.path.join(folder, "events")
+    with files.naming(folder):
+      self._writer = event_file_writer.EventsWriter(self._path, suffix)
+    if purge_step is not None:
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._put(step=purge_step, file_version="brain.Event:2")
+      self._put(step=purge_step, session_log=start)
+
+  def _put(self, **kw) -> None:
+    with files.naming(self._path):
+      self._writer.write_event(event_pb2.Event(**kw))
+
+  def add(self, series: str, value: float, step: int, seconds: float) -> None:
+    """A point of a series at a time (Unix seconds)."""
+    point = summary.scalar(series, value)
+    self._put(step=step, wall_time=seconds, summary=point)
+
+  def flush(self) -> None:
+    """Brings all points to the file."""
+    with files.naming(self._path):
+      self._writer.flush()
+
+  def close(self) -> None:
+    """Flushes and closes."""
+    with files.naming(self._path):
+      self._writer.close()
+
+
 class MetricWriter:
   """Writes metrics of process 0; on the others it does nothing.
 
@@ -83,23 +122,23 @@ class MetricWriter:
     kept = [x for x in read(workdir) if start and x.get("step", 0) <= start]
     self._lines = [json.dumps(x) for x in kept]
     self._write_all()
-    self._begin = time.time()
+    # Durations are of a clock that nobody sets.
+    self._begin = time.monotonic()
     self._before = max((x.get("elapsed", 0.0) for x in kept), default=0.0)
     self._note_start(start)
     # TensorBoard's writer knows local files only; remote ones are copies.
     self._events = self._workdir / "tensorboard"
     self._local = tempfile.mkdtemp() if self._remote else ""
-    self._board = tensorboardX.SummaryWriter(
+    self._board = _Board(
       self._local or os.fspath(self._events),
-      purge_step=start + 1 if start else None,
-      flush_secs=int(_FLUSH_SECONDS),
       # Two starts within a second must not share a file.
-      filename_suffix=f".{os.getpid()}.{start}",
+      f".{os.getpid()}.{start}",
+      purge_step=start + 1 if start else None,
     )
     self._file = None
     if not self._remote:
       self._file = (self._workdir / METRICS).open("a")
-    self._flushed = time.time()
+    self._flushed = time.monotonic()
 
   def write(
     self,
@@ -120,8 +159,8 @@ class MetricWriter:
     """
     if not self._active or not metrics:
       return
-    now = time.time()
-    elapsed = round(self._before + now - self._begin, 3)
+    now, clock = time.time(), time.monotonic()
+    elapsed = round(self._before + clock - self._begin, 3)
     line = {"step": int(step), "time": round(now, 3), "elapsed": elapsed}
     for name, value in metrics.items():
       value = float(value)
@@ -129,7 +168,7 @@ class MetricWriter:
       line[name] = value if finite else None
       if finite and shown(name):
         series = _NOT_SHOWN.sub("_", name)
-        self._board.add_scalar(series, value, int(step), walltime=now)
+        self._board.add(series, value, int(step), now)
     text = json.dumps(line)
     if self._file:
       # Line by line: what was logged before a kill is there after it.
@@ -138,7 +177,7 @@ class MetricWriter:
         self._file.flush()
     else:
       self._lines.append(text)
-    if now - self._flushed > _FLUSH_SECONDS:
+    if clock - self._flushed > _FLUSH_SECONDS:
       self.flush()
 
   def flush(self) -> None:
@@ -148,7 +187,7 @@ class MetricWriter:
     with files.naming(self._events):
       self._board.flush()
     self._copy()
-    self._flushed = time.time()
+    self._flushed = time.monotonic()
 
   def close(self) -> None:
     """Flushes and closes; later writes do nothing."""
@@ -178,13 +217,16 @@ class MetricWriter:
       (self._events / path.name).write_bytes(path.read_bytes())
 
   def _write_all(self) -> None:
-    """Replaces metrics.jsonl atomically by the lines in memory."""
-    path = self._workdir / METRICS
-    text = "".join(x + "\n" for x in self._lines)
+    """Replaces metrics.jsonl by the lines in memory."""
+    self._replace(METRICS, "".join(x + "\n" for x in self._lines))
+
+  def _replace(self, name: str, text: str) -> None:
+    """Writes a file that is whole, the old one or the new one, at any moment."""
+    path = self._workdir / name
     if self._remote:  # A write replaces an object as a whole.
       path.write_text(text)
       return
-    aside = self._workdir / f".{METRICS}.new"
+    aside = self._workdir / f".{name}.new"
     with files.naming(path):
       aside.write_text(text)
       aside.replace(path)
@@ -192,5 +234,5 @@ class MetricWriter:
   def _note_start(self, start: int) -> None:
     path = self._workdir / STARTS
     before = path.read_text() if start and path.exists() else ""
-    line = {"step": start, "time": round(self._begin, 3), **_machine()}
-    path.write_text(before + json.dumps(line) + "\n")
+    line = {"step": start, "time": round(time.time(), 3), **_machine()}
+    self._replace(STARTS, before + json.dumps(line) + "\n")

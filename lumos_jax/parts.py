@@ -114,7 +114,9 @@ class Export:
           f"{self.out} holds another export ({'; '.join(differ)}): choose "
           "another --out, or remove it"
         )
-    elif self.out.exists() and any(self.out.iterdir()):
+    elif self.out.exists() and any(
+      p.name != predict.aside(path).name for p in self.out.iterdir()
+    ):
       raise ExportError(
         f"{self.out} is not empty and holds no {MANIFEST}: choose another --out"
       )

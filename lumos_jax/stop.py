@@ -2,12 +2,20 @@
 
 import signal
 import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
+
+T = TypeVar("T")
 
 
 class Stopped(RuntimeError):
   """A signal asked to stop; the state was saved."""
+
+
+class Interrupted(BaseException):
+  """Ends what `StopSignal.at_once` runs; no error of its."""
 
 
 class StopSignal:
@@ -18,7 +26,7 @@ class StopSignal:
   """
 
   def __enter__(self):
-    self.name, self._count = "", 0
+    self.name, self._count, self._ends = "", 0, False
     self._old = {}
     self._many = jax.process_count() > 1
     try:
@@ -42,6 +50,25 @@ class StopSignal:
       print("saving first; once more stops without it", file=sys.stderr)
     if self._count > 2:
       raise KeyboardInterrupt
+    if self._ends:
+      raise Interrupted
+
+  def at_once(self, run: Callable[[], T]) -> T | None:
+    """What `run` gives; None where a signal ended it, or came before.
+
+    For what changes no state, as evaluators do: whoever sends SIGTERM often kills
+    half a minute later. Processes of one run must stop together, so there it is
+    run to its end.
+    """
+    if self.name:
+      return None
+    self._ends = not self._many and bool(self._old)
+    try:
+      return run()
+    except Interrupted:
+      return None
+    finally:
+      self._ends = False
 
   def release(self):
     """Gives the signals back to whoever had them."""

@@ -32,9 +32,8 @@ from lumos_jax import stop as stop_lib
 from lumos_jax.data import pipeline
 
 Evaluate = Callable[[int, dict[str, jax.Array], bool], dict[str, float]]
-
-
 Stopped = stop_lib.Stopped
+_AGAIN = "the same command resumes from there"
 
 
 class NotFinite(RuntimeError):
@@ -340,7 +339,8 @@ def _loop(
     def evaluated(n, last, params=None):
       if not evaluate:
         return {}
-      values = evaluate(n, params or state_lib.eval_params(state), last) or {}
+      params = params or state_lib.eval_params(state)
+      values = stop.at_once(lambda: evaluate(n, params, last)) or {}
       writer.write(n, values, shown)
       return values
 
@@ -365,6 +365,10 @@ def _loop(
             last = True
         if last:  # All is saved: a signal need not wait for the evaluators.
           checkpoints.wait()
+          if stop.name:
+            raise stop_lib.Stopped(
+              f"{stop.name}: all steps are saved; {_AGAIN}"
+            )
           stop.release()
           if cfg.evaluate_best and n == cfg.steps:
             best.note(n, evaluated(n, False))
@@ -385,8 +389,7 @@ def _loop(
         save(n)
         name = stop.name or "a signal to one process"
         raise stop_lib.Stopped(
-          f"{name}: saved step {n} of {cfg.steps}; the same command resumes from "
-          "there"
+          f"{name}: saved step {n} of {cfg.steps}; {_AGAIN}"
         )
       begin = time.perf_counter()
       batch = next(batches)

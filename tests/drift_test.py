@@ -9,6 +9,7 @@ from lumos_jax.data_prep import __main__ as cli
 from lumos_jax.data_prep import drift
 from lumos_jax.data_prep.inputs import InputError
 
+from lumos_jax import report
 from tests import tiny_data
 
 DESCRIPTION = """
@@ -167,3 +168,25 @@ def test_stability_is_the_formula_and_zero_for_equal_shares():
   x, y = (a + 0.5) / 1001, (b + 0.5) / 1001
   wanted = float(((y - x) * np.log(y / x)).sum())
   assert drift.stability(a, b)[0] == pytest.approx(wanted)
+
+
+def test_the_report_of_a_run_shows_it(tmp_path, reference):
+  run = tmp_path / "run"
+  run.mkdir()
+  (run / "config.json").write_text('{"name": "r", "recipe": "lumos"}')
+  assert 'id="drift"' not in report.build(run).read_text()
+  path = new(tmp_path, reference, first=100, amount=pl.col("amount") * 3)
+  flags = [f"--reference={reference}", f"--new={path}"]
+  assert drift.main([*flags, f"--out={run / 'drift.json'}"]) == 0
+  found = json.loads((run / "drift.json").read_text())["fields"]
+  text = report.build(run, path).read_text()
+  section = text.partition('id="drift"')[2].partition("</section>")[0]
+  assert "4,000 rows from 2020-04-10 up to 2020-07-19" in section
+  first = section.partition("<tbody>")[2].partition("</tr>")[0]
+  amount = found["activity.amount"]
+  assert amount["verdict"] == "shifted"
+  for cell in ("activity.amount", "shifted", f"{amount['index']:.3f}"):
+    assert cell in first
+  assert "label" in section and ">left<" in section
+  (run / "drift.json").write_text("{")
+  assert "drift.json cannot be read" in report.build(run).read_text()

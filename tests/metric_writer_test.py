@@ -1,8 +1,11 @@
 """Metrics on disk and progress on screen."""
 
+import errno
 import io
 import json
 import logging
+import os
+from unittest import mock
 
 import fsspec
 import numpy as np
@@ -160,3 +163,25 @@ def test_libraries_are_quiet_but_for_warnings():
   )
   assert not passes("/x/site-packages/orbax/a.py", logging.INFO)
   assert passes("/x/lumos_jax/train.py", logging.INFO)
+
+
+def test_a_full_disk_is_an_error_and_no_wait(tmp_path, monkeypatch):
+  """A thread that the error ended would leave the run waiting for ever."""
+  full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  writer = metric_writer.MetricWriter(tmp_path)
+  with monkeypatch.context() as m:
+    m.setattr(writer._board._writer, "write_event", mock.Mock(side_effect=full))
+    for step in range(30):  # More than a queue would hold.
+      with pytest.raises(OSError, match="No space left .*tensorboard"):
+        writer.write(step, {"loss": 1.0})
+  writer.close()
+
+
+def test_durations_do_not_follow_a_clock_that_is_set(tmp_path, monkeypatch):
+  now = iter([1e9, 4e9, 1e6, 2e9, 5.0, *[3e9] * 20])
+  monkeypatch.setattr(metric_writer.time, "time", lambda: next(now))
+  with metric_writer.MetricWriter(tmp_path) as w:
+    for step in range(3):
+      w.write(step, {"loss": 1.0})
+  elapsed = [x["elapsed"] for x in metric_writer.read(tmp_path)]
+  assert elapsed == sorted(elapsed) and 0 <= elapsed[0] <= elapsed[-1] < 60

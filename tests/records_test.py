@@ -83,8 +83,26 @@ def test_foreign_and_damaged_shard(path):
   with pytest.raises(records.DataError, match=rf"{shard.name} is damaged"):
     opened.verify()
   shard.write_bytes(b"x" * len(data))
-  with pytest.raises(records.DataError, match=rf"{shard.name} is no Array"):
+  with pytest.raises(records.DataError, match=rf"{shard.name} is damaged, or"):
     records.Records.open(path).source("train")
+  with pytest.raises(records.DataError, match=rf"{shard.name} is no Array"):
+    records.Source([str(shard)], opened.schema)
+
+
+def test_a_foreign_shard_of_equal_size_is_refused(path):
+  """Files are padded: those of small data sets have equal sizes."""
+  a, b = sorted(path.glob("*.array_record*"))[:2]
+  assert a.stat().length == b.stat().length
+  known = len(records.Records.open(path).source("train"))
+  a.write_bytes(b.read_bytes())
+  with pytest.raises(records.DataError, match=f"{a.name} .*another data set's"):
+    records.Records.open(path).source("train")
+  # Older data sets do not say how their shards end.
+  stats = json.loads((path / records.STATS).read_text())
+  for entry in stats["shards"].values():
+    del entry["end"]
+  (path / records.STATS).write_text(json.dumps(stats))
+  assert len(records.Records.open(path).source("train")) == known
 
 
 def test_foreign_records_of_the_right_number(path, tmp_path):

@@ -155,6 +155,10 @@ class Vector:
   name: str
   size: int = 0
 
+  def __post_init__(self):
+    if self.size < 0:
+      raise SchemaError(f"field {self.name!r}: size = {self.size}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Binned:

@@ -1,7 +1,8 @@
 """What both pipelines share: a host's shuffled users, and worker processes."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import grain
@@ -22,6 +23,10 @@ def shuffled(source: Sequence[Any], seed: int) -> grain.MapDataset:
   """
   # Not repeat(): Grain's batches of one would overflow counting them.
   return grain.MapDataset.source(source).seed(seed).shuffle().repeat(_EPOCHS)
+
+
+class WorkerLost(RuntimeError):
+  """A worker process of the loader is gone."""
 
 
 class Block:
@@ -157,6 +162,22 @@ def read_ahead(
     num_threads=threads, prefetch_buffer_size=elements
   )
   return workers(in_order(dataset).to_iter_dataset(options), cfg.workers)
+
+
+@contextlib.contextmanager
+def naming_lost_workers() -> Iterator[None]:
+  """Errors of Grain about a process that is gone become `WorkerLost`."""
+  try:
+    yield
+  except RuntimeError as e:
+    if "Worker process was terminated" not in str(e):
+      raise
+    reason = str(e).partition("unexpectedly ")[2].partition(".")[0]
+    raise WorkerLost(
+      f"a worker process of the loader ended {reason}; the system kills one where "
+      "memory is short, and fewer data.workers need less. The same command resumes "
+      "from the newest checkpoint"
+    ) from e
 
 
 def close(iterator: grain.DatasetIterator) -> None:

@@ -333,7 +333,8 @@ class DevicePrefetch:
 
   def __next__(self) -> Batch:
     while len(self._queue) < self._depth:
-      batch = self._put(next(self._iterator))
+      with hosts_lib.naming_lost_workers():
+        batch = self._put(next(self._iterator))
       self._queue.append((batch, self._iterator.get_state()))
     batch, self._state = self._queue.popleft()
     return batch

@@ -5,33 +5,30 @@ read directly, several times faster than through the generic decoder; its
 `builder_from_directory(path)` opens the same directory.
 """
 
-import concurrent.futures
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
-from array_record.python import array_record_module
 from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2
 
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import schema as schema_lib
+from lumos_jax.data import shards as shards_lib
 from lumos_jax.data import wire
+from lumos_jax.data.shards import DataError, checksum
 
+T = TypeVar("T")
 STATS, SCHEMA, CALENDAR = "stats.json", "schema.json", "calendar.npz"
 REJECTS = "rejects.parquet"
 SESSIONS = "sessions.parquet"  # Of clicks: whose, from when to when.
 BOTS = "bots"  # Split of sessions that are no people's.
-_THREADS = 16  # That read shards at a time.
 _BLOCK = 1024  # Records that are read at a time where all are.
+_LABELS = "columns of labels differ in length"
 _TOGETHER = 16  # Fewer records are decoded sooner one by one.
-
-
-class DataError(ValueError):
-  """A data set is absent, incomplete or damaged; says what to do."""
 
 
 def directory_name(source: str, options: Mapping[str, Any]) -> str:
@@ -95,71 +92,6 @@ def stored(schema: schema_lib.Schema) -> list[str]:
   return names
 
 
-class _Shards:
-  """Random access to the bytes of several files' records, from any thread.
-
-  ArrayRecordDataSource starts threads for every call: for 64 records it takes
-  six times as long.
-  """
-
-  def __init__(self, paths: Sequence[str]):
-    def open_one(path):
-      # These options are ArrayRecord's own for reading at random.
-      reader = array_record_module.ArrayRecordReader(
-        path, options="readahead_buffer_size:0", file_reader_buffer_size=32768
-      )
-      if not reader.ok():
-        raise DataError(
-          f"{path} is no ArrayRecord file: prepare the data again"
-        )
-      return reader
-
-    self._pool = concurrent.futures.ThreadPoolExecutor(_THREADS)
-    self._paths = list(paths)
-    self._readers = list(self._pool.map(open_one, paths))
-    counts = [reader.num_records() for reader in self._readers]
-    self._first = np.cumsum([0, *counts])
-
-  def __len__(self) -> int:
-    return int(self._first[-1])
-
-  def read(self, positions: Sequence[int]) -> list[bytes]:
-    """Records at positions over all files, in their order."""
-    if len(self._readers) == 1:
-      return self._read(0, list(positions))
-    at = np.asarray(positions, np.int64)
-    shard = np.searchsorted(self._first, at, side="right") - 1
-    order = np.argsort(shard, kind="stable")
-    ends = np.cumsum(np.bincount(shard, minlength=len(self._readers)))
-    parts = {
-      i: found
-      for i, found in enumerate(np.split(order, ends[:-1]))
-      if len(found)
-    }
-    read_one = lambda i: self._read(i, (at[parts[i]] - self._first[i]).tolist())
-    out = [b""] * len(at)
-    spread = self._pool.map if len(parts) > 1 else map
-    for i, found in zip(parts, spread(read_one, parts), strict=True):
-      for place, data in zip(parts[i].tolist(), found, strict=True):
-        out[place] = data
-    return out
-
-  def _read(self, shard: int, places: list[int]) -> list[bytes]:
-    try:
-      return self._readers[shard].read(places)
-    except Exception as e:  # The reader's own, or the system's.
-      reason = str(e).partition(";")[0]
-      raise DataError(
-        f"shard {self._paths[shard]} is damaged ({reason}): prepare the data "
-        "again"
-      ) from e
-
-  def path(self, position: int) -> str:
-    """The file that holds a record."""
-    shard = np.searchsorted(self._first, position, side="right") - 1
-    return self._paths[shard]
-
-
 class Source:
   """Random access to the records of one split; safe to read from threads.
 
@@ -171,9 +103,13 @@ class Source:
 
   def __init__(self, paths: Sequence[str], schema: schema_lib.Schema):
     """Opens shards in their order."""
-    self._paths, self._schema = list(paths), schema
-    self._layout = layout(schema)
-    self._shards = _Shards(self._paths)
+    self._paths = list(paths)
+    self._take(schema, shards_lib.Shards(self._paths))
+
+  def _take(self, schema: schema_lib.Schema, shards: shards_lib.Shards) -> None:
+    self._schema, self._layout = schema, layout(schema)
+    self._labels = [n for n in self._layout if n.startswith("label_")]
+    self._shards = shards
 
   def __getstate__(self):
     return {"paths": self._paths, "schema": self._schema}
@@ -209,9 +145,13 @@ class Source:
     """What `_decode` makes of each record; raises ValueError, KeyError."""
     spans, count = wire.byte_features(found), len(found)
     rows = spans["day"][1] // self._layout["day"][0].itemsize
+    none = 0 * rows, 0 * rows
+    size = lambda n: spans.get(n, none)[1] // self._layout[n][0].itemsize
+    if any(np.any(size(n) != size(self._labels[0])) for n in self._labels):
+      raise ValueError(_LABELS)
     shared, columns = {"key": ""}, {}
     for name, (dtype, shape) in self._layout.items():
-      first, size = spans.get(name, (0 * rows, 0 * rows))
+      first, size = spans.get(name, none)
       if name == "time":
         extents = (rows,)
       elif shape == (None,):
@@ -262,6 +202,8 @@ class Source:
         elif len(shape) == 2:
           shape = (rows, shape[1])
         out[name] = values.reshape(shape)
+      if len({len(out[name]) for name in self._labels}) > 1:
+        raise ValueError(_LABELS)
       return out
     except Exception as e:  # Foreign bytes fail in many ways.
       raise DataError(
@@ -332,33 +274,32 @@ class Records:
           "folder of one data set, or prepare it again where this one is broken"
         )
     schema = schema_lib.Schema.load(path / SCHEMA)
-    try:
-      stats = json.loads((path / STATS).read_text())
-      shards, splits = stats["shards"], stats["splits"]
-      calendar = calendar_lib.Calendar.load(path / CALENDAR, schema)
-    except (KeyError, ValueError) as e:
-      raise DataError(
-        f"{path}: {STATS} or {CALENDAR} cannot be read ({e}): prepare the data "
-        "again"
-      ) from e
+    stats = _intact(path / STATS, lambda file: json.loads(file.read_text()))
+    _intact(path / STATS, lambda _: _check_stats(stats))
+    shards, splits = stats["shards"], stats["splits"]
+    calendar = _intact(
+      path / CALENDAR, lambda file: calendar_lib.Calendar.load(file, schema)
+    )
     if stats["schema_hash"] != schema.hash:
       raise DataError(
         f"{path / SCHEMA} is not the schema that the shards were written with "
         f"({schema.hash} against {stats['schema_hash']}): prepare the data again"
       )
     for name in (n for s in splits.values() for n in s["shards"]):
-      _check_size(path / name, shards[name]["bytes"])
+      shards_lib.check_size(path / name, shards[name]["bytes"])
     return cls(path, schema, calendar, stats)
 
   def source(self, split: str) -> Source:
     """Records of a split, by position.
 
     Raises:
-      DataError: There is no such split; names those there are.
+      DataError: There is no such split, names those there are; or a shard is
+        another one's.
     """
     if split not in self.splits:
       raise DataError(f"{self.path} has no split {split!r}, but {self.splits}")
     entry = self.stats["splits"][split]
+    shards_lib.check_ends(self.path, entry["shards"], self.stats["shards"])
     paths = [str(self.path / n) for n in entry["shards"]]
     source = Source(paths, self.schema)
     count = len(source)
@@ -380,21 +321,22 @@ class Records:
         )
 
 
-def checksum(path: epath.Path) -> str:
-  """sha256 of a file, in hex."""
-  digest = hashlib.sha256()
-  with path.open("rb") as f:
-    while block := f.read(1 << 22):
-      digest.update(block)
-  return digest.hexdigest()
-
-
-def _check_size(path: epath.Path, size: int) -> None:
-  if not path.exists():
-    raise DataError(f"shard {path} is absent: prepare the data again")
-  found = path.stat().length
-  if found != size:
+def _intact(path: epath.Path, read: Callable[[epath.Path], T]) -> T:
+  """What `read` gives; changed bytes fail in many ways, which all name the file."""
+  try:
+    return read(path)
+  except (OSError, MemoryError):
+    raise
+  except Exception as e:
     raise DataError(
-      f"shard {path} has {found} bytes, it was written with {size}: it was cut "
-      "off or replaced; prepare the data again"
-    )
+      f"{path} is damaged ({type(e).__name__}: {e}): prepare the data again"
+    ) from e
+
+
+def _check_stats(stats: Any) -> None:
+  """Raises KeyError, TypeError, AttributeError where an entry is not there."""
+  for entry in stats["splits"].values():
+    int(entry["users"])
+    for name in entry["shards"]:
+      int(stats["shards"][name]["bytes"])
+  str(stats["schema_hash"])

@@ -17,6 +17,7 @@ from typing import Any
 
 from etils import epath
 
+from lumos_jax.data import typed
 from lumos_jax.data.fields import (
   ANY,
   CLOCK_PARTS,
@@ -273,7 +274,13 @@ class Schema:
     try:
       doc = json.loads(text)
       version = doc.pop("version")
-    except (ValueError, KeyError, AttributeError) as e:
+    except (
+      ValueError,
+      KeyError,
+      AttributeError,
+      TypeError,
+      RecursionError,
+    ) as e:
       raise SchemaError(f"not a schema.json: {e}") from e
     if version != VERSION:
       raise SchemaError(
@@ -284,9 +291,12 @@ class Schema:
       for table in TABLES:
         doc[table] = tuple(_field(f) for f in doc[table])
       doc["events"] = tuple(_field(f) for f in doc.get("events", ()))
-      doc["labels"] = tuple(_build(Label, d) for d in doc["labels"])
-      return cls(**doc)
-    except (KeyError, TypeError) as e:
+      doc["labels"] = tuple(typed.build(Label, d) for d in doc["labels"])
+      typed.check_tokens({t: doc[t] for t in TABLES})
+      return typed.check(cls(**doc))
+    except SchemaError:
+      raise
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
       raise SchemaError(f"not a schema.json: {e}") from e
 
   def save(self, path: epath.PathLike) -> None:
@@ -297,8 +307,8 @@ class Schema:
   def load(cls, path: epath.PathLike) -> "Schema":
     """Reads schema.json; errors name the file."""
     try:
-      return cls.from_json(epath.Path(path).read_text())
-    except SchemaError as e:
+      return cls.from_json(epath.Path(path).read_bytes().decode())
+    except (SchemaError, UnicodeDecodeError) as e:
       raise SchemaError(f"{path}: {e}") from e
 
   @property
@@ -387,12 +397,4 @@ def _field(doc: dict[str, Any]) -> Field:
     raise SchemaError(
       f"unknown field type {kind!r}; known: {list(FIELD_TYPES)}"
     )
-  return _build(FIELD_TYPES[kind], doc)
-
-
-def _build(cls, doc):
-  return cls(**{k: _tuples(v) for k, v in doc.items()})
-
-
-def _tuples(value: Any) -> Any:
-  return tuple(map(_tuples, value)) if isinstance(value, list) else value
+  return typed.build(FIELD_TYPES[kind], doc)

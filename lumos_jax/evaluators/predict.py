@@ -55,9 +55,13 @@ def write_atomic(path: epath.PathLike, content: bytes) -> None:
   path = epath.Path(path)
   with files.naming(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.parent / f".{path.name}.new"
-    aside.write_bytes(content)
-    aside.replace(path)
+    aside(path).write_bytes(content)
+    aside(path).replace(path)
+
+
+def aside(path: epath.Path) -> epath.Path:
+  """Where `write_atomic` writes first; a killed program leaves it there."""
+  return path.parent / f".{path.name}.new"
 
 
 @dataclasses.dataclass(frozen=True)

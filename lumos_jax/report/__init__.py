@@ -8,6 +8,7 @@ from etils import epath
 
 from lumos_jax.report import (
   background,
+  drift,
   examples,
   forecasts,
   intents,
@@ -51,6 +52,7 @@ _OWN = {
   "hybrid": _SCORES,
   "intent": _INTENTS,
 }
+_DRIFT = (("drift", "Drift", drift.section),)  # Where it was looked for.
 _SECTIONS = (
   ("training", "Training", background.training),
   ("data", "Data", background.data),
@@ -98,9 +100,10 @@ def write(run: load.Run) -> epath.Path:
     logging.warning("report without charts: %s", why)
     header = page.join([header, page.missing("Charts", why)])
   own = _OWN.get(run.config.get("recipe"), _FORECASTS)
+  told = _DRIFT if run.drift or "drift" in run.absent else ()
   parts = [
     page.Section(anchor, title, _section(section, run, title))
-    for anchor, title, section in (*own, *_SECTIONS)
+    for anchor, title, section in (*own, *told, *_SECTIONS)
   ]
   path = run.workdir / FILE
   title = f"{run.config.get('name', 'run')}: report"

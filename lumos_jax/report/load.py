@@ -87,6 +87,7 @@ class Run:
       "rank_<floor>" of floors.
     documents: {evaluator: predictions/<evaluator>.json}.
     stats, schema: Of the data set, where it can be found.
+    drift: drift.json of the workdir, where `data_prep drift` wrote one.
     absent: {part: why it is absent}.
   """
 
@@ -102,6 +103,7 @@ class Run:
   documents: dict[str, Any] = dataclasses.field(default_factory=dict)
   stats: dict[str, Any] = dataclasses.field(default_factory=dict)
   schema: dict[str, Any] = dataclasses.field(default_factory=dict)
+  drift: dict[str, Any] = dataclasses.field(default_factory=dict)
   absent: dict[str, str] = dataclasses.field(default_factory=dict)
 
   @property
@@ -311,6 +313,12 @@ def load(
     )
   except ValueError as e:
     run.absent["evals"] = f"eval.json cannot be read: {e}."
+  try:
+    run.drift = _json(workdir / "drift.json")
+  except FileNotFoundError:
+    pass  # Nobody looked for it.
+  except ValueError as e:
+    run.absent["drift"] = f"drift.json cannot be read: {e}."
   folder = workdir / "predictions"
   for path in sorted(folder.iterdir()) if folder.exists() else ():
     try:
