@@ -27,6 +27,8 @@ from lumos_jax import evaluate, metric_writer
 from lumos_jax import main as main_lib
 from lumos_jax.evaluators import bootstrap, metrics, tiles
 
+# Data whose clicks are in order within a session; of others none is the last.
+ORDERED = ("wikispeedia",)
 ENCODERS = ("none", "words", "minilm")
 _DRAWS = 1000  # Of the bootstrap.
 _PAGE = ("hit_rate@1", "hit_rate@10", "ndcg@10", "mrr")
@@ -43,7 +45,14 @@ def make_config(form: str, args, seed: int):
       c.evals[name].models = tuple(args.models.split(","))
       c.evals[name].seed = seed
     del c.evals.validation
+    if args.data not in ORDERED:
+      del c.evals.next_page
   return c
+
+
+def folder(form: str, seed: int) -> str:
+  """Name of a run's folder."""
+  return f"{form.replace(':', '_').replace('=', '_')}_{seed}"
 
 
 def asked(config) -> list[str]:
@@ -84,14 +93,16 @@ def rows_of(form: str, seed: int, config, found, seconds: float):
           kept.setdefault(features, {})[metric] = value
       for features, values in kept.items():
         rows.append(dict(told, model=f"{features} ({model})", metrics=values))
-  rows.append(
-    dict(
-      shared,
-      model="session encoder",
-      protocol="the last page of a session, ranked among all pages",
-      metrics={m: found["next_page"][m] for m in _PAGE},
+  if config.data.source in ORDERED:
+    page = found["next_page"]
+    rows.append(
+      dict(
+        shared,
+        model="session encoder",
+        protocol="the last page of a session, ranked among all pages",
+        metrics={m: page[m] for m in _PAGE},
+      )
     )
-  )
   return rows
 
 
@@ -175,10 +186,9 @@ def main():
     done = []
     for seed in range(args.seeds):
       config = make_config(form, args, seed)
-      folder = f"{form.replace(':', '_').replace('=', '_')}_{seed}"
-      workdir = pathlib.Path(args.out) / folder
+      workdir = pathlib.Path(args.out) / folder(form, seed)
       found = evaluate.read(workdir)
-      if not {*asked(config), "next_page"} <= set(found):
+      if not set(config.evals) <= set(found):
         main_lib.run(config, str(workdir))
       found = evaluate.read(workdir)
       lines = metric_writer.read(workdir)

@@ -62,6 +62,7 @@ def fit(
     strength: C: the summed log loss times C plus half the squared weights.
     start: Weights to begin with; default 0.
   """
+  import threadpoolctl
   from scipy import optimize
 
   widths = [x.shape[1] for x in blocks]
@@ -85,9 +86,11 @@ def fit(
 
   begin = np.zeros(shape) if start is None else start
   limits = dict(maxiter=_MOST_STEPS, maxfun=2 * _MOST_STEPS, gtol=1e-5)
-  found = optimize.minimize(
-    value, begin.ravel(), jac=True, method="L-BFGS-B", options=limits
-  )
+  # Threads of products this thin mostly wait for each other, busily.
+  with threadpoolctl.threadpool_limits(1):
+    found = optimize.minimize(
+      value, begin.ravel(), jac=True, method="L-BFGS-B", options=limits
+    )
   return found.x.reshape(shape)
 
 
