@@ -250,7 +250,7 @@ def main():
   add("--root", default="data", help="of prepared data")
   add("--name", required=True, help="of the result file")
   args = parser.parse_args()
-  args.models = "logistic"
+  args.models, args.ablate = "logistic", False
   logging.set_verbosity(logging.INFO)
   rows, runs, counts, questions = [], [], None, None
   for seed in range(args.seeds):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 Blocks = Sequence[Any]  # [U, W_i], arrays or scipy's sparse matrices.
-STRENGTHS = (0.003, 0.03, 0.3, 3.0)
+STRENGTHS = (3e-4, 3e-3, 0.03, 0.3, 3.0)
 _MOST_STEPS = 200
 _LEAST = 1e-9  # Probability whose logarithm is taken.
 
