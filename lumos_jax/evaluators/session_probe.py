@@ -17,14 +17,16 @@ from lumos_jax.evaluators import base, bootstrap, predict, softmax
 
 _COUNTS, _EMBEDDING, _BOTH, _TEXT = "counts", "embedding", "both", "text"
 DRAWS = 1000  # Of the paired bootstrap.
+_MOST = 40_000  # Training sessions that fit a model; more are drawn from.
 
 
 class SessionProbe(base.Evaluator):
   """Outcome of a session by simple models on its frozen vector.
 
-  Models are fitted on the training split's sessions, their strength chosen on the
-  validation split's where that is another one. Beside the embedding: counts (how
-  often each page occurs, how many clicks there were, sums of the clicks' numbers),
+  Models are fitted on the training split's sessions, at most 40,000, their
+  strength chosen on the validation split's where that is another one. Beside the
+  embedding: counts (how often each page occurs, how many clicks there were, sums
+  of the clicks' numbers),
   both, text (the mean of the pages' text vectors, where there are such) and
   `tables` of one's own (labels of a taxonomy). Yields "FEATURES/MODEL/METRIC", and
   "FEATURES_vs_counts/MODEL/METRIC" with the bounds of a paired 95 % bootstrap
@@ -93,6 +95,7 @@ class SessionProbe(base.Evaluator):
     )
     splits = ("train", *(("validation",) if chooses else ()), self.split)
     parts = [self._split(params, name) for name in splits]
+    parts[0] = _drawn(*parts[0])
     for _, y, _ in parts:
       if len(np.unique(y)) < 2:
         raise ValueError(
@@ -202,6 +205,12 @@ class SessionProbe(base.Evaluator):
       np.stack([r[3] for r in rows]),
     )
     return self._held[1][split]
+
+
+def _drawn(tables, y: np.ndarray, key: np.ndarray):
+  """At most _MOST of the sessions: the first by hashed key, which are any."""
+  tables = {n: [x[:_MOST] for x in blocks] for n, blocks in tables.items()}
+  return tables, y[:_MOST], key[:_MOST]
 
 
 class _Read(NamedTuple):

@@ -85,7 +85,9 @@ def fit(
     return loss, slope.ravel()
 
   begin = np.zeros(shape) if start is None else start
-  limits = dict(maxiter=_MOST_STEPS, maxfun=2 * _MOST_STEPS, gtol=1e-5)
+  limits = dict(
+    maxiter=_MOST_STEPS, maxfun=2 * _MOST_STEPS, gtol=1e-5, ftol=1e-7
+  )
   # Threads of products this thin mostly wait for each other, busily.
   with threadpoolctl.threadpool_limits(1):
     found = optimize.minimize(
