@@ -100,6 +100,29 @@ def test_packed_sessions_and_padding_give_the_same_vectors(pool, attention):
   np.testing.assert_allclose(found[0], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("attention", ["softmax", "pointwise"])
+def test_short_rows_give_the_same_vectors(attention):
+  recipe, module, _ = made(model__attention=attention)
+  source = fake_sessions.Records().source("train")
+  found = list(sessions.groups(sessions.blocks(source, 8), 8))
+  clicks = [[len(r["day"]) for r in some] for some in found]
+  assert sum(map(len, clicks)) == len(source) and sum(clicks, []) == sorted(
+    sum(clicks, [])
+  )
+  batches = [
+    list(sessions.batches_of(recipe.schema, recipe.data_cfg, found, 8, short))
+    for short in (False, True)
+  ]
+  assert {b["ids"].shape[1] for b in batches[0]} == {8}
+  assert {b["ids"].shape[1] for b in batches[1]} == {2, 4, 8}
+  for full, short in list(zip(*batches, strict=True))[:3]:
+    np.testing.assert_array_equal(full["key"], short["key"])
+    a, b = (recipe.embed(module, x)["embedding"] for x in (full, short))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  cut = list(sessions.groups(sessions.blocks(source, 8), 8, first=4))
+  assert {len(r["day"]) for some in cut for r in some} == {4}
+
+
 def test_inputs_can_be_left_out():
   for name in ("page", "part1", "event", "dwell_seconds"):
     _, full, batch = made()
