@@ -288,12 +288,12 @@ def main():
       print(f"{seed} {model:18s}{values}", flush=True)
       rows.append(row(args, seed, model, protocol, seconds, values))
     runs.append({n: p for n, (p, _) in (counts | found).items()})
-    results.write(args.name, rows)
-  many = f"{protocol}; mean of {len(runs)} seeds"
-  for model, values in gains(y, user, runs).items():
-    print(model, values, flush=True)
-    rows.append(row(args, 0, model, many, 0.0, bootstrap.flat(values)))
-  print(results.write(args.name, rows))
+    many = f"{protocol}; mean of {len(runs)} seeds"
+    told = [
+      row(args, 0, model, many, 0.0, bootstrap.flat(values))
+      for model, values in gains(y, user, runs).items()
+    ]
+    print(results.write(args.name, rows + told), flush=True)
 
 
 if __name__ == "__main__":
