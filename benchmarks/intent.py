@@ -7,7 +7,8 @@ r"""What vectors of sessions know of their outcome, beside counts of pages.
 Wikispeedia: will a path reach its target? Its first four pages say, of paths that
 have more. OULAD: is something handed in within 7 days of a student's day, and which
 kind of page leads on the next one? --forms are arguments of configs/intent.py,
-joined by ":"; an encoder's name alone is texts=NAME. Every form and seed is a whole
+joined by ":"; an encoder's name alone is texts=NAME, and what has a point is a key of
+the config. --ablate adds the forms of ABLATIONS to each. Every form and seed is a whole
 run of `main`; runs that were interrupted go on, finished ones are read. Features are
 compared on the same test sessions: counts of pages, titles' vectors in the mean, the
 session's vector, and counts with it. Differences to counts are means over the seeds,
@@ -27,7 +28,19 @@ from lumos_jax import evaluate, metric_writer
 from lumos_jax import main as main_lib
 from lumos_jax.evaluators import bootstrap, metrics, tiles
 
+# Data whose clicks are in order within a session; of others none is the last.
+ORDERED = ("wikispeedia",)
 ENCODERS = ("none", "words", "minilm")
+# One change each: what attends to what, the objective, pooling, inputs left out.
+ABLATIONS = (
+  "causal",
+  "contrastive=0.1",
+  "objective.session_weight=0",
+  "model.pool=max",
+  "model.pool=last",
+  "model.without=page",
+  "model.without=text",
+)
 _DRAWS = 1000  # Of the bootstrap.
 _PAGE = ("hit_rate@1", "hit_rate@10", "ndcg@10", "mrr")
 
@@ -35,15 +48,30 @@ _PAGE = ("hit_rate@1", "hit_rate@10", "ndcg@10", "mrr")
 def make_config(form: str, args, seed: int):
   """The config of a form, for one seed."""
   parts = [f"texts={p}" if p in ENCODERS else p for p in form.split(":")]
+  keys = dict(p.split("=") for p in parts if "." in p.partition("=")[0])
+  parts = [p for p in parts if "." not in p.partition("=")[0]]
   parts += [f"data={args.data}", f"steps={args.steps}", f"seed={seed}"]
   c = config_lib.load("intent:" + ",".join(parts))
   with c.unlocked():
     c.data.root, c.report = args.root, False
+    for key, value in keys.items():
+      owner, name = key.split(".")
+      old = c[owner][name]
+      c[owner][name] = (value,) if old == () else type(old)(value)
     for name in asked(c):
       c.evals[name].models = tuple(args.models.split(","))
       c.evals[name].seed = seed
     del c.evals.validation
+    if args.data not in ORDERED:
+      del c.evals.next_page
+    if args.ablate and "intent" in c.evals:
+      del c.evals.intent
   return c
+
+
+def folder(form: str, seed: int) -> str:
+  """Name of a run's folder."""
+  return f"{form.replace(':', '_').replace('=', '_')}_{seed}"
 
 
 def asked(config) -> list[str]:
@@ -84,14 +112,16 @@ def rows_of(form: str, seed: int, config, found, seconds: float):
           kept.setdefault(features, {})[metric] = value
       for features, values in kept.items():
         rows.append(dict(told, model=f"{features} ({model})", metrics=values))
-  rows.append(
-    dict(
-      shared,
-      model="session encoder",
-      protocol="the last page of a session, ranked among all pages",
-      metrics={m: found["next_page"][m] for m in _PAGE},
+  if config.data.source in ORDERED:
+    page = found["next_page"]
+    rows.append(
+      dict(
+        shared,
+        model="session encoder",
+        protocol="the last page of a session, ranked among all pages",
+        metrics={m: page[m] for m in _PAGE},
+      )
     )
-  )
   return rows
 
 
@@ -162,6 +192,7 @@ def main():
   add = parser.add_argument
   add("--data", default="wikispeedia", help="or oulad_clicks")
   add("--forms", default="words", help="separated by commas")
+  add("--ablate", action="store_true", help="one change at a time")
   add("--seeds", type=int, default=3)
   add("--steps", type=int, default=700)
   add("--models", default="logistic", help="logistic, lightgbm")
@@ -171,14 +202,16 @@ def main():
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
   rows = []
-  for form in args.forms.split(","):
+  forms = args.forms.split(",")
+  if args.ablate:
+    forms = [x for f in forms for x in (f, *(f"{f}:{a}" for a in ABLATIONS))]
+  for form in forms:
     done = []
     for seed in range(args.seeds):
       config = make_config(form, args, seed)
-      folder = f"{form.replace(':', '_').replace('=', '_')}_{seed}"
-      workdir = pathlib.Path(args.out) / folder
+      workdir = pathlib.Path(args.out) / folder(form, seed)
       found = evaluate.read(workdir)
-      if not {*asked(config), "next_page"} <= set(found):
+      if not set(config.evals) <= set(found):
         main_lib.run(config, str(workdir))
       found = evaluate.read(workdir)
       lines = metric_writer.read(workdir)

@@ -1,6 +1,9 @@
-r"""How many sessions a second the student labels, in batches and one at a time.
+r"""How many sessions a second encoder and student take, in batches or one at a time.
 
   python benchmarks/intent_student.py [--width=64 --hidden=128 --labels=35]
+
+The session encoder, --size of configs/intent.py with random weights, reads generated
+sessions of --pages pages and text vectors, as `lumos sessions` reads them in batches.
 
 Fits a student to generated vectors (its speed does not depend on what it has
 learned), and times confidences of batches of 8,192, labels of 100,000 sessions as
@@ -14,10 +17,18 @@ import pathlib
 import sys
 import tempfile
 import time
+import types
 
 import numpy as np
 import results
+from flax import nnx
 
+from lumos_jax import config as config_lib
+from lumos_jax import recipes
+from lumos_jax import state as state_lib
+from lumos_jax.data import schema as schema_lib
+from lumos_jax.data import sessions
+from lumos_jax.evaluators import predict
 from lumos_jax.intents import batch, distill, taxonomy
 
 
@@ -32,14 +43,76 @@ def timed(fn, rounds: int) -> tuple[float, float]:
   return min(found), float(np.median(found))
 
 
+def encoder_row(args):
+  """A result row of the session encoder's speed."""
+  begin = time.monotonic()
+  config = config_lib.load(f"intent:size={args.size}")
+  pages = tuple(f"page{i}" for i in range(args.pages))
+  schema = schema_lib.Schema(
+    name="generated",
+    activity=(schema_lib.Categorical("page", values=pages),),
+    rows="event",
+  )
+  known = types.SimpleNamespace(schema=schema, path=None)
+  recipe = recipes.build(config, known, ())
+  module = recipe.init(nnx.Rngs(params=0))
+  graph, params = state_lib.split(module)
+  run = predict.Predictor(
+    lambda params, batch: recipe.embed(state_lib.merge(graph, params), batch),
+    config.eval_batch_size,
+  )
+  params, rng = run.place(params), np.random.default_rng(0)
+  length = 1 + rng.geometric(1 / (args.clicks - 1), args.encoded)
+  found = [session(rng, i, n, args.pages) for i, n in enumerate(length)]
+
+  def embedded():
+    groups = sessions.groups([found], run.batch_size)
+    batches = sessions.batches_of(
+      schema, config.data, groups, run.batch_size, short=True
+    )
+    for _ in run.stream(params, batches):
+      pass
+
+  best, median = timed(embedded, args.rounds)
+  print(f"encoder             {len(found) / best:12,.0f} sessions/s at best")
+  return dict(
+    dataset=f"{len(found):,} generated sessions of {length.mean():.1f} clicks",
+    protocol=f"best and median of {args.rounds} rounds",
+    model=f"session encoder, {args.size}",
+    wall_seconds=time.monotonic() - begin,
+    metrics={
+      "batches/sessions_a_second": len(found) / best,
+      "batches/sessions_a_second_median": len(found) / median,
+      "cores": float(len(os.sched_getaffinity(0))),
+      "load_average": os.getloadavg()[0],
+    },
+  )
+
+
+def session(rng, i: int, clicks: int, pages: int):
+  """A record of a session."""
+  steps = np.arange(clicks)
+  return {
+    "key": f"session{i}",
+    "day": np.zeros(clicks, np.int32),
+    "time": steps * 60_000_000,
+    "categorical": rng.integers(2, pages + 2, (clicks, 1)).astype(np.int32),
+    "numeric": np.zeros((clicks, 0), np.float32),
+  }
+
+
 def main():
-  """Times the student and writes the file."""
+  """Times both and writes the file."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   add = parser.add_argument
   add("--width", type=int, default=64, help="of a session's vector")
   add("--hidden", type=int, default=128, help="of the student")
   add("--labels", type=int, default=35, help="of the taxonomy")
   add("--sessions", type=int, default=100_000, help="labelled in a round")
+  add("--size", default="small", help="of the encoder: tiny, small, large")
+  add("--pages", type=int, default=4600, help="of the encoder's vocabulary")
+  add("--clicks", type=int, default=6, help="of a session, in the mean")
+  add("--encoded", type=int, default=4096, help="sessions encoded in a round")
   add("--rounds", type=int, default=7, help="of each measurement")
   args = parser.parse_args()
   begin = time.monotonic()
@@ -97,7 +170,7 @@ def main():
     wall_seconds=time.monotonic() - begin,
     metrics=metrics,
   )
-  print(results.write("intent_student", [row]))
+  print(results.write("intent_student", [row, encoder_row(args)]))
 
 
 if __name__ == "__main__":

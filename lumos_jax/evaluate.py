@@ -41,6 +41,8 @@ from lumos_jax.evaluators import bootstrap, predict, what_if
 
 EVAL_FILE = "eval.json"
 STEPS = "steps"  # Beside the evaluators in eval.json: {evaluator: step}.
+_ENDS = "low", "high"
+_MOST_LINES = 40  # That are printed of an evaluator.
 # What a user can mend: printed as one line, without a traceback.
 ERRORS = (
   ValueError,
@@ -320,6 +322,39 @@ def run(
   return values
 
 
+def text(values: Mapping[str, float]) -> str:
+  """The values as text: a line for all metrics of one thing, by evaluator.
+
+  Differences stand with their intervals. Of an evaluator that yields more than
+  _MOST_LINES, the others are counted: they stand in eval.json.
+
+  Args:
+    values: {"evaluator/.../metric": value}, as `run` gives.
+  """
+  lines: dict[str, dict[str, list[str]]] = {}
+  for name, value in values.items():
+    evaluator, _, rest = name.partition("/")
+    of, _, metric = rest.rpartition("/")
+    if metric in ("low", "high") and f"{evaluator}/{of}/difference" in values:
+      continue
+    told = f"{metric} {value:.6g}"
+    if metric == "difference":
+      ends = [values.get(f"{evaluator}/{of}/{e}", math.nan) for e in _ENDS]
+      of, _, metric = of.rpartition("/")
+      told = f"{metric} {value:+.4f} [{ends[0]:+.4f}, {ends[1]:+.4f}]"
+    lines.setdefault(evaluator, {}).setdefault(of, []).append(told)
+  out = []
+  for evaluator, found in lines.items():
+    out.append(evaluator)
+    width = max(map(len, found))
+    for of, told in list(found.items())[:_MOST_LINES]:
+      out.append(f"  {of:{width}s}  {'  '.join(told)}".rstrip())
+    more = len(found) - _MOST_LINES
+    if more > 0:
+      out.append(f"  and {more:,} lines more in {EVAL_FILE}")
+  return "\n".join(out)
+
+
 def _step(text: str) -> int | str:
   return text if text == "best" else int(text)
 
@@ -356,10 +391,7 @@ def main(args: argparse.Namespace) -> None:
     sys.exit(1)
   if jax.process_index():  # The first one tells.
     return
-  for name, value in values.items():
-    # Intervals and details stand in eval.json.
-    if name.count("/") <= 2 and not name.endswith(("/low", "/high")):
-      print(f"{name:50s} {value:.4f}")
+  print(text(values))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ the same table without vectors.
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -156,8 +156,7 @@ def _frame(
     data[label.name] = [_outcome(r, i) for r in found]
     kinds[label.name] = pl.Float32
   if model is not None:
-    vectors = list(_vectors(model, records, found, first))
-    data["embedding"] = np.concatenate(vectors) if vectors else []
+    data["embedding"] = vectors(model, found, first)
     width = model.config.model.embedding_width
     kinds["embedding"] = pl.Array(pl.Float32, width)
   return pl.DataFrame(data, schema=kinds)
@@ -168,15 +167,28 @@ def _outcome(record, label: int) -> float | None:
   return float(record["label_value"][mine][-1]) if mine.any() else None
 
 
-def _vectors(model, records, found, first: int) -> Iterator[np.ndarray]:
-  run = model.embedder()
-  size = run.batch_size
-  groups = (found[i : i + size] for i in range(0, len(found), size))
+def vectors(model, found, first: int = 0) -> np.ndarray:
+  """Vectors of sessions.
+
+  Args:
+    model: A `predictor.Predictor` of recipe "intent".
+    found: S records, with keys that differ.
+    first: Clicks that are read, of sessions that have more.
+
+  Returns:
+    float32 [S, E], in their order; zeros of a session that has no more clicks.
+  """
+  run, place = model.embedder(), {r["key"]: i for i, r in enumerate(found)}
+  groups = sessions.groups([found], run.batch_size, first)
   batches = sessions.batches_of(
-    records.schema, model.config.data, groups, size, first
+    model.schema, model.config.data, groups, run.batch_size, short=True
   )
-  for batch, out in run.stream(model.parameters, batches):
-    yield out["embedding"][batch["user_mask"]]
+  out = np.zeros((len(found), model.config.model.embedding_width), "f4")
+  for batch, part in run.stream(model.parameters, batches):
+    mine = batch["user_mask"]
+    at = [place[k] for k in batch["key"][mine].tolist()]
+    out[at] = part["embedding"][mine]
+  return out
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

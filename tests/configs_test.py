@@ -58,6 +58,8 @@ ARGUMENTS = {
     "data=clicks,texts=none,contrastive=0.1",
     "data=oulad_clicks,smoke",
     "data=complete_journey_baskets,steps=5",
+    "data=msweb",
+    "data=diginetica,causal",
   ],
   "hstu": [None, "size=large", "data=beauty", "data=movielens,target_time"],
   "risk": [

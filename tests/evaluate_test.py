@@ -88,6 +88,29 @@ def test_program_names_what_is_wrong(tmp_path):
   assert "Traceback" not in done.stderr
 
 
+def test_values_are_printed_by_evaluator():
+  values = {
+    "next_page/mrr": 0.25,
+    "conversion/sessions": 4580.0,
+    "conversion/counts/logistic/auc": 0.6,
+    "conversion/counts/logistic/log_loss": 0.47,
+    "conversion/both_vs_counts/logistic/auc/difference": 0.01,
+    "conversion/both_vs_counts/logistic/auc/low": -0.02,
+    "conversion/both_vs_counts/logistic/auc/high": 0.03,
+    **{f"many/g{i}/auc": 0.5 for i in range(50)},
+  }
+  lines = evaluate.text(values).splitlines()
+  assert lines[:4] == [
+    "next_page",
+    "    mrr 0.25",
+    "conversion",
+    f"  {'':23s}  sessions 4580",
+  ]
+  assert f"  {'counts/logistic':23s}  auc 0.6  log_loss 0.47" in lines
+  assert "  both_vs_counts/logistic  auc +0.0100 [-0.0200, +0.0300]" in lines
+  assert lines[-1] == "  and 10 lines more in eval.json"
+
+
 def test_stored_config_comes_back(tmp_path):
   c, *_ = build()
   (tmp_path / "config.json").write_text(c.to_json_best_effort())

@@ -1,5 +1,6 @@
 """/intent: a session as clicks or as a vector, refusals, checkpoints."""
 
+import dataclasses
 import math
 import pathlib
 import types
@@ -13,6 +14,7 @@ pytest.importorskip("fastapi", reason='needs pip install -e ".[serve]"')
 import serving  # noqa: E402
 
 from lumos_jax.intents import student as student_lib  # noqa: E402
+from lumos_jax.serving import watch  # noqa: E402
 
 WIDTH = 16
 IDS = ("i01", "i02", "i03")
@@ -186,3 +188,25 @@ def test_without_intents(tmp_path):
     status, found = client.post("/intent", vector=[0.0])
     assert status == 409 and "lumos intents" in found["reason"]
     assert "intent" not in client("GET", "/about").json()["answers"]
+
+
+def test_a_new_student_is_taken_while_the_service_runs(run, tmp_path):
+  workdir, records, loaded = run
+  hashed = loaded.predictor.model_hash
+  put(student(hashed), workdir)
+  with serving.serving(workdir, tmp_path, records) as (client, core):
+    ask = lambda: client.post("/intent", vector=[0.1] * WIDTH)[1]["intents"]
+    assert ask()
+    looks = watch.Watch(
+      workdir, None, core.swap, None, 3600.0, lambda: core.live.model
+    )
+    assert looks.look_for_student() and not looks.look_for_student()
+    assert not looks.look()  # No other checkpoint is asked for.
+    # One of another length: no label is ever sure enough.
+    put(dataclasses.replace(student(hashed), threshold=1.01), workdir)
+    assert ask() and looks.look_for_student() and not ask()
+    # A damaged one is told, and the present one goes on.
+    (pathlib.Path(workdir) / "intents" / "student.json").write_text("{")
+    assert not looks.look_for_student() and not ask()
+    looks.close()
+  put(student(hashed), workdir)

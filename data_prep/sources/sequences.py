@@ -110,12 +110,12 @@ def _found(name: str, *folders: pathlib.Path) -> pathlib.Path:
   raise InputError(f"no file {name}, neither as it stands nor in {where}")
 
 
-def _text(file: pathlib.Path) -> list[str]:
+def lines(file: pathlib.Path) -> list[str]:
   """Lines of a text file, plain or .gz."""
   opened = gzip.open if file.suffix == ".gz" else open
   try:
-    with opened(file, "rt", encoding="utf-8") as lines:
-      return lines.readlines()
+    with opened(file, "rt", encoding="utf-8") as opened_file:
+      return opened_file.readlines()
   except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
     raise InputError(f"{file.name} cannot be read as text: {e}") from e
 
@@ -125,7 +125,7 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
   """Users and items [R], int64, in the file's order; and counts to report."""
   user, item, users, empty, more = [], [], set(), 0, 0
-  for n, line in enumerate(_text(file), 1):
+  for n, line in enumerate(lines(file), 1):
     if not line.strip():
       continue
     try:
@@ -157,7 +157,7 @@ def _read(
 def _attributes(file: pathlib.Path, items: list[int]):
   """Each item's attributes, numbered from 0; and counts to report."""
   try:
-    table = json.loads("".join(_text(file)))
+    table = json.loads("".join(lines(file)))
   except ValueError as e:
     raise InputError(f"{file.name} is no JSON: {e}") from e
   if not isinstance(table, dict):

@@ -25,15 +25,18 @@ __all__ = [
   "batches_at",
   "batches_of",
   "before",
+  "blocks",
   "check_config",
   "embed_batches",
   "eval_batches",
+  "groups",
   "target_column",
   "train_iterator",
 ]
 
 Batch = dict[str, Any]
 _BLOCK_USERS = 64  # Read at a time.
+_SORTED_BATCHES = 16  # Whose sessions are put in order of length together.
 
 
 def check_config(cfg, tasks: Sequence[Any] = ()) -> None:
@@ -160,12 +163,37 @@ def embed_batches(
     batch_size: B.
     first: Clicks that are read, of sessions with more than these; 0 for all
       clicks of all sessions.
+
+  Sessions of like length come together.
   """
   source = records.source(cfg[f"{split}_split"])
-  starts = range(0, len(source), batch_size)
-  blocks = (range(i, min(i + batch_size, len(source))) for i in starts)
-  groups = (source.__getitems__(some) for some in blocks)
-  return batches_of(records.schema, cfg, groups, batch_size, first)
+  found = groups(blocks(source, batch_size), batch_size, first)
+  return batches_of(records.schema, cfg, found, batch_size, short=True)
+
+
+def blocks(source, batch_size: int) -> Iterator[list[Batch]]:
+  """All records of a source, those of several batches at a time."""
+  size = batch_size * _SORTED_BATCHES
+  for start in range(0, len(source), size):
+    yield source.__getitems__(range(start, min(start + size, len(source))))
+
+
+def groups(
+  found: Iterable[Sequence[Batch]], batch_size: int, first: int = 0
+) -> Iterator[list[Batch]]:
+  """Sessions of blocks, at most B at a time, those of like length together.
+
+  Args:
+    found: Blocks of records.
+    batch_size: B.
+    first: As `embed_batches`.
+  """
+  for block in found:
+    if first:
+      block = [_cut(r, first) for r in block if len(r["day"]) > first]
+    block = sorted(block, key=lambda r: len(r["day"]))
+    for i in range(0, len(block), batch_size):
+      yield block[i : i + batch_size]
 
 
 def batches_of(
@@ -173,14 +201,24 @@ def batches_of(
   cfg,
   groups: Iterable[Sequence[Batch]],
   batch_size: int,
-  first: int = 0,
+  short: bool = False,
 ) -> Iterator[Batch]:
-  """A batch of each group of at most B sessions; `first` as `embed_batches`."""
-  column = target_column(schema, cfg)
+  """A batch of each group of at most B sessions.
+
+  Args:
+    schema: Of the sessions.
+    cfg: `config.data`.
+    groups: Of records.
+    batch_size: B.
+    short: Rows are cut to what their longest session fills, in quarters of T:
+      less to compute, and up to three shapes to compile.
+  """
+  column, length = target_column(schema, cfg), cfg.sequence_length
   for found in groups:
-    if first:
-      found = [_cut(r, first) for r in found if len(r["day"]) > first]
-    yield _batch(found, schema, column, cfg, batch_size)
+    most = max((len(r["day"]) for r in found), default=0) if short else length
+    fits = (math.ceil(length / n) for n in (4, 2, 1))
+    rows = next((n for n in fits if n >= most), length)
+    yield _batch(found, schema, column, cfg, batch_size, rows)
 
 
 def batches_at(
@@ -210,10 +248,15 @@ def _cut(record: Batch, stop: int) -> Batch:
 
 
 def _batch(
-  found: Sequence[Batch], schema, column: int, cfg, batch_size: int
+  found: Sequence[Batch],
+  schema,
+  column: int,
+  cfg,
+  batch_size: int,
+  length: int = 0,
 ) -> Batch:
   """Rows of one session each, its last T clicks, left-aligned."""
-  length = cfg.sequence_length
+  length = length or cfg.sequence_length
   shape = batch_size, length
   out = {
     "ids": np.zeros((*shape, len(schema.categorical("activity"))), np.int32),

@@ -5,11 +5,13 @@ import numpy as np
 from lumos_jax.data import sessions
 from lumos_jax.evaluators import base, next_event, predict
 
+_KS = 1, 5, 10, 20
+_LAST = 20  # Of MRR@20, the measure of session-based recommendation.
 _HISTORY = 1  # Label column of sessions.eval_batches.
 
 
 class NextPage(base.Evaluator):
-  """HitRate@k, NDCG@k and MRR of each session's last page, full ranking.
+  """HitRate@k, NDCG@k, MRR and MRR@20 of each session's last page, fully ranked.
 
   Of a model that looks both ways the last page is hidden; it sees the other
   inputs of that click (event type, device).
@@ -41,7 +43,8 @@ class NextPage(base.Evaluator):
         f"config.evals.{self.name}: no session of split {self.split_name!r} has "
         "two clicks, the last one on a known page"
       )
-    yield from next_event.of_ranks(rank)
+    yield from next_event.of_ranks(rank, _KS)
+    yield f"mrr@{_LAST}", float(np.mean(np.where(rank <= _LAST, 1 / rank, 0)))
     yield "sessions", float(len(rank))
     history = found.y[:, _HISTORY]
     yield from next_event.of_groups(rank, history, (2, 5))

@@ -5,26 +5,28 @@ U sessions, E embedding width, V pages, K outcomes.
 
 import abc
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from lumos_jax import progress
 from lumos_jax.data import pages as pages_lib
 from lumos_jax.data import sessions
-from lumos_jax.evaluators import base, bootstrap, predict
+from lumos_jax.evaluators import base, bootstrap, predict, softmax
 
 _COUNTS, _EMBEDDING, _BOTH, _TEXT = "counts", "embedding", "both", "text"
-_STRENGTHS = (0.01, 0.1, 1.0)  # C of logistic regression.
 DRAWS = 1000  # Of the paired bootstrap.
-_LEAST = 1e-9  # Probability whose logarithm is taken.
+_MOST = 40_000  # Training sessions that fit a model; more are drawn from.
 
 
 class SessionProbe(base.Evaluator):
   """Outcome of a session by simple models on its frozen vector.
 
-  Models are fitted on the training split's sessions, their strength chosen on the
-  validation split's where that is another one. Beside the embedding: counts (how
-  often each page occurs, how many clicks there were, sums of the clicks' numbers),
+  Models are fitted on the training split's sessions, at most 40,000, their
+  strength chosen on the validation split's where that is another one. Beside the
+  embedding: counts (how often each page occurs, how many clicks there were, sums
+  of the clicks' numbers),
   both, text (the mean of the pages' text vectors, where there are such) and
   `tables` of one's own (labels of a taxonomy). Yields "FEATURES/MODEL/METRIC", and
   "FEATURES_vs_counts/MODEL/METRIC" with the bounds of a paired 95 % bootstrap
@@ -75,6 +77,8 @@ class SessionProbe(base.Evaluator):
     self._outcomes = len(values) if values else 2
     self._models, self._seed = tuple(models), seed
     self._tables = dict(tables or {})
+    # Of the parameters that were asked last, splits that peers may read too.
+    self._held: tuple[Any, dict[str, _Read]] | None = None
 
   def run(self, params) -> base.Metrics:
     """Yields metrics; needs the `baselines` extra."""
@@ -91,6 +95,7 @@ class SessionProbe(base.Evaluator):
     )
     splits = ("train", *(("validation",) if chooses else ()), self.split)
     parts = [self._split(params, name) for name in splits]
+    parts[0] = _drawn(*parts[0])
     for _, y, _ in parts:
       if len(np.unique(y)) < 2:
         raise ValueError(
@@ -133,113 +138,129 @@ class SessionProbe(base.Evaluator):
     """Differences of two tables of probabilities [U, K], paired."""
 
   def _split(self, params, split: str):
-    """{features: table [U, W]}, outcome [U] and key [U] of a split."""
-    from scipy import sparse
-
-    embedder = self.predictor.embedder
-    batches = sessions.embed_batches(
-      self.records, self.data_cfg, split, embedder.batch_size, self._clicks
-    )
-    found = embedder(params, batches)
-    counts, y, known = self._counts(split, found.key)
-    vectors = found.p["embedding"].astype(np.float64)
+    """{features: blocks [U, W]}, outcome [U] and key [U] of a split."""
+    found = self._read(params, split)
+    y = found.outcome[:, self._label]
+    known = ~np.isnan(y)
     # Means say what clicks are like; how many there were stands beside them.
-    length = np.asarray(counts[:, -1].todense())
+    length = found.numbers[:, -1:]
     out = {
-      _COUNTS: counts,
-      _EMBEDDING: np.concatenate([vectors, length], 1),
-      _BOTH: sparse.hstack([sparse.csr_matrix(vectors), counts], format="csr"),
+      _COUNTS: (found.pages, found.numbers),
+      _EMBEDDING: (found.embedding, length),
+      _BOTH: (found.embedding, found.pages, found.numbers),
     }
     pages = pages_lib.Pages.load(self.records.path)
     if pages is not None and pages.vector.shape[1]:
       # What the titles alone say, in the mean.
-      text = counts[:, : len(pages.vector)] @ pages.vector.astype(np.float32)
-      out[_TEXT] = np.concatenate([text / np.maximum(length, 1), length], 1)
-    out = {name: x[known] for name, x in out.items()}
+      text = found.pages @ pages.vector.astype(np.float32)
+      out[_TEXT] = (text / np.maximum(length, 1), length)
+    out = {name: [x[known] for x in blocks] for name, blocks in out.items()}
+    key = found.key[known]
     for name, path in self._tables.items():
-      out[name] = _table(path, found.key[known], f"{self.name}.{name}")
-    return out, y[known], found.key[known]
+      out[name] = [_table(path, key, f"{self.name}.{name}")]
+    return out, y[known].astype(int), key
 
-  def _counts(self, split: str, keys: np.ndarray):
-    """Counts [U, W] (sparse), outcome [U], and whether it is known [U].
-
-    The last columns are sums of numbers and, at the end, the clicks.
-    """
+  def _read(self, params, split: str) -> "_Read":
+    """All sessions of a split, read once for all evaluators of its clicks."""
+    for peer in self.peers.values():
+      held = getattr(peer, "_held", None)
+      if held and held[0] is params and peer._clicks == self._clicks:
+        if split in held[1]:
+          return held[1][split]
+    if self._held is None or self._held[0] is not params:
+      self._held = params, {}
     from scipy import sparse
 
-    schema = self.records.schema
+    rows: list[tuple] = []
+    schema, clicks = self.records.schema, self._clicks
     column = sessions.target_column(schema, self.data_cfg)
-    size = schema.categorical("activity")[column].size
-    source = self.records.source(self.data_cfg[f"{split}_split"])
-    place = {k: i for i, k in enumerate(keys.tolist())}
-    y, known = np.zeros(len(keys)), np.zeros(len(keys), bool)
-    more = schema.numeric_width("activity")
-    pages = [np.zeros(0, np.int64)] * len(keys)
-    numbers = np.zeros((len(keys), more + 1), np.float32)
-    for i in range(len(source)):
-      record = source[i]
-      at = place.get(predict.hash_keys([record["key"]])[0])
-      if at is None:
-        continue
-      mine = record["label_id"] == self._label
-      if mine.any():
-        y[at], known[at] = record["label_value"][mine][-1], True
-      pages[at] = record["categorical"][: self._clicks or None, column]
-      numeric = record["numeric"][: self._clicks or None]
-      numbers[at] = np.append(np.nan_to_num(numeric).sum(0), len(pages[at]))
-    row = np.repeat(np.arange(len(keys)), [len(x) for x in pages])
-    ones = np.ones(len(row), np.float32)
-    shape = len(keys), size
-    # Equal places are summed.
-    counts = sparse.csr_matrix((ones, (row, np.concatenate(pages))), shape)
-    counts = sparse.hstack([counts, numbers], format="csr")
-    return counts, y.astype(int), known
+    embedder, size = self.predictor.embedder, self.predictor.embedder.batch_size
+
+    def noted():
+      blocks = sessions.blocks(self.records.source(split), size)
+      for some in sessions.groups(blocks, size, clicks):
+        rows.extend(_row(r, column, len(schema.labels)) for r in some)
+        yield some
+
+    batches = sessions.batches_of(
+      schema, self.data_cfg, noted(), size, short=True
+    )
+    # Of each split its own count: the stage's is of the one that is asked.
+    total = self.records.stats["splits"][split]["users"]
+    with progress.stage(f"evaluating {self.name}: reading {split}", total):
+      found = embedder(params, batches)
+    key = predict.hash_keys([r[0] for r in rows])
+    rows = [rows[i] for i in np.argsort(key, kind="stable")]
+    pages = [r[1] for r in rows]
+    row = np.repeat(np.arange(len(rows)), [len(x) for x in pages])
+    shape = len(rows), schema.categorical("activity")[column].size
+    self._held[1][split] = _Read(
+      found.key,
+      found.p["embedding"],
+      # Equal places are summed.
+      sparse.csr_matrix(
+        (np.ones(len(row), np.float32), (row, np.concatenate(pages))), shape
+      ),
+      np.stack([r[2] for r in rows]),
+      np.stack([r[3] for r in rows]),
+    )
+    return self._held[1][split]
+
+
+def _drawn(tables, y: np.ndarray, key: np.ndarray):
+  """At most _MOST of the sessions: the first by hashed key, which are any."""
+  tables = {n: [x[:_MOST] for x in blocks] for n, blocks in tables.items()}
+  return tables, y[:_MOST], key[:_MOST]
+
+
+class _Read(NamedTuple):
+  """Sessions of a split, by key.
+
+  Attributes:
+    key: bytes [U].
+    embedding: float32 [U, E].
+    pages: sparse [U, V], how often each page occurs.
+    numbers: float32 [U, N + 1], sums of the clicks' numbers; at the end, clicks.
+    outcome: float32 [U, labels]; NaN where it is not known.
+  """
+
+  key: np.ndarray
+  embedding: np.ndarray
+  pages: Any
+  numbers: np.ndarray
+  outcome: np.ndarray
+
+
+def _row(record, column: int, labels: int) -> tuple:
+  """Key, pages, sums of numbers with the count, and outcomes of a session."""
+  pages, outcome = record["categorical"][:, column], np.full(labels, np.nan)
+  outcome[record["label_id"]] = record["label_value"]
+  sums = np.nan_to_num(record["numeric"]).sum(0)
+  numbers = np.append(sums, len(pages)).astype(np.float32)
+  return record["key"], pages, numbers, outcome
 
 
 def _logistic(tables, seed: int, outcomes: int) -> np.ndarray:
   """Probabilities [U, K] on the last table; strength chosen on the middle one.
 
   Args:
-    tables: (x [U, W] dense or sparse, y [U]) of training, perhaps validation, and
-      test.
+    tables: (blocks, y [U]) of training, perhaps validation, and test.
     seed: Not used.
-    outcomes: K; those that training has not have 0.
+    outcomes: K.
   """
-  from scipy import sparse
-  from sklearn import linear_model, preprocessing
-
   del seed
-  (x, y), *_, (x_test, _) = tables
-  scaler = preprocessing.StandardScaler()
-  if sparse.issparse(x):  # Counts keep their zeros.
-    scaler = preprocessing.MaxAbsScaler()
-  x = scaler.fit_transform(x)
-  best, chosen = np.inf, None
-  for strength in _STRENGTHS if len(tables) > 2 else (1.0,):
-    model = linear_model.LogisticRegression(C=strength, max_iter=300).fit(x, y)
-    loss = 0.0
-    if len(tables) > 2:
-      held, outcome = tables[1]
-      p = _spread(model, scaler.transform(held), outcomes)
-      p = np.maximum(p[np.arange(len(outcome)), outcome], _LEAST)
-      loss = -np.mean(np.log(p))
-    if loss < best:
-      best, chosen = loss, model
-  return _spread(chosen, scaler.transform(x_test), outcomes)
-
-
-def _spread(model, x, outcomes: int) -> np.ndarray:
-  """Probabilities of all outcomes [U, K]."""
-  p = np.zeros((x.shape[0], outcomes))
-  p[:, model.classes_.astype(int)] = model.predict_proba(x)
-  return p
+  return softmax.chosen(tables, outcomes)[0]
 
 
 def _lightgbm(tables, seed: int, outcomes: int) -> np.ndarray:
   """As `_logistic`, of boosted trees that stop early on the middle table."""
   import lightgbm
+  from scipy import sparse
 
-  (x, y), *middle, (x_test, _) = tables
+  join = lambda blocks: sparse.hstack(
+    [sparse.csr_matrix(x, dtype=np.float64) for x in blocks], format="csr"
+  )
+  (x, y), *middle, (x_test, _) = [(join(x), y) for x, y in tables]
   model = lightgbm.LGBMClassifier(
     n_estimators=300,
     learning_rate=0.05,
@@ -250,7 +271,10 @@ def _lightgbm(tables, seed: int, outcomes: int) -> np.ndarray:
   )
   stop = [lightgbm.early_stopping(20, verbose=False)] if middle else None
   model.fit(x, y, eval_set=middle or None, callbacks=stop)
-  return _spread(model, x_test, outcomes)
+  p = np.zeros((x_test.shape[0], outcomes))
+  # Outcomes that training has not have 0.
+  p[:, model.classes_.astype(int)] = model.predict_proba(x_test)
+  return p
 
 
 _MODELS = {"logistic": _logistic, "lightgbm": _lightgbm}

@@ -242,6 +242,25 @@ def oulad_clicks(c, path: str = "") -> None:
   c.evals.ranking = dict(type="tiles", label="next_tile")
 
 
+def msweb(c, path: str = "") -> None:
+  """Visits to areas of a web site, in no order: hidden pages, no positions."""
+  d = c.data
+  d.source, d.target = "msweb", "page"
+  d.options = dict(path=path) if path else {}
+  d.validation_split, d.test_split = "validation", "test"
+  d.sequence_length, d.segments = 40, 16
+  c.model.positions = "none"
+
+
+def diginetica(c, path: str = "") -> None:
+  """Diginetica's click sessions: the next item of each prefix (causal)."""
+  d = c.data
+  d.source, d.target = "diginetica", "page"
+  d.options = dict(path=path) if path else {}
+  d.validation_split, d.test_split = "validation", "test"
+  d.sequence_length, d.segments = 32, 12
+
+
 def clicks(c, path: str = "") -> None:
   """A raw click log in `path`: visitor, time and url a row (docs/clicks.md)."""
   d = c.data
@@ -274,9 +293,15 @@ SCORED = dict(
 SESSIONS = dict(
   clicks=clicks,
   complete_journey_baskets=complete_journey_baskets,
+  diginetica=diginetica,
+  msweb=msweb,
   oulad_clicks=oulad_clicks,
   wikispeedia=wikispeedia,
 )
+# Clicks of a session in no known order.
+UNORDERED = ("complete_journey_baskets", "msweb", "oulad_clicks")
+# Pages without a text.
+UNTITLED = ("diginetica",)
 TEXTS = dict(complete_journey=complete_journey, movielens=movielens)
 # Sequences whose events have times, and their users profiles.
 TIMED = (

@@ -12,8 +12,9 @@ def start(arg: str | None):
 
   Args:
     arg: Of the config file: data=, path= (of its files), texts= (none, words,
-      minilm), size= (tiny, small, large), causal (next pages instead of hidden
-      ones), contrastive= (lambda), batch=, steps=, seed=, smoke.
+      minilm; default words where pages have titles), size= (tiny, small, large),
+      causal (next pages instead of hidden ones), contrastive= (lambda), batch=,
+      steps=, seed=, smoke.
 
   Returns:
     The config, not locked.
@@ -26,7 +27,7 @@ def start(arg: str | None):
     arg,
     data="wikispeedia",
     path="",
-    texts="words",
+    texts="",
     size="small",
     causal=False,
     contrastive=0.0,
@@ -39,6 +40,18 @@ def start(arg: str | None):
     raise config_lib.ConfigError(
       "config arguments smoke and size= exclude each other"
     )
+  untitled = args.data in datasets.UNTITLED
+  args.texts = args.texts or ("none" if untitled else "words")
+  if args.causal and args.data in datasets.UNORDERED:
+    raise config_lib.ConfigError(
+      f"config argument causal: the clicks of data={args.data} are in no known "
+      "order, so none is the next one"
+    )
+  if untitled and args.texts != "none":
+    raise config_lib.ConfigError(
+      f"config argument texts={args.texts!r}: pages of data={args.data} have no "
+      "titles"
+    )
   if args.texts not in TEXT_WIDTHS:
     raise config_lib.ConfigError(
       f"config argument texts={args.texts!r}: use one of {list(TEXT_WIDTHS)}"
@@ -50,7 +63,8 @@ def start(arg: str | None):
     next_page=dict(type="next_page"),
   )
   datasets.use(c, args.data, args.path)
-  c.data.options.texts = args.texts
+  if not untitled:
+    c.data.options.texts = args.texts
   c.model.text_width = TEXT_WIDTHS[args.texts]
   c.model.masked = not args.causal
   c.objective.contrastive_weight = args.contrastive

@@ -276,16 +276,18 @@ def _serve(args, folder, service, server) -> None:
     file=sys.stderr,
     flush=True,
   )
-  looks = None
-  if args.step is None:
-    looks = watch.Watch(
-      args.workdir, made.step, core.swap, make, args.poll_seconds
-    )
+  looks = watch.Watch(
+    args.workdir,
+    made.step if args.step is None else None,
+    core.swap,
+    make,
+    args.poll_seconds,
+    lambda: core.live.model,
+  )
   try:
     core.tidy(args.compact_seconds, lambda: server.should_exit)
   finally:
-    if looks is not None:
-      looks.close()
+    looks.close()
     # Requests that run end first: uvicorn waits for them.
     while server.started and not _ended(server):
       threading.Event().wait(0.05)

@@ -84,8 +84,8 @@ def of_vector(model: Any, vector: Sequence[float]) -> dict[str, Any]:
 def _student(model: Any) -> student_lib.Student:
   if model.student is None:
     raise problems.conflict(
-      "this run has no intents: make them with `lumos intents`, and start the "
-      "service again"
+      "this run has no intents: make them with `lumos intents`; the service "
+      "takes them when it looks again (--poll_seconds)"
     )
   return model.student
 

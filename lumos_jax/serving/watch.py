@@ -1,4 +1,4 @@
-"""Looks for a newer checkpoint of the run, and has the service answer with it."""
+"""Looks for newer checkpoints and intents of a run; the service answers with them."""
 
 import threading
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from absl import logging
 from etils import epath
 
+from lumos_jax.intents import student as student_lib
+from lumos_jax.serving import intent
 from lumos_jax.serving import model as model_lib
 
 _TRIES = 3  # Of a checkpoint that cannot be opened.
@@ -19,28 +21,41 @@ def newest(workdir: epath.PathLike) -> int | None:
   return max((int(n) for n in names if n.isdecimal()), default=None)
 
 
+def stamp(workdir: epath.PathLike) -> tuple | None:
+  """Tells one student of a run from another; None for none."""
+  path = epath.Path(workdir) / intent.FOLDER / student_lib.ABOUT
+  try:
+    found = path.stat()
+  except FileNotFoundError:
+    return None
+  return found.mtime, found.length
+
+
 class Watch:
   """A thread that looks every so many seconds."""
 
   def __init__(
     self,
     workdir: epath.PathLike,
-    step: int,
+    step: int | None,
     swap: Callable[[model_lib.Model], None],
     make: Callable[[int], model_lib.Model],
     seconds: float,
+    live: Callable[[], model_lib.Model] | None = None,
   ):
     """Starts to look.
 
     Args:
       workdir: Of the run.
-      step: In use.
+      step: In use; None where no other checkpoint is to be taken.
       swap: Takes a compiled model.
       make: Opens a checkpoint.
       seconds: Between looks.
+      live: The model in use, which gets a new student; None for no such look.
     """
     self._workdir, self._step, self._seconds = workdir, step, seconds
-    self._swap, self._make = swap, make
+    self._swap, self._make, self._live = swap, make, live
+    self._student: tuple | None = None
     self._failed: dict[int, int] = {}
     self._end = threading.Event()
     self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -49,9 +64,32 @@ class Watch:
   def _run(self):
     while not self._end.wait(self._seconds):
       self.look()
+      self.look_for_student()
+
+  def look_for_student(self) -> bool:
+    """Takes the run's student where it has changed; whether it did.
+
+    One that cannot be read is told once, and the present one goes on.
+    """
+    try:
+      found = stamp(self._workdir)
+    except OSError as e:
+      logging.warning("the run's intents cannot be looked at: %s", e)
+      return False
+    if self._live is None or found is None or found == self._student:
+      return False
+    self._student = found
+    student = intent.student_of(self._workdir)
+    if student is None:
+      return False
+    self._live().student = student
+    logging.info("intents come from a student of %d labels", len(student.ids))
+    return True
 
   def look(self) -> bool:
     """Takes a newer checkpoint if there is one; whether it did."""
+    if self._step is None:
+      return False
     try:
       step = newest(self._workdir)
     except OSError as e:
