@@ -68,9 +68,15 @@ class Bench:
   def __init__(self, args):
     """Opens the data and draws the users."""
     self.args, self.data = args, llm4es_users.DATASETS[args.data]
-    # Of the one text config, as of whose day all is known.
-    config = self._text({})
-    self.day = config.data.test_origin
+    self._smoke = ",smoke" if args.smoke else ""
+    self._text_file = (
+      f"llm4es:data={args.data},weights={args.weights},length={args.length},"
+      f"steps={args.steps},batch={args.batch}{self._smoke}"
+    )
+    config = config_lib.load(self._text_file)
+    with config.unlocked():
+      config.data.root = args.root
+    self.day = config.data.test_origin  # 0: all is known.
     records = main_lib.open_data(config)
     self.schema, self._trained_on = records.schema, len(records.source("train"))
     self.users, self.taught = llm4es_users.chosen(
@@ -80,72 +86,67 @@ class Bench:
 
   def config(self, name: str):
     """Of a variant."""
-    args = self.args
-    if name in TEXTS:
-      c = self._text(TEXTS[name])
-      # Perplexity of a few users, before and after.
-      share = min(0.5, _TOLD_USERS / self._trained_on)
-      with c.unlocked():
+    arg, keys = self._made(name)
+    c = config_lib.load(arg)
+    with c.unlocked():
+      c.update_from_flattened_dict(keys)
+      c.data.root, c.report, c.seed = self.args.root, False, self.args.seed
+      # Ranking takes longer than training, and nothing here asks for it.
+      c.evals = {}
+      if name in TEXTS:
+        # Perplexity of a few users, before and after.
         d = c.data
         d.validation_split = d.test_split = d.train_split
-        d.holdout_share = share
+        d.holdout_share = min(0.5, _TOLD_USERS / self._trained_on)
         c.evals = dict(perplexity=dict(type="perplexity", at_start=True))
         c.train.checkpoint_every = max(1, c.train.steps // 4)
-      return c
+        c.model.remat = "none"  # Rows are few and short.
+    return c
+
+  def _made(self, name: str):
+    """A variant's config file with arguments, and keys beside them."""
+    args = self.args
+    if name in TEXTS:
+      return self._text_file, TEXTS[name]
     file, keys = self.data.events, {}
     if name == COLES:
       file = self.data.contrast
       keys = {"objective.coles_weight": 1.0, "data.overlap": 0}
     if name == DISTILLED:
-      teacher = self.file(TEACHER)
-      if not teacher.exists():
-        raise SystemExit(f"{name} learns from {teacher}: run {TEACHER} first")
-      # Of the users to learn from alone: the table's are not shown to it.
-      part = teacher.with_name(f"teacher_{teacher.name}")
-      found = pl.read_parquet(teacher)
-      found.filter(pl.col("key").is_in(self.taught)).write_parquet(part)
-      keys = {
-        "data.teacher": str(part),
-        "objective.distill_weight": 0.5,
-        "objective.distill_width": found["embedding"].dtype.size,
-      }
+      keys = self._teacher()
     if self.day:
       keys |= {"data.train_origin_last": self.day}
-    smoke = ",smoke" if args.smoke else ""
-    c = config_lib.load(f"{file},steps={args.event_steps}{smoke}")
-    with c.unlocked():
-      c.update_from_flattened_dict(keys)
-      # Ranking takes longer than training, and nothing here asks for it.
-      c.evals = {}
-    return self._common(c)
+    return f"{file},steps={args.event_steps}{self._smoke}", keys
 
-  def _text(self, keys):
-    args = self.args
-    c = config_lib.load(
-      f"llm4es:data={args.data},weights={args.weights},length={args.length},"
-      f"steps={args.steps},batch={args.batch}"
-      + (",smoke" if args.smoke else "")
-    )
-    with c.unlocked():
-      c.update_from_flattened_dict(keys)
-    return self._common(c)
-
-  def _common(self, c):
-    with c.unlocked():
-      c.data.root, c.report, c.seed = self.args.root, False, self.args.seed
-    return c
+  def _teacher(self):
+    """Keys to learn from vectors; the table's users are not among them."""
+    file = self.file(TEACHER)
+    if not file.exists():
+      raise SystemExit(f"{DISTILLED} learns from {file}: run {TEACHER} first")
+    part = file.with_name(f"teacher_{file.name}")
+    found = pl.read_parquet(file)
+    found.filter(pl.col("key").is_in(self.taught)).write_parquet(part)
+    return {
+      "data.teacher": str(part),
+      "objective.distill_weight": 0.5,
+      "objective.distill_width": found["embedding"].dtype.size,
+    }
 
   def workdir(self, name: str) -> pathlib.Path:
-    """Named by what made it, and by a digest of the rest."""
-    c, args = self.config(name), self.args
-    said = [name.replace(" ", "_"), f"steps={c.train.steps}"]
+    """Named by what made it: dials, and a digest of all that is set here."""
+    args = self.args
+    arg, keys = self._made(name)
+    said = [name.replace(" ", "_")]
     if name in TEXTS:
+      steps = keys.get("train.steps", args.steps)
       weights = pathlib.Path(args.weights).name
-      said += [f"length={args.length}", f"batch={args.batch}", weights]
-    with c.unlocked():
-      c.data.root = ""
-    digest = hashlib.sha256(c.to_json(sort_keys=True).encode()).hexdigest()
-    return pathlib.Path(args.out) / args.data / "-".join([*said, digest[:8]])
+      said += [f"steps={steps}", f"length={args.length}", f"batch={args.batch}"]
+      said += [weights]
+    else:
+      said += [f"steps={args.event_steps}"]
+    made = repr((arg, sorted(keys.items()), self.day, args.seed))
+    digest = hashlib.sha256(made.encode()).hexdigest()[:8]
+    return pathlib.Path(args.out) / args.data / "-".join([*said, digest])
 
   def file(self, name: str) -> pathlib.Path:
     """Where a variant's vectors lie."""
