@@ -1,13 +1,17 @@
-r"""What user embeddings know: events, contrast, language models; MovieLens-1M.
+r"""What user embeddings know: events, contrast, language models.
 
-  LUMOS_MOVIELENS_DIR=DIR python benchmarks/llm4es.py --users=1000 --steps=150 \
-    [--weights=smollm2] [--out=runs/llm4es_table] [--only=names,enriched]
+  LUMOS_MOVIELENS_DIR=DIR python benchmarks/llm4es.py --data=movielens --users=1000 \
+    --steps=150 [--weights=smollm2] [--out=runs/llm4es_table] [--only=names,enriched]
 
-Each variant is a whole run of `main`; those that were interrupted go on, finished
-ones and their vectors are read. The same users and folds serve all: LightGBM as
-LLM4ES has it on one table after another, five stratified folds. Users of the
-table are drawn by id, `--users` of them; all users train. Writes
-benchmarks/results/llm4es.json.
+Asks gender, age band and occupation group on MovieLens-1M, whether students who are
+still there after 18 weeks pass (--data=oulad, LUMOS_OULAD_DIR), and whether clients
+default (--data=credit_default, LUMOS_CREDIT_DEFAULT_DIR). The same users and folds
+serve all variants: LightGBM as LLM4ES has it on one table after another.
+
+Each variant is a whole run of `main`, in a folder that says what made it:
+interrupted ones go on, finished ones and their vectors are read. "distilled" is an
+event model that learned from vectors of --taught users who are not in the table.
+Writes benchmarks/results/llm4es_DATA.json.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import hashlib
 import pathlib
 import time
 
+import llm4es_users
 import numpy as np
 import polars as pl
 import results
@@ -23,167 +28,260 @@ from absl import logging
 import lumos_jax
 from lumos_jax import config as config_lib
 from lumos_jax import main as main_lib
-from lumos_jax.evaluators import probe
+from lumos_jax import metric_writer
+from lumos_jax.evaluators import bootstrap, probe
 
-# {variant: config file's arguments, config keys}.
-EVENTS = {
-  "own events": ("panther:data=movielens,ids,bag=64", {}),
-  "coles": (
-    "panther:data=movielens,ids",
-    {"objective.coles_weight": 1.0, "data.overlap": 0},
-  ),
-}
+EVENTS, COLES, DISTILLED = "own events", "coles", "distilled"
 _BASE = {"data.text.base_share": 1.0}
 TEXTS = {
-  "untouched": _BASE | {"train.steps": 0},
+  "untouched": _BASE | {"train.steps": 0, "optimizer.warmup_steps": 0},
   "codes": _BASE | {"data.text.names": False},
   "names": _BASE,
   "enriched": {},
 }
-# An event model that learns to meet a text variant's vectors: of the table's
-# users alone, whom it then describes without a language model.
-DISTILLED = {"distilled": "enriched"}
+TEACHER = "enriched"
+VARIANTS = (EVENTS, COLES, *TEXTS, DISTILLED)
 # Beside each other in one table of features.
 JOINED = (
-  ("distilled", "aggregates"),
+  (DISTILLED, "aggregates"),
   ("enriched", "aggregates"),
-  ("enriched", "coles"),
-  ("enriched", "own events"),
-  ("enriched", "own events", "aggregates"),
+  ("enriched", COLES),
+  ("enriched", EVENTS),
+  ("enriched", EVENTS, "aggregates"),
 )
-# MovieLens' 21 occupations.
-_GROUPS = {
-  "student": (4, 10),
-  "technical": (12, 15, 17),
-  "business": (3, 5, 7, 11, 14, 16),
-  "education, arts, health": (1, 2, 6, 20),
-}
+# Whose difference is told, beside that of all from aggregates.
+COMPARED = (
+  ("codes", "untouched"),
+  ("names", "codes"),
+  ("enriched", "names"),
+  ("enriched", EVENTS),
+  (DISTILLED, "enriched"),
+  (DISTILLED, EVENTS),
+)
 _FOLDS = 5
+_TOLD_USERS = 32  # Of perplexity.
 
 
-def make_config(name, args):
-  """The config of a variant."""
-  if name in DISTILLED:
-    file, keys = EVENTS["own events"]
-    teacher = vectors_file(DISTILLED[name], args)
-    if not teacher.exists():
-      raise SystemExit(f"{name} learns from {teacher}: run its variant first")
-    width = len(pl.scan_parquet(teacher).head(1).collect()["embedding"][0])
-    keys = keys | {
-      "data.teacher": str(teacher),
-      "objective.distill_weight": 0.5,
-      "objective.distill_width": width,
-    }
-    c = config_lib.load(f"{file},steps={args.event_steps}")
-  elif name in EVENTS:
-    file, keys = EVENTS[name]
-    c = config_lib.load(f"{file},steps={args.event_steps}")
-  else:
-    keys = TEXTS[name]
-    c = config_lib.load(
-      f"llm4es:weights={args.weights},length={args.length},steps={args.steps},"
-      f"batch={args.batch}" + (",smoke" if args.smoke else "")
+class Bench:
+  """Variants of one data set, and where their vectors lie."""
+
+  def __init__(self, args):
+    """Opens the data and draws the users."""
+    self.args, self.data = args, llm4es_users.DATASETS[args.data]
+    self._smoke = ",smoke" if args.smoke else ""
+    self._text_file = (
+      f"llm4es:data={args.data},weights={args.weights},length={args.length},"
+      f"steps={args.steps},batch={args.batch}{self._smoke}"
     )
-  with c.unlocked():
-    c.update_from_flattened_dict(keys)
-    c.data.root, c.report, c.seed = args.root, False, args.seed
-    keep = ("perplexity", "next_event")
-    for e in [k for k in c.evals if k not in keep]:
-      del c.evals[e]
-    if name == "untouched":
-      c.optimizer.warmup_steps = 0
-  return c
+    config = config_lib.load(self._text_file)
+    with config.unlocked():
+      config.data.root = args.root
+    self.day = config.data.test_origin  # 0: all is known.
+    records = main_lib.open_data(config)
+    self.schema, self._trained_on = records.schema, len(records.source("train"))
+    self.users, self.taught = llm4es_users.chosen(
+      records, self.data, args.users, args.taught or args.users, self.day
+    )
+    self._seconds: dict[str, list[float]] = {}
 
+  def config(self, name: str):
+    """Of a variant."""
+    arg, keys = self._made(name)
+    c = config_lib.load(arg)
+    with c.unlocked():
+      c.update_from_flattened_dict(keys)
+      c.data.root, c.report, c.seed = self.args.root, False, self.args.seed
+      # Ranking takes longer than training, and nothing here asks for it.
+      c.evals = {}
+      if name in TEXTS:
+        # Perplexity of a few users, before and after.
+        d = c.data
+        d.validation_split = d.test_split = d.train_split
+        d.holdout_share = min(0.5, _TOLD_USERS / self._trained_on)
+        c.evals = dict(perplexity=dict(type="perplexity", at_start=True))
+        c.train.checkpoint_every = max(1, c.train.steps // 4)
+        c.model.remat = "none"  # Rows are few and short.
+    return c
 
-def vectors_file(name, args) -> pathlib.Path:
-  """Where a variant's vectors lie."""
-  workdir = pathlib.Path(args.out) / name.replace(" ", "_")
-  return workdir / f"vectors_{args.users}.parquet"
+  def _made(self, name: str):
+    """A variant's config file with arguments, and keys beside them."""
+    args = self.args
+    if name in TEXTS:
+      return self._text_file, TEXTS[name]
+    file, keys = self.data.events, {}
+    if name == COLES:
+      file = self.data.contrast
+      keys = {"objective.coles_weight": 1.0, "data.overlap": 0}
+    if name == DISTILLED:
+      keys = self._teacher()
+    if self.day:
+      keys |= {"data.train_origin_last": self.day}
+    return f"{file},steps={args.event_steps}{self._smoke}", keys
 
+  def _teacher(self):
+    """Keys to learn from vectors; the table's users are not among them."""
+    file = self.file(TEACHER)
+    if not file.exists():
+      raise SystemExit(f"{DISTILLED} learns from {file}: run {TEACHER} first")
+    part = file.with_name(f"teacher_{file.name}")
+    found = pl.read_parquet(file)
+    found.filter(pl.col("key").is_in(self.taught)).write_parquet(part)
+    return {
+      "data.teacher": str(part),
+      "objective.distill_weight": 0.5,
+      "objective.distill_width": found["embedding"].dtype.size,
+    }
 
-def vectors(name, args, keys):
-  """Float32 [U, W] of users, from a file where they are there already."""
-  file = vectors_file(name, args)
-  workdir = file.parent
-  begin = time.monotonic()
-  if not file.exists():
-    main_lib.run(make_config(name, args), str(workdir))
-    frame = lumos_jax.load(str(workdir)).embed(users=keys)
-    frame.select("key", "embedding").write_parquet(file)
-  found = pl.read_parquet(file)
-  order = pl.DataFrame({"key": keys})
-  found = order.join(found, on="key", how="left", maintain_order="left")
-  if found["embedding"].null_count():
-    raise SystemExit(f"{file} lacks users: remove it")
-  return found["embedding"].to_numpy(), time.monotonic() - begin
-
-
-def chosen(records, count: int):
-  """Records of `count` users of the data, drawn by id."""
-  source = records.source("train")
-  number = lambda r: hashlib.sha256(r["key"].encode()).digest()
-  every = sorted((source[i] for i in range(len(source))), key=number)
-  return every[:count] if count else every
-
-
-def questions(records, users):
-  """{label: classes int [U]}."""
-  names = [f.name for f in records.schema.categorical("profile")]
-  out = {}
-  for label in ("gender", "age", "occupation"):
-    at = names.index(label)
-    values = records.schema.categorical("profile")[at].values
-    ids = np.asarray([r["profile_categorical"][at] for r in users])
-    if label == "occupation":
-      codes = [int(values[i - 2]) if i > 1 else -1 for i in ids]
-      ids = [_group(code) for code in codes]
-    out[label] = np.unique(ids, return_inverse=True)[1]
-  return out
-
-
-def _group(code: int) -> int:
-  """Number of an occupation's group; 0 for others."""
-  found = [n for n, of in enumerate(_GROUPS.values(), 1) if code in of]
-  return found[0] if found else 0
-
-
-def aggregates(records, users, target: str):
-  """How often each value of the target occurs: sparse [U, V]."""
-  from scipy import sparse
-
-  fields = [f.name for f in records.schema.categorical("activity")]
-  column = fields.index(target)
-  size = records.schema.categorical("activity")[column].size
-  ids = [r["categorical"][:, column] for r in users]
-  rows = np.repeat(np.arange(len(users)), [len(x) for x in ids])
-  ones = np.ones(len(rows), np.float32)
-  return sparse.csr_matrix(
-    (ones, (rows, np.concatenate(ids))), (len(users), size)
-  )
-
-
-def scores(x, y, seed: int):
-  """Out-of-fold AUC (two classes) or accuracy: of each fold."""
-  from sklearn import metrics, model_selection
-
-  folds = model_selection.StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
-  found = []
-  for train, test in folds.split(np.zeros(len(y)), y):
-    p = probe.fit("lightgbm_llm4es", x, y, train, seed)(x, test)
-    if y.max() == 1:
-      found.append(metrics.roc_auc_score(y[test], p[:, 1]))
+  def workdir(self, name: str) -> pathlib.Path:
+    """Named by what made it: dials, and a digest of all that is set here."""
+    args = self.args
+    arg, keys = self._made(name)
+    said = [name.replace(" ", "_")]
+    if name in TEXTS:
+      steps = keys.get("train.steps", args.steps)
+      weights = pathlib.Path(args.weights).name
+      said += [f"steps={steps}", f"length={args.length}", f"batch={args.batch}"]
+      said += [weights]
     else:
-      found.append(np.mean(p.argmax(1) == y[test]))
-  return np.asarray(found)
+      said += [f"steps={args.event_steps}"]
+    made = repr((arg, sorted(keys.items()), self.day, args.seed))
+    digest = hashlib.sha256(made.encode()).hexdigest()[:8]
+    return pathlib.Path(args.out) / args.data / "-".join([*said, digest])
+
+  def file(self, name: str) -> pathlib.Path:
+    """Where a variant's vectors lie."""
+    keys = self._keys(name)
+    digest = hashlib.sha256("\n".join(keys).encode()).hexdigest()
+    return self.workdir(name) / f"vectors_{len(keys)}_{digest[:8]}.parquet"
+
+  def _keys(self, name: str) -> list[str]:
+    more = self.taught if name == TEACHER else []
+    return [r["key"] for r in self.users] + more
+
+  def vectors(self, name: str) -> np.ndarray:
+    """Float32 [U, W] of the table's users, made where they are not there yet."""
+    file = self.file(name)
+    if not file.exists():
+      begin = time.monotonic()
+      main_lib.run(self.config(name), str(file.parent))
+      run = lumos_jax.load(str(file.parent))
+      frame = run.embed(as_of=self.day or None, users=self._keys(name))
+      # Whole or not at all: the next start reads what is there.
+      part = file.with_suffix(".part")
+      frame.select("key", "embedding").write_parquet(part)
+      part.rename(file)
+      self._seconds.setdefault(_kind(name), []).append(time.monotonic() - begin)
+    found = pl.read_parquet(file)
+    order = pl.DataFrame({"key": [r["key"] for r in self.users]})
+    found = order.join(found, on="key", how="left", maintain_order="left")
+    if found["embedding"].null_count():
+      raise SystemExit(f"{file} lacks users: remove it")
+    return found["embedding"].to_numpy()
+
+  def told(self, name: str) -> dict[str, float]:
+    """Seconds of training, and perplexity before and after it."""
+    lines = metric_writer.read(self.workdir(name))
+    out = {"seconds": max((x.get("elapsed", 0.0) for x in lines), default=0.0)}
+    found = [
+      x["perplexity/perplexity"] for x in lines if "perplexity/perplexity" in x
+    ]
+    if found:
+      out |= {"perplexity_before": found[0], "perplexity_after": found[-1]}
+    return out
+
+  def left(self, names) -> str:
+    """How long variants will take that have no vectors yet, in words."""
+    minutes, unknown = 0.0, []
+    for name in names:
+      # What distils needs its teacher's vectors even to be named.
+      ready = name != DISTILLED or self.file(TEACHER).exists()
+      if ready and self.file(name).exists():
+        continue
+      seen = self._seconds.get(_kind(name))
+      if seen:
+        minutes += np.mean(seen) / 60
+      else:
+        unknown.append(name)
+    said = f"about {minutes:.0f} minutes left"
+    return said + (f", and those of {', '.join(unknown)}" if unknown else "")
+
+
+def _kind(name: str) -> str:
+  return "untouched" if name == "untouched" else str(name in TEXTS)
+
+
+def score(bench: Bench, tables: dict, seconds: dict) -> list[dict]:
+  """Rows of results: a model each, with all labels and differences."""
+  args = bench.args
+  whole = {(n,): (tables[n],) for n in tables}
+  whole |= {
+    j: tuple(tables[n] for n in j) for j in JOINED if set(j) <= set(tables)
+  }
+  metrics: dict[str, dict] = {" + ".join(parts): {} for parts in whole}
+  for label, ids in bench.data.questions(bench.schema, bench.users).items():
+    y, known = _classes(label, ids)
+    folds = list(probe.splits(y, _FOLDS))
+    tests, scores = [test for _, test in folds], {}
+    for parts, x in whole.items():
+      name = " + ".join(parts)
+      x = tuple(part[known] for part in x)
+      metric, found, scores[name] = probe.out_of_fold(
+        "lightgbm_llm4es", x, y, folds, args.seed
+      )
+      print(f"{label:12s}{name:40s}{found.mean():.4f} +- {found.std():.4f}")
+      metrics[name] |= {
+        f"{label}/users": len(y),
+        f"{label}/{metric}": float(found.mean()),
+        f"{label}/{metric}_deviation": float(found.std()),
+      }
+    pairs = [(n, "aggregates") for n in scores if n != "aggregates"]
+    for name, other in [*pairs, *COMPARED]:
+      if name in scores and other in scores:
+        found = probe.difference(metric, y, tests, scores[name], scores[other])
+        shown = f"{label}_vs_{other.replace(' ', '_')}/{metric}"
+        metrics[name] |= bootstrap.flat({shown: found})
+  text = f"weights={args.weights}, length={args.length}, batch={args.batch}"
+  return [
+    dict(
+      dataset=f"{bench.data.shown}, {len(bench.users):,} users drawn by id",
+      split=f"{_FOLDS} stratified folds",
+      protocol="LightGBM of 500 trees; the distilled model learned from vectors "
+      f"of {len(bench.taught):,} users outside the table",
+      model=name,
+      config=f"{text}; event models of {args.event_steps:,} steps",
+      seed=args.seed,
+      steps=args.steps,
+      wall_seconds=sum(seconds[p] for p in parts),
+      metrics=metrics[name] | (bench.told(name) if name in TEXTS else {}),
+    )
+    for parts, name in zip(whole, metrics, strict=True)
+  ]
+
+
+def _classes(label: str, ids: np.ndarray):
+  """Classes from 0 of users that are known, and which users these are."""
+  values, counts = np.unique(ids, return_counts=True)
+  enough = [v for v, n in zip(values, counts) if v >= 0 and n >= _FOLDS]
+  known = np.isin(ids, enough)
+  if (~known).any():
+    print(
+      f"{label}: {(~known).sum()} users left out, without a value or with one "
+      f"that fewer than {_FOLDS} have"
+    )
+  if len(enough) < 2:
+    raise SystemExit(f"{label}: these users have one class: take more --users")
+  return np.unique(ids[known], return_inverse=True)[1], known
 
 
 def main():
   """Runs what is missing and writes the table."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   add = parser.add_argument
+  add("--data", default="movielens", choices=llm4es_users.DATASETS)
   add("--users", type=int, default=1000, help="of the table; 0 for all")
+  add("--taught", type=int, default=0, help="others to distil; 0: as many")
   add("--steps", type=int, default=150, help="of fine-tuning")
-  add("--event-steps", type=int, default=3000, help="of the event recipe")
+  add("--event-steps", type=int, default=1000, help="of event models")
   add("--batch", type=int, default=8, help="rows of a step")
   add("--length", type=int, default=512, help="tokens of a row")
   add("--weights", default="smollm2", help="as model.weights")
@@ -191,48 +289,32 @@ def main():
   add("--root", default="data", help="of prepared data")
   add("--seed", type=int, default=0, help="of all runs")
   add("--only", default="", help="variants, separated by commas")
-  add("--smoke", action="store_true", help="a tiny model: does it run?")
+  add("--smoke", action="store_true", help="tiny models: does it run?")
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
-  names = [*EVENTS, *TEXTS, *DISTILLED]
-  if args.only:
-    names = [n for n in names if n in args.only.split(",")]
-  records = main_lib.open_data(make_config(names[0], args))
-  users = chosen(records, args.users)
-  keys = [r["key"] for r in users]
-  tables = {"aggregates": aggregates(records, users, "item")}
+  wanted = args.only.split(",") if args.only else VARIANTS
+  if unknown := set(wanted) - set(VARIANTS):
+    raise SystemExit(f"--only: no variant {unknown}; there are {VARIANTS}")
+  bench = Bench(args)
+  names = [n for n in VARIANTS if n in wanted]
+  if not bench.taught:
+    print(
+      "distilled is left out: there is nobody outside the table to learn from"
+    )
+    names = [n for n in names if n != DISTILLED]
+  tables = {
+    "aggregates": llm4es_users.aggregates(
+      bench.schema, bench.users, bench.data, bench.day
+    )
+  }
   seconds = {"aggregates": 0.0}
   for name in names:
-    tables[name], seconds[name] = vectors(name, args, keys)
-  whole = {(n,): (tables[n],) for n in tables}
-  whole |= {
-    j: tuple(tables[n] for n in j) for j in JOINED if set(j) <= set(tables)
-  }
-  rows = []
-  for label, y in questions(records, users).items():
-    metric = "auc" if y.max() == 1 else "accuracy"
-    for parts, x in whole.items():
-      found = scores(x, y, args.seed)
-      said = " + ".join(parts)
-      print(f"{label:12s}{said:40s}{found.mean():.4f} +- {found.std():.4f}")
-      rows.append(
-        dict(
-          dataset=f"movielens_1m, {len(users):,} users drawn by id",
-          split=f"{_FOLDS} stratified folds",
-          protocol=f"{label}, {metric}; LightGBM of 500 trees",
-          model=said,
-          config=f"weights={args.weights}, length={args.length}",
-          seed=args.seed,
-          steps=args.steps,
-          wall_seconds=sum(seconds[p] for p in parts),
-          metrics={
-            metric: float(found.mean()),
-            f"{metric}_deviation": float(found.std()),
-          },
-        )
-      )
+    print(f"{args.data}: {name}; {bench.left(names)}", flush=True)
+    tables[name] = bench.vectors(name)
+    seconds[name] = bench.told(name)["seconds"]
+  rows = score(bench, tables, seconds)
   if not args.smoke:
-    print(results.write("llm4es", rows))
+    print(results.write(f"llm4es_{args.data}", rows))
 
 
 if __name__ == "__main__":

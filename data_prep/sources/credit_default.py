@@ -30,6 +30,18 @@ _EPOCH = datetime.date(2005, 4, 1)
 # The last days of April to September, and when each one's columns are of.
 _MONTHS = (30, 31, 30, 31, 31, 30)
 _STATUS = ("PAY_6", "PAY_5", "PAY_4", "PAY_3", "PAY_2", "PAY_0")
+# What a status says, in words (llm/text.py).
+_STATUSES = {
+  "-2": "no use of the card",
+  "-1": "paid in full",
+  "0": "paid the least",
+  "1": "one month late",
+} | {
+  str(n): f"{word} months late"
+  for n, word in enumerate(
+    ("two", "three", "four", "five", "six", "seven", "eight"), 2
+  )
+}
 _LABEL = "default.payment.next.month"
 _SHARES = {"validation": 0.15, "test": 0.2}
 
@@ -68,7 +80,7 @@ def load(*, path: str = "", bins: int = 10) -> Inputs:
   schema = schema_lib.Schema(
     name="credit_default",
     activity=(
-      category("status"),
+      category("status", title="repayment", names=_STATUSES),
       schema_lib.Binned("billed_bin", of="billed_share", bins=bins),
       schema_lib.Binned("paid_bin", of="paid_share", bins=bins),
       schema_lib.Composite(
@@ -81,8 +93,8 @@ def load(*, path: str = "", bins: int = 10) -> Inputs:
       number("months_late"),
       number("billed", daily="mean"),
       number("paid"),
-      number("billed_share", daily="mean"),
-      number("paid_share", daily="mean"),
+      number("billed_share", daily="mean", title="billed share of the limit"),
+      number("paid_share", daily="mean", title="paid share of the limit"),
     ),
     profile=(
       category("sex"),

@@ -6,7 +6,7 @@ U users, D width of the embedding, V values of the target field.
 import jax
 import numpy as np
 
-from lumos_jax.data import sequences
+from lumos_jax.data import sequences, tasks
 from lumos_jax.evaluators import base, bootstrap, metrics, predict
 
 _MODELS = ("logistic", "lightgbm")
@@ -34,9 +34,11 @@ class Probe(base.Evaluator):
   Beside the embedding: aggregates (how often each value of the target field
   occurs) and both together. Yields "FEATURES/MODEL/auc" (two classes) or
   ".../accuracy", means over the folds, and the same with "_deviation" between
-  them. With two classes also "FEATURES_vs_aggregates/MODEL/auc" with its
-  difference and the bounds of a paired 95 % bootstrap interval: users are drawn
-  within the folds, whose classifiers stay as they are.
+  them, and "FEATURES_vs_aggregates/MODEL/auc" with its difference and the bounds
+  of a paired 95 % bootstrap interval (`difference`).
+
+  A label whose rows have days is an outcome: users without a row did not have it.
+  Of other labels they are not known, and left out.
   """
 
   slow = True
@@ -55,7 +57,8 @@ class Probe(base.Evaluator):
 
     Args:
       *args: As base.Evaluator.
-      label: A label of the schema that holds for the user as a whole.
+      label: A label of the schema that holds for the user as a whole, or an
+        outcome that a user has or has not.
       folds: Of the users of the split.
       models: Among "logistic", "lightgbm", and "lightgbm_llm4es", of more and
         smaller steps as in LLM4ES.
@@ -111,67 +114,119 @@ class Probe(base.Evaluator):
     source = self.records.source(self.data_cfg[f"{self.split_name}_split"])
     place = {k: i for i, k in enumerate(keys.tolist())}
     y, known = np.zeros(len(keys)), np.zeros(len(keys), bool)
-    rows, ids = [], []
+    rows, ids, dated = [], [], False
     for i in range(len(source)):
       record = source[i]
       at = place[predict.hash_keys([record["key"]])[0]]
       mine = record["label_id"] == self._label
       if mine.any():
         y[at], known[at] = record["label_value"][mine][0], True
+        dated |= bool((record["label_time"][mine] != tasks.NO_TIME).any())
       ids.append(record["categorical"][:, column])
       rows.append(np.full(len(ids[-1]), at))
     rows, ids = np.concatenate(rows), np.concatenate(ids)
     counts = sparse.csr_matrix(
       (np.ones(len(ids), np.float32), (rows, ids)), (len(keys), size)
     )
+    known |= dated
+    if len(np.unique(y[known])) < 2:
+      raise ValueError(
+        f"config.evals.{self.name}.label: all {known.sum():,} users of split "
+        f"{self.split_name!r} that have it have the same value: nothing to learn"
+      )
+    # Classes from 0, whatever the values are.
+    y[known] = np.unique(y[known], return_inverse=True)[1]
     return counts, y.astype(int), known
 
   def _splits(self, y):
-    """Rows of training and of test, fold by fold."""
-    from sklearn import model_selection
-
-    folds = model_selection.StratifiedKFold(
-      self._folds, shuffle=True, random_state=self._seed
-    )
-    return folds.split(np.zeros(len(y)), y)
+    return splits(y, self._folds, self._seed)
 
   def _scores(self, features: str, model: str, x, y, scores) -> base.Metrics:
     """Metrics of one model on one table; its out-of-fold scores go to `scores`."""
-    from sklearn import metrics as sk_metrics
 
-    binary, found, out = len(np.unique(y)) == 2, [], np.zeros(len(y))
-    for train, test in self._splits(y):
-      p = fit(model, x, y, train, self._seed)(x, test)
-      if binary:
-        out[test] = p[:, 1]
-        found.append(sk_metrics.roc_auc_score(y[test], p[:, 1]))
-      else:
-        found.append(np.mean(p.argmax(1) == y[test]))
-    if binary:
-      scores[features, model] = out
-    metric = "auc" if binary else "accuracy"
+    metric, found, out = out_of_fold(model, x, y, self._splits(y), self._seed)
+    scores[features, model] = out
     yield f"{features}/{model}/{metric}", float(np.mean(found))
     yield f"{features}/{model}/{metric}_deviation", float(np.std(found))
 
   def _against_aggregates(self, y, scores) -> base.Metrics:
     """Paired intervals of the mean over folds, see the class."""
     tests = [test for _, test in self._splits(y)] if scores else []
+    metric = _metric(y)
     for (features, model), mine in scores.items():
       if features == "aggregates":
         continue
-      theirs, values, draws = scores["aggregates", model], [], []
-      for seed, t in enumerate(tests):
-        known = np.ones(len(t), bool)
-        a, b = (
-          metrics.statistic("auc", y[t] * 1.0, p[t], known)
-          for p in (mine, theirs)
-        )
-        values.append((a(np.ones((1, len(t)))) - b(np.ones((1, len(t)))))[0])
-        drawn = [a(w) - b(w) for w in bootstrap.draws(len(t), _DRAWS, seed)]
-        draws.append(np.concatenate(drawn))
-      found = bootstrap.interval(np.mean(values), np.mean(draws, 0))
-      name = f"{features}_vs_aggregates/{model}/auc"
+      theirs = scores["aggregates", model]
+      found = difference(metric, y, tests, mine, theirs)
+      name = f"{features}_vs_aggregates/{model}/{metric}"
       yield from bootstrap.flat({name: found}).items()
+
+
+def splits(y: np.ndarray, folds: int, seed: int = 0):
+  """Rows of training and of test, fold by fold, each class in all of them."""
+  from sklearn import model_selection
+
+  found = model_selection.StratifiedKFold(
+    folds, shuffle=True, random_state=seed
+  )
+  return found.split(np.zeros(len(y)), y)
+
+
+def _metric(y: np.ndarray) -> str:
+  return "auc" if len(np.unique(y)) == 2 else "accuracy"
+
+
+def out_of_fold(model: str, x, y: np.ndarray, folds, seed: int):
+  """What a model says of users that it was not fitted on.
+
+  Args:
+    model, x, y, seed: As in `fit`.
+    folds: Pairs of rows of training and of test.
+
+  Returns:
+    "auc" (two classes) or "accuracy"; its value in each fold; and of each user
+    [U] the score of class 1, or whether the class was right.
+  """
+  metric, found = _metric(y), []
+  out = np.zeros(len(y), float if metric == "auc" else bool)
+  for train, test in folds:
+    p = fit(model, x, y, train, seed)(x, test)
+    out[test] = p[:, 1] if metric == "auc" else p.argmax(1) == y[test]
+    found.append(_statistic(metric, y[test], out[test])(_once(test))[0])
+  return metric, np.asarray(found), out
+
+
+def difference(
+  metric: str, y: np.ndarray, tests, p: np.ndarray, q: np.ndarray
+) -> bootstrap.Interval:
+  """Mean difference p - q over folds, with a paired 95 % bootstrap interval.
+
+  Users are drawn within the folds, whose classifiers stay as they are: the interval
+  speaks of other users to ask, not of others to learn from.
+
+  Args:
+    metric, p, q: Of `out_of_fold`.
+    y: int [U], classes.
+    tests: Rows of test of each fold.
+  """
+  values, draws = [], []
+  for seed, t in enumerate(tests):
+    a, b = (_statistic(metric, y[t], x[t]) for x in (p, q))
+    values.append((a(_once(t)) - b(_once(t)))[0])
+    drawn = [a(w) - b(w) for w in bootstrap.draws(len(t), _DRAWS, seed)]
+    draws.append(np.concatenate(drawn))
+  return bootstrap.interval(np.mean(values), np.mean(draws, 0))
+
+
+def _statistic(metric: str, y, p) -> metrics.Statistic:
+  if metric == "auc":
+    return metrics.statistic("auc", y * 1.0, p, np.ones(len(y), bool))
+  return lambda w: w @ p / w.sum(1)
+
+
+def _once(rows) -> np.ndarray:
+  """Weights of each user once: [1, U]."""
+  return np.ones((1, len(rows)))
 
 
 def _of_users(found: predict.Predictions) -> tuple[np.ndarray, np.ndarray]:
@@ -243,9 +298,17 @@ def fit(model: str, x, y, train, seed):
       scoring="neg_log_loss",
     )
     fitted.fit(join(x, train), y[train])
-  return lambda x, rows: fitted.predict_proba(
-    join(x if isinstance(x, tuple) else (x,), rows)
-  )
+
+  def predict_rows(x, rows):
+    found = fitted.predict_proba(
+      join(x if isinstance(x, tuple) else (x,), rows)
+    )
+    # A class that no row of training has is one all the same.
+    out = np.zeros((len(found), y.max() + 1))
+    out[:, fitted.classes_] = found
+    return out
+
+  return predict_rows
 
 
 def _scale(x):

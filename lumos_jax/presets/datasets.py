@@ -92,6 +92,13 @@ def oulad(c, path: str = "") -> None:
   d.validation_split, d.test_split = "validation", "test"
   if path:
     d.options = dict(path=path)
+  if _texts(c):
+    # A line a day, without its zeros: a line a page has five times the tokens.
+    d.text.form, d.text.forms = "brief", ("brief",)
+    # 18 of 38 weeks, of which all presentations have clicks. Who has left by
+    # then says so by silence: ask of those who are still there.
+    d.train_origin_last = d.validation_origin = d.test_origin = 126
+    return
   if not _forecasts(c):
     d.options = dict(d.options, rows="event")
   if _sequences(c):
@@ -164,6 +171,13 @@ def credit_default(c, path: str = "") -> None:
     # Of training clients all statements; of others the last two are ranked.
     d.train_origin_last, d.validation_origin, d.test_origin = 183, 152, 182
     d.sequence_length, d.overlap, d.segments = 64, 1, 12
+    return
+  if _texts(c):
+    d.target = "status"
+    d.text.fields = ("status", "billed", "paid", "billed_share", "paid_share")
+    d.train_origin_last = d.validation_origin = d.test_origin = 183
+    d.sequence_length = 320  # Six statements in any form.
+    c.evals.default = dict(type="probe", label="default")
     return
   # As of the 1st of October; clients are held out, not days.
   c.tasks = dict(
@@ -302,7 +316,12 @@ SESSIONS = dict(
 UNORDERED = ("complete_journey_baskets", "msweb", "oulad_clicks")
 # Pages without a text.
 UNTITLED = ("diginetica",)
-TEXTS = dict(complete_journey=complete_journey, movielens=movielens)
+TEXTS = dict(
+  complete_journey=complete_journey,
+  credit_default=credit_default,
+  movielens=movielens,
+  oulad=oulad,
+)
 # Sequences whose events have times, and their users profiles.
 TIMED = (
   "complete_journey",
