@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
-NAMES = ("lumos_quickstart", "panther_next_event")
+NAMES = ("lumos_quickstart", "panther_next_event", "risk_and_embeddings")
 
 
 def notebook(name):
@@ -158,3 +158,21 @@ def test_panther_notebook_runs(execute):
   table = cells[-1].outputs[-1]["data"]["text/plain"]
   rows = [line.split() for line in table.splitlines()[1:]]
   assert len(rows) == 5 and all(r[1] == r[2] for r in rows)
+
+
+@pytest.mark.slow
+def test_risk_notebook_runs(execute):
+  found, run = execute("risk_and_embeddings")
+  values = json.loads((run / "hybrid" / "eval.json").read_text())
+  models = ("risk", "baseline_lightgbm", "baseline_lightgbm_states", "stack")
+  assert all(values[m]["lapse/auc"] > 0.7 for m in models)
+  assert json.loads((run / "alone" / "eval.json").read_text())["risk"]
+  cells = [c for c in found.cells if c.cell_type == "code"]
+  data = [o.get("data", {}) for c in cells for o in c.outputs]
+  assert sum(PLOTLY in d for d in data) == 3  # Calibration, users, why.
+  shown = "\n".join(tables(found))
+  assert "LightGBM with pretrained features" in shown  # The table of models.
+  assert "lapse/calibrated/calibration_error" in shown
+  assert "with the gift card" in shown
+  # The events of an explanation are told in words.
+  assert "moved" in tables(found)[-2] and "merchant" in tables(found)[-2]
