@@ -144,10 +144,14 @@ def measure(model, found, rounds: int) -> dict[str, float]:
       self._next += 1
 
     def append_embedding(self):
+      self.now, _ = states.append_embedding(self.now, more[self._next])
+      self._next += 1
+
+    def append_then_embedding(self):
       self.append()
       states.embedding(self.now)
 
-  chains = Chain(), Chain()
+  chains = Chain(), Chain(), Chain()
   # The compiled program of an append, on what the last one gets.
   before = states.rebuild([part(r, 0, events - 1) for r in found], profiles)
   rows = [states._last(s, int(e["time"][0])) for s, e in zip(before, more[-1])]
@@ -162,6 +166,7 @@ def measure(model, found, rounds: int) -> dict[str, float]:
     rounds,
     append=chains[0].append,
     append_embedding=chains[1].append_embedding,
+    append_then_embedding=chains[2].append_then_embedding,
     recompute=lambda: whole(history),
     append_program=lambda: jax.block_until_ready(
       program(reader._large, reader._table, *arrays)

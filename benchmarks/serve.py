@@ -2,18 +2,19 @@ r"""The HTTP service under load: latency against offered load, and a soak.
 
   python benchmarks/serve.py [--seconds=20] [--loads=50,100,200,400,700,1000]
   python benchmarks/serve.py --minutes=10
+  python benchmarks/serve.py --whys=2 --loads=100 --seconds=60
 
 Makes a PANTHER with fresh parameters (no figure depends on what it has learned) and
 generated users, starts `python -m lumos_jax.serving` on their store, and asks it
-from another process. The load is open: requests begin at times drawn beforehand
-(exponential gaps), whether or not earlier ones are answered, and latency counts from
-the time that a request was meant to begin. With --minutes, a fifth of the requests
-append an event, and the service's memory is read on the way. Also times the look-up
-of a user in memory and in the store. Writes benchmarks/results/serve.json.
+from another process (serve_load.py), whose load is open. With --minutes, a fifth of
+the requests append an event, and the service's memory is read on the way. Also times
+the start of the service, from the start of the process until it is ready, before and
+after its compiled programs are kept on disk; and the look-up of a user in memory and
+in the store. With --whys, it is a hybrid over a PANTHER that scores, alone and while
+explanations are asked for. Writes benchmarks/results/serve.json.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import pathlib
@@ -29,170 +30,18 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from benchmarks import results  # noqa: E402
+from benchmarks.serve_load import ITEMS, USERS  # noqa: E402
 
-USERS, ITEMS, LENGTH = 400, 5000, 512
-CONNECTIONS = 64
+LENGTH = 512
+HISTORY = 100  # Events that the hybrid reads, as configs/risk.py has it.
 APPENDS = 0.2
-START = np.datetime64("2020-01-01")
+PANTHER = f"PANTHER, D 128, 4 layers, T {LENGTH}, V {ITEMS}"
+HYBRID = (
+  f"hybrid of events over PANTHER, D 96, 2 layers, T {HISTORY}, V {ITEMS}"
+)
 
 
-# The load, in a process of its own: neither jax nor the service is in it.
-
-
-class Connection(asyncio.Protocol):
-  """One HTTP/1.1 connection; one request at a time."""
-
-  def __init__(self):
-    self._buffer, self._left, self._status = b"", None, 0
-    self.answered: asyncio.Future | None = None
-
-  def connection_made(self, transport):
-    """Keeps the way to send."""
-    self.transport = transport
-
-  def data_received(self, data):
-    """Reads an answer: head, then as many bytes as it says."""
-    self._buffer += data
-    if self._left is None:
-      head, found, rest = self._buffer.partition(b"\r\n\r\n")
-      if not found:
-        return
-      self._status = int(head[9:12])
-      lines = head.lower().split(b"\r\n")
-      length = [x for x in lines if x.startswith(b"content-length:")]
-      self._left = int(length[0].split(b":")[1]) if length else 0
-      self._buffer = rest
-    if len(self._buffer) >= self._left:
-      self._buffer, self._left = self._buffer[self._left :], None
-      if self.answered is not None and not self.answered.done():
-        self.answered.set_result(self._status)
-
-  def connection_lost(self, error):
-    """An answer that was waited for does not come."""
-    if self.answered is not None and not self.answered.done():
-      self.answered.set_result(0)
-
-  def ask(self, request: bytes) -> asyncio.Future:
-    """Sends a request; its status."""
-    self.answered = asyncio.get_running_loop().create_future()
-    self.transport.write(request)
-    return self.answered
-
-
-def request(path: str, document: dict) -> bytes:
-  """The bytes of a POST."""
-  body = json.dumps(document).encode()
-  return (
-    f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    f"Content-Length: {len(body)}\r\n\r\n"
-  ).encode() + body
-
-
-def event(rng, seconds: int) -> dict:
-  """An event at so many seconds after the data's last day."""
-  at = START + np.timedelta64(100, "D") + np.timedelta64(int(seconds), "s")
-  return {
-    "time": f"{at}Z",
-    "fields": {
-      "item": f"i{rng.integers(ITEMS)}",
-      "channel": ("web", "app")[rng.integers(2)],
-      "amount": round(float(rng.random()), 4),
-    },
-  }
-
-
-async def load(
-  port: int, rate: float, seconds: float, appends: float, seed: int
-):
-  """Asks at times drawn beforehand; latencies [n] in seconds and statuses [n]."""
-  loop, rng = asyncio.get_running_loop(), np.random.default_rng(seed)
-  count = int(rate * seconds)
-  begin = np.cumsum(rng.exponential(1 / rate, count))
-  users = rng.integers(0, USERS, count)
-  adds = rng.random(count) < appends
-  # Made beforehand: writing JSON must not delay a request.
-  asked = []
-  for i in range(count):
-    # Later than all before: a user's events come in order of time.
-    at = int(seed * 100_000 + begin[i]) + 1
-    body = {"user_id": f"user{users[i]}", "events": [event(rng, at)]}
-    asked.append(request("/events" if adds[i] else "/score", body))
-  free: list[Connection] = []
-  for _ in range(CONNECTIONS):
-    _, made = await loop.create_connection(Connection, "127.0.0.1", port)
-    free.append(made)
-  waiting: asyncio.Queue = asyncio.Queue()
-  for made in free:
-    waiting.put_nowait(made)
-  latency, status = np.zeros(count), np.zeros(count, int)
-  start = loop.time() + 0.2
-
-  async def one(i):
-    connection = await waiting.get()
-    status[i] = await connection.ask(asked[i])
-    latency[i] = loop.time() - start - begin[i]
-    waiting.put_nowait(connection)
-
-  tasks = set()
-  for i in range(count):
-    delay = start + begin[i] - loop.time()
-    if delay > 0.0005:
-      await asyncio.sleep(delay)
-    task = loop.create_task(one(i))
-    tasks.add(task)
-    task.add_done_callback(tasks.discard)
-  if tasks:
-    await asyncio.wait(tasks, timeout=30)
-  took = loop.time() - start
-  for made in free:
-    made.transport.close()
-  return latency, status, adds, took
-
-
-async def touch(port: int):
-  """Asks for each user once, several at a time: states are then in memory."""
-  loop, rng = asyncio.get_running_loop(), np.random.default_rng(0)
-  left = list(range(USERS))
-
-  async def work():
-    _, made = await loop.create_connection(Connection, "127.0.0.1", port)
-    while left:
-      body = {"user_id": f"user{left.pop()}", "events": [event(rng, 1)]}
-      # A busy service refuses what has waited too long.
-      while await made.ask(request("/score", body)) != 200:
-        await asyncio.sleep(0.2)
-    made.transport.close()
-
-  await asyncio.gather(*(work() for _ in range(32)))
-
-
-def as_load(args) -> None:
-  """What the other process does: prints figures as JSON."""
-  import uvloop
-
-  if args.rate == 0:
-    uvloop.run(touch(args.port))
-    print("{}")
-    return
-  latency, status, adds, took = uvloop.run(
-    load(args.port, args.rate, args.seconds, args.appends, args.seed)
-  )
-  good = status == 200
-  found = {"offered": args.rate, "requests": len(status)}
-  found["errors"] = int((~good).sum())
-  found["answered_per_second"] = float(good.sum() / took)
-  for name, some in (("score", ~adds), ("append", adds)):
-    mine = latency[some & good] * 1000
-    if len(mine):
-      for q in (50, 99, 99.9):
-        found[f"{name}_p{q:g}_ms"] = float(np.percentile(mine, q))
-  print(json.dumps(found))
-
-
-# The service, and what it serves.
-
-
-def prepare(root: pathlib.Path) -> pathlib.Path:
+def prepare(root: pathlib.Path, hybrid: bool = False) -> pathlib.Path:
   """A run with fresh parameters and a store of generated users."""
   import fake_events
 
@@ -204,16 +53,7 @@ def prepare(root: pathlib.Path) -> pathlib.Path:
   rng = np.random.default_rng(0)
   lengths = rng.integers(20, 2 * LENGTH, USERS).tolist()
   records = fake_events.Records(lengths=lengths, attributes=False)
-  config = fake_events.config(
-    data__sequence_length=LENGTH,
-    data__overlap=64,
-    data__filter_seen=False,
-    model__d_model=128,
-    model__d_ff=512,
-    model__n_heads=4,
-    model__n_encoder_layers=4,
-    model__activity_width=64,
-  )
+  config = _hybrid() if hybrid else _panther(128, 4)
   workdir = root / "run"
   workdir.mkdir(parents=True)
   saved(workdir, config, records)
@@ -231,11 +71,46 @@ def prepare(root: pathlib.Path) -> pathlib.Path:
   return workdir
 
 
+def _panther(width: int, layers: int):
+  """A PANTHER of some size, for generated events."""
+  import fake_events
+
+  return fake_events.config(
+    data__sequence_length=LENGTH,
+    data__overlap=64,
+    data__filter_seen=False,
+    model__d_model=width,
+    model__d_ff=4 * width,
+    model__n_heads=4,
+    model__n_encoder_layers=layers,
+    model__activity_width=64,
+  )
+
+
+def _hybrid():
+  """A hybrid of the base size over it, which scores events."""
+  import tiny_hybrid
+
+  from lumos_jax import config as config_lib
+
+  c = tiny_hybrid.config(unit="event", data__history_events=HISTORY)
+  with c.unlocked():
+    config_lib.set_size(c, "base")
+    c.model.backbone = _panther(96, 2).to_dict()
+  return c
+
+
 def start(workdir: pathlib.Path) -> tuple[subprocess.Popen, int, float]:
   """The service, once it is ready; its port, and the seconds that took."""
   begin = time.perf_counter()
   argv = [sys.executable, "-m", "lumos_jax.serving", f"--workdir={workdir}"]
-  env = os.environ | {"PYTHONPATH": str(ROOT)}
+  env = os.environ | {
+    "PYTHONPATH": os.pathsep.join(
+      [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    ),
+    # Of this run alone: the first start compiles.
+    "JAX_COMPILATION_CACHE_DIR": str(workdir / "compiled"),
+  }
   running = subprocess.Popen(
     [*argv, "--port=0", "--empty", "--state_mib=4096"],
     stderr=subprocess.PIPE,
@@ -252,7 +127,8 @@ def start(workdir: pathlib.Path) -> tuple[subprocess.Popen, int, float]:
 
 def asked(port: int, *flags: str) -> subprocess.Popen:
   """The other process."""
-  argv = [sys.executable, __file__, "--as_load", f"--port={port}", *flags]
+  other = str(ROOT / "benchmarks" / "serve_load.py")
+  argv = [sys.executable, other, f"--port={port}", *flags]
   return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
 
 
@@ -298,9 +174,13 @@ def lookups(workdir: pathlib.Path) -> dict[str, float]:
 
 
 def curve(args, workdir) -> list[dict]:
-  """Rows of each offered load."""
+  """Rows of each offered load, and of the start."""
+  running, _, first = start(workdir)
+  _end(running)
   running, port, ready = start(workdir)
-  rows = []
+  model = HYBRID if args.whys else PANTHER
+  begun = {"first_start_seconds": first, "start_seconds": ready}
+  rows = [row("start of the service", begun, model)]
   try:
     begin = time.perf_counter()
     ended(asked(port, "--rate=0"))
@@ -315,11 +195,24 @@ def curve(args, workdir) -> list[dict]:
       found["service_cpu_ms_per_request"] = 1000 * used / found["requests"]
       found["ready_seconds"] = ready
       print(json.dumps(found), file=sys.stderr)
-      rows.append(row(f"/score, states in memory, {rate:g} requests/s", found))
+      if not args.whys:
+        name = f"/score, states in memory, {rate:g} requests/s"
+        rows.append(row(name, found))
+        continue
+      name = f"/score, {rate:g} requests/s"
+      rows.append(row(f"{name}, no /why", found, model))
+      found = ended(asked(port, *flags, f"--whys={args.whys}"))
+      print(json.dumps(found), file=sys.stderr)
+      rows.append(row(f"{name}, /why {args.whys:g} a second", found, model))
   finally:
-    running.terminate()
-    running.wait()
+    _end(running)
   return rows
+
+
+def _end(running: subprocess.Popen) -> None:
+  """Ends the service."""
+  running.terminate()
+  running.wait()
 
 
 def soak(args, workdir) -> list[dict]:
@@ -336,8 +229,7 @@ def soak(args, workdir) -> list[dict]:
       memory.append((time.perf_counter() - begin, memory_mib(running.pid)))
     found = ended(other)
   finally:
-    running.terminate()
-    running.wait()
+    _end(running)
   t, mib = np.asarray(memory).T
   # After the first fifth, in which caches fill.
   late = t > t[-1] / 5
@@ -353,13 +245,13 @@ def soak(args, workdir) -> list[dict]:
   return [row(name, found)]
 
 
-def row(config: str, found: dict) -> dict:
+def row(config: str, found: dict, model: str = PANTHER) -> dict:
   """A row of the result file."""
   return dict(
     dataset="generated",
     split=f"{USERS} users",
     protocol="open loop, another process; latency from the intended start",
-    model=f"PANTHER, D 128, 4 layers, T {LENGTH}, V {ITEMS}",
+    model=model,
     config=config,
     metrics=found,
   )
@@ -372,23 +264,21 @@ def main() -> None:
   add("--loads", default="50,100,200,400,700,1000", help="requests/s")
   add("--seconds", type=float, default=20.0, help="of each load")
   add("--minutes", type=float, default=0.0, help="of a soak, instead")
+  add(
+    "--whys", type=float, default=0.0, help="explanations a second, of a hybrid"
+  )
   add("--soak_rate", type=float, default=100.0, help="requests/s of the soak")
   add("--note", default="", help="said in each row, such as of a busy machine")
   add("--root", help="folder for run and store; it must be new")
-  for name in ("port", "seed"):
-    add(f"--{name}", type=int, default=0, help=argparse.SUPPRESS)
-  for name in ("rate", "appends"):
-    add(f"--{name}", type=float, default=0.0, help=argparse.SUPPRESS)
-  add("--as_load", action="store_true", help=argparse.SUPPRESS)
   args = parser.parse_args()
-  if args.as_load:
-    as_load(args)
-    return
   args.loads = [float(x) for x in args.loads.split(",")]
   with tempfile.TemporaryDirectory() as aside:
-    workdir = prepare(pathlib.Path(args.root or aside) / "serve")
+    root = pathlib.Path(args.root or aside) / "serve"
+    workdir = prepare(root, hybrid=bool(args.whys))
     if args.minutes:
       rows = soak(args, workdir)
+    elif args.whys:
+      rows = curve(args, workdir)
     else:
       rows = [row("look-up of a user", lookups(workdir)), *curve(args, workdir)]
   if args.note:

@@ -25,7 +25,12 @@ ROOT = pathlib.Path(__file__).parents[1]
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
-NAMES = ("lumos_quickstart", "panther_next_event", "llm4es_embeddings")
+NAMES = (
+  "lumos_quickstart",
+  "panther_next_event",
+  "risk_and_embeddings",
+  "llm4es_embeddings",
+)
 
 
 def notebook(name):
@@ -172,3 +177,20 @@ def test_llm4es_notebook_runs(execute):
   assert "minus aggregates" in shown and "shape: (3, 6)" in shown
   printed = [o.text for c in cells for o in c.outputs if "text" in o]
   assert "equal: True" in printed[-1]
+
+
+def test_risk_notebook_runs(execute):
+  found, run = execute("risk_and_embeddings")
+  values = json.loads((run / "hybrid" / "eval.json").read_text())
+  models = ("risk", "baseline_lightgbm", "baseline_lightgbm_states", "stack")
+  assert all(values[m]["lapse/auc"] > 0.7 for m in models)
+  assert json.loads((run / "alone" / "eval.json").read_text())["risk"]
+  cells = [c for c in found.cells if c.cell_type == "code"]
+  data = [o.get("data", {}) for c in cells for o in c.outputs]
+  assert sum(PLOTLY in d for d in data) == 3  # Calibration, users, why.
+  shown = "\n".join(tables(found))
+  assert "LightGBM with pretrained features" in shown  # The table of models.
+  assert "lapse/calibrated/calibration_error" in shown
+  assert "with the gift card" in shown
+  # The events of an explanation are told in words.
+  assert "moved" in tables(found)[-2] and "merchant" in tables(found)[-2]

@@ -14,14 +14,7 @@ import numpy as np
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import instants
 from lumos_jax.data import schema as schema_lib
-from lumos_jax.serving import (
-  encoder,
-  history,
-  intent,
-  problems,
-  reasons,
-  words,
-)
+from lumos_jax.serving import history, intent, problems, risks, words
 from lumos_jax.serving import model as model_lib
 from lumos_jax.serving.problems import Problem
 
@@ -29,11 +22,10 @@ _NOTHING = (
   "the user has no events yet, and this model expects nothing of a user without "
   "history"
 )
-Pairs = Sequence[tuple[history.User, Any]]
-Document = dict[str, Any]
+Pairs, Document = risks.Pairs, risks.Document
 
 
-class Answers(intent.Answers):
+class Answers(intent.Answers, risks.Answers):
   """Answers with one model, whatever becomes the service's model meanwhile."""
 
   def __init__(self, scorer: Any, live: Any):
@@ -97,85 +89,6 @@ class Answers(intent.Answers):
         scores = {n: found["forecasts"][n] for n in kinds}
         out[i] = self._about(kind="forecast", scores=scores, events=[])
     return out
-
-  def _risk(self, found: list[Document]) -> Any:
-    if not all(math.isfinite(x) for f in found for x in f.values()):
-      return problems.busy("the model gives no finite number")
-    return self._about(kind="risk", scores=found[-1], events=found)
-
-  def _risks_of_users(self, users, days, asks) -> list[Any]:
-    layout = self._model.layout
-    found = self._model.risk([u.record(layout) for u in users], days)
-    out = [self._risk([f]) for f in found]
-    for x in out:
-      if isinstance(x, dict):
-        x["events"] = []  # It is the user who is scored.
-    return out
-
-  def _new_rows(self, user: history.User, ask: Any) -> list[encoder.Row]:
-    """The events of a question about events, encoded.
-
-    Raises:
-      Problem: One of them is wrong, or a day is asked for.
-    """
-    if ask.args.get("as_of") is not None:
-      raise problems.wrong(
-        "as_of: this run scores events, each at its own time: leave it out"
-      )
-    return self._scorer.encode(user, ask.args["events"])
-
-  def _scored_rows(self, user: history.User, ask: Any) -> list[encoder.Row]:
-    """The same, of which there must be one."""
-    rows = self._new_rows(user, ask)
-    if not rows:
-      raise problems.wrong("events: this run scores events: give at least one")
-    return rows
-
-  def _risks_of_events(self, pairs: Pairs) -> list[Any]:
-    out: list[Any] = [None] * len(pairs)
-    records, places, owner = [], [], []
-    for i, (user, ask) in enumerate(pairs):
-      try:
-        rows = self._scored_rows(user, ask)
-        after = self._scorer.extended(user, rows)
-      except Problem as e:
-        out[i] = e
-        continue
-      record = after.record(self._model.layout)
-      count = len(record["day"])
-      records += [record] * len(rows)
-      places += range(count - len(rows), count)
-      owner += [i] * len(rows)
-    found = self._model.risk(records, places) if records else []
-    mine: dict[int, list[Document]] = {}
-    for i, x in zip(owner, found, strict=True):
-      mine.setdefault(i, []).append(x)
-    for i, x in mine.items():
-      out[i] = self._risk(x)
-    return out
-
-  def why(self, pairs: Pairs) -> list[Any]:
-    """What moved a score: of a user, or of the last of its events."""
-    return [self._why(*pair) for pair in pairs]
-
-  def _why(self, user: history.User, ask: Any) -> Any:
-    args, model = ask.args, self._model
-    try:
-      task = reasons.task_of(model, args["task"])
-      if model.of_users:
-        user, place = self._point(user, args)
-      else:
-        rows = self._new_rows(user, ask)
-        user = self._scorer.extended(user, rows)
-        place = len(user.all_rows(model.layout)) - 1
-        if place < 0:
-          raise problems.wrong("events: the user has none yet: give one")
-      found = reasons.explain(
-        model, self._say, user, place, task, args["method"], args["last"]
-      )
-    except Problem as e:
-      return e
-    return self._about(**found)
 
   def _deviations(self, pairs: Pairs) -> list[Any]:
     out: list[Any] = [None] * len(pairs)

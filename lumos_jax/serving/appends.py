@@ -47,6 +47,8 @@ class Rows:
     next_time: int64 [C], instants of the rows after each.
     totals: Before the first one, see State.
     tail: As of State.
+    look: Whether the last one is the user's last: what is found of it says what
+      the user is now, and is not kept, as its next event will change it.
   """
 
   state: State
@@ -56,6 +58,7 @@ class Rows:
   next_time: np.ndarray
   totals: np.ndarray
   tail: np.ndarray | None
+  look: bool = False
 
 
 class Draft:
@@ -63,11 +66,16 @@ class Draft:
 
   `next` says what is to be read, at most C rows; `read` takes what was found;
   `done` is the state at the end.
+
+  Attributes:
+    look: float32 [D], what was found of the last row, where `next` was asked for
+      it and a call had room.
   """
 
   def __init__(self, state: State, events: Mapping[str, Any], of: Settings):
     """Takes events, one at least, none older than the state's last one."""
     self._of, self._state = of, state
+    self.look: np.ndarray | None = None
     self._more = {
       name: np.asarray(events[name], x.dtype)
       for name, x in state.window.raw.items()
@@ -106,8 +114,12 @@ class Draft:
     """Row behind the last one that this window reads."""
     return min(self._begin + self._of.length, self._end - 1)
 
-  def next(self, most: int) -> Rows | None:
-    """The next rows, at most so many; None where all is read."""
+  def next(self, most: int, look: bool = False) -> Rows | None:
+    """The next rows, at most so many; None where all is read.
+
+    With `look` the last of these calls has the user's last row too, as if no event
+    followed it.
+    """
     while self._row >= self._stop:
       if self._begin + self._of.length >= self._end:
         return None
@@ -117,6 +129,11 @@ class Draft:
     if len(after) < stop - self._row:  # The last one's next is not held here.
       beyond = self._more["time"][stop - self._base]
       after = np.append(after, beyond)
+    # Unless the last row begins the next window.
+    look &= stop == self._end - 1 < self._begin + self._of.length
+    look &= stop - self._row < most
+    if look:
+      after = np.append(after, self._raw("time", stop, stop + 1))
     return Rows(
       self._state,
       self._window,
@@ -125,6 +142,7 @@ class Draft:
       after,
       self._totals,
       self._tail,
+      look,
     )
 
   def read(

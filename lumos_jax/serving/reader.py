@@ -20,7 +20,8 @@ from lumos_jax.recipes import expected
 from lumos_jax.serving import appends, user_state
 
 _SMALL = 1 << 20  # Numbers of a parameter.
-_CHUNKS = (1, 8, 64)  # Rows of a user that a program reads at a time.
+# Rows of a user that a program reads at a time; 2 for an append with embedding.
+_CHUNKS = (1, 2, 8, 64)
 
 # (module, scored table [V, D], batch, states [B, D], what is copied) -> outputs.
 Ask = Callable[..., dict[str, jax.Array]]

@@ -40,7 +40,6 @@ __all__ = [
 
 Events = Mapping[str, np.ndarray]
 Profile = tuple[np.ndarray, np.ndarray]
-_CHUNKS = (1, 8, 64, 512)  # Rows of a user that a program reads at a time.
 _SEEN = 8  # Least width of a list of seen values; others are doubles of it.
 
 
@@ -102,39 +101,15 @@ class States:
         np.full(ids, schema_lib.MISSING, np.int32),
         fit.absent(self._schema.profile),
       )
-    ids, numeric = profile
-    raw = {
-      "time": np.zeros(1, np.int64),
-      "categorical": np.zeros(
-        (1, len(self._schema.categorical("activity"))), np.int32
-      ),
-      "numeric": np.zeros(
-        (1, self._schema.numeric_width("activity")), np.float32
-      ),
-    }
-    past = {
-      n: np.zeros((x.shape[0], *x.shape[2:-2], 0, x.shape[-1]), x.dtype)
-      for n, x in self._reader.kept.items()
-    }
-    most = self._settings.length
-    window, rows = user_state.Window(raw, past, most, 1), 0
-    start_token = bool(self._data.start_token)
-    if start_token:
-      window, rows = window.grown(0, raw), 1
-    tail = self._reader.tail
-    if tail is not None:
-      tail = np.zeros((tail.shape[0], *tail.shape[2:]), tail.dtype)
-    return State(
-      profile=(np.asarray(ids, np.int32), np.asarray(numeric, np.float32)),
-      start_token=start_token,
-      rows=rows,
-      begin=0,
-      window=window,
-      tail=tail,
-      first_time=0,
-      totals=np.zeros(self._settings.counts.width, np.float32),
-      sums=np.zeros(self._sums_width, np.float64),
-      seen=np.zeros(0, np.int32),
+    return user_state.without_events(
+      profile,
+      self._schema,
+      self._reader.kept,
+      self._reader.tail,
+      self._settings.length,
+      bool(self._data.start_token),
+      self._settings.counts.width,
+      self._sums_width,
     )
 
   def append(
@@ -150,6 +125,21 @@ class States:
         place. Nobody has changed.
       ValueError: Events have other columns than the model's.
     """
+    return self._appended(states, events, False)[0]
+
+  def append_embedding(
+    self, states: Sequence[State], events: Sequence[Events]
+  ) -> tuple[list[State], np.ndarray]:
+    """`append`, and the `embedding` of what it gives, in one call of the model.
+
+    Raises:
+      OutOfOrder, ValueError: See `append`.
+    """
+    after, looks = self._appended(states, events, True)
+    return after, self._embedded(after, looks)
+
+  def _appended(self, states, events, look):
+    """The users after more events; of some, what was found of their last row."""
     for i, (state, more) in enumerate(zip(states, events, strict=True)):
       refusals.check_events(i, state, more)
     drafts = [
@@ -157,13 +147,17 @@ class States:
       for s, e in zip(states, events, strict=True)
     ]
     waiting = [d for d in drafts if d is not None]
-    while waiting := self._read_some(waiting):
+    while waiting := self._read_some(waiting, look):
       pass
-    return [s if d is None else d.done() for s, d in zip(states, drafts)]
+    after = [s if d is None else d.done() for s, d in zip(states, drafts)]
+    looks = [None if d is None else d.look for d in drafts]
+    return after, looks
 
-  def _read_some(self, drafts: list[appends.Draft]) -> list[appends.Draft]:
+  def _read_some(
+    self, drafts: list[appends.Draft], look: bool
+  ) -> list[appends.Draft]:
     """Lets each draft read some rows; those that are not at their end."""
-    found = [(d, d.next(self._reader.chunks[-1])) for d in drafts]
+    found = [(d, d.next(self._reader.chunks[-1], look)) for d in drafts]
     found = [(d, rows) for d, rows in found if rows is not None]
     # Alike many rows together.
     found.sort(key=lambda x: len(x[1].next_time))
@@ -171,7 +165,9 @@ class States:
       some = found[i : i + self.batch_size]
       states, new = self._reader.extend([rows for _, rows in some])
       for b, (draft, rows) in enumerate(some):
-        c = len(rows.next_time)
+        c = len(rows.next_time) - rows.look
+        if rows.look:
+          draft.look = states[b, c]
         kept = {n: x[:, b, ..., :c, :] for n, x in new.items()}
         draft.read(c, states[b, :c], self._reader.vectors, kept)
     return [d for d, _ in found]
@@ -220,17 +216,25 @@ class States:
     Those of `Predictor.predict` where all events fit a window. Beyond, each event
     counts with its state in the first window that held it.
     """
-    sums = np.stack([s.sums for s in states])
+    return self._embedded(states, [None] * len(states))
+
+  def _embedded(self, states, looks) -> np.ndarray:
+    """Embeddings of users; `looks` are states of their last rows, where known."""
+    sums, looks = np.stack([s.sums for s in states]), list(looks)
     some = [i for i, s in enumerate(states) if s.count]
-    for i in range(0, len(some), self.batch_size):
-      mine = some[i : i + self.batch_size]
+    absent = [i for i in some if looks[i] is None]
+    for i in range(0, len(absent), self.batch_size):
+      mine = absent[i : i + self.batch_size]
       # The last one, which no other follows.
       last = [self._last(states[j], states[j].last_time) for j in mine]
       found, _ = self._reader.extend(last)
-      ids = [states[j].row("categorical")[-1] for j in mine]
+      for j, x in zip(mine, found[:, 0], strict=False):
+        looks[j] = x
+    if some:
       column = self._settings.column
-      vectors = self._reader.vectors[[row[column] for row in ids]]
-      sums[mine] += np.concatenate([found[: len(mine), 0], vectors], 1)
+      ids = [states[i].row("categorical")[-1][column] for i in some]
+      vectors = self._reader.vectors[ids]
+      sums[some] += np.concatenate([[looks[i] for i in some], vectors], 1)
     count = np.asarray([[s.count] for s in states], np.float64)
     return probe.pooled(sums, count).astype(np.float32)
 

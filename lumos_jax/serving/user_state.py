@@ -9,6 +9,7 @@ L layers, C categorical and N numeric columns, W counted values (data/running.py
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -128,3 +129,56 @@ class State:
     """The latest events as in a record, more than T / 2 where there are so many."""
     first = int(self.start_token and not self.begin)
     return {name: self.row(name)[first:].copy() for name in RAW}
+
+
+def without_events(
+  profile: tuple[np.ndarray, np.ndarray],
+  schema: Any,
+  kept: Mapping[str, Any],
+  tail: Any,
+  most: int,
+  start_token: bool,
+  counted: int,
+  summed: int,
+) -> State:
+  """The state of a user who has not done anything yet.
+
+  Args:
+    profile: Ids and numbers.
+    schema: Of the data.
+    kept: {name: shape and dtype [L, 1, ..., T, H]}, of a window's rows.
+    tail: Shape and dtype [L, 1, reach, D]; or None.
+    most: T.
+    start_token: Whether rows begin with one.
+    counted: Width of totals.
+    summed: E.
+  """
+  columns = len(schema.categorical("activity"))
+  numbers = schema.numeric_width("activity")
+  raw = {
+    "time": np.zeros(1, np.int64),
+    "categorical": np.zeros((1, columns), np.int32),
+    "numeric": np.zeros((1, numbers), np.float32),
+  }
+  past = {
+    n: np.zeros((x.shape[0], *x.shape[2:-2], 0, x.shape[-1]), x.dtype)
+    for n, x in kept.items()
+  }
+  window, rows = Window(raw, past, most, 1), 0
+  if start_token:
+    window, rows = window.grown(0, raw), 1
+  if tail is not None:
+    tail = np.zeros((tail.shape[0], *tail.shape[2:]), tail.dtype)
+  ids, numeric = profile
+  return State(
+    profile=(np.asarray(ids, np.int32), np.asarray(numeric, np.float32)),
+    start_token=start_token,
+    rows=rows,
+    begin=0,
+    window=window,
+    tail=tail,
+    first_time=0,
+    totals=np.zeros(counted, np.float32),
+    sums=np.zeros(summed, np.float64),
+    seen=np.zeros(0, np.int32),
+  )
