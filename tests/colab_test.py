@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, shortened."""
 
+import ast
 import glob
 import importlib.util
 import json
@@ -25,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PLOTLY = "application/vnd.plotly.v1+json"
 
 
-NAMES = ("lumos_quickstart", "panther_next_event")
+NAMES = ("clicks_to_intent", "lumos_quickstart", "panther_next_event")
 
 
 def notebook(name):
@@ -158,3 +159,26 @@ def test_panther_notebook_runs(execute):
   table = cells[-1].outputs[-1]["data"]["text/plain"]
   rows = [line.split() for line in table.splitlines()[1:]]
   assert len(rows) == 5 and all(r[1] == r[2] for r in rows)
+
+
+@pytest.mark.slow
+def test_clicks_notebook_runs(execute):
+  found, run = execute("clicks_to_intent")
+  about = json.loads((run / "intents" / "intents.json").read_text())
+  assert len(about["labels"]) == 6
+  cells = [c for c in found.cells if c.cell_type == "code"]
+  printed = "".join(o.get("text", "") for c in cells for o in c.outputs)
+  assert "pages; 0 hold a query" in printed
+  # Reasons that nobody was shown are found.
+  start = printed.index("{'nmi'")
+  agreement = ast.literal_eval(printed[start : printed.index("}", start) + 1])
+  assert agreement["nmi"] > 0.5
+  (figure,) = [
+    o.data[PLOTLY]
+    for c in cells
+    for o in c.outputs
+    if PLOTLY in o.get("data", {})
+  ]
+  assert len(figure["data"]) >= 12
+  # A session's confidences, the surest first.
+  assert "confidence" in cells[-1].outputs[-1]["data"]["text/plain"]
