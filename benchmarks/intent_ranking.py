@@ -3,12 +3,14 @@ r"""Which tile comes next: a ranker with the session's vector, and without.
   python benchmarks/intent_ranking.py --data=complete_journey_baskets --steps=250 \
     --name=intent_ranking_complete_journey
   LUMOS_OULAD_DIR=DIR python benchmarks/intent_ranking.py --data=oulad_clicks \
-    --steps=300 --name=intent_ranking_oulad
+    --steps=300 --name=intent_ranking_oulad --conversion=intent_oulad
 
 Complete Journey: the department that leads in a household's next basket; training,
 validation and test follow each other in time. OULAD: the kind of page that leads on a
-student's next day; other students in later presentations are the test. The ranker is
-softmax regression, of the same strengths chosen by validation log loss for all:
+student's next day; other students in later presentations are the test; --conversion
+asks with the same features, beside it, whether they hand something in within 7 days,
+and names that result file. The ranker is softmax regression, of the same strengths
+chosen by validation log loss for all:
 
 - history: counts of the user's sessions before the last one, by category;
 - counts: these, and counts of the last session by page and category;
@@ -17,9 +19,9 @@ softmax regression, of the same strengths chosen by validation log loss for all:
 - both: counts and vector.
 
 All end with the last session before the one that is predicted. Gains are relative, in
-percent, the mean of the seeds of the encoder, with 95 % intervals over users and
-seeds. Runs of benchmarks/intent.py in --out are read, missing ones are trained.
-Writes benchmarks/results/NAME.json after every seed.
+percent (of conversion: differences), the mean of the seeds of the encoder, with 95 %
+intervals over users and seeds. Runs of benchmarks/intent.py in --out are read, missing
+ones are trained. Writes benchmarks/results/NAME.json after every seed.
 """
 
 import argparse
@@ -38,12 +40,12 @@ from lumos_jax.data import pages as pages_lib
 from lumos_jax.evaluators import (
   bootstrap,
   hierarchical,
+  metrics,
   predict,
   softmax,
   tiles,
 )
 
-METRICS = ("macro_recall@1", "log_loss", "ndcg")
 # What is compared with what; the first as published.
 PAIRS = (
   ("history + vector", "history"),
@@ -51,7 +53,7 @@ PAIRS = (
   ("vector", "counts"),
   ("history + vector", "counts"),
 )
-_LABEL = "next_tile"
+_TILE, _CONVERSION = "next_tile", "submits"
 _KEPT = 0.9  # Of older sessions' weight, from session to session.
 _DRAWS = 1000
 
@@ -64,7 +66,7 @@ class Questions:
   Attributes:
     records: N of them; a user's sessions follow each other.
     user, split: text [N].
-    tile: int [N], of the next session with one; -1 where there is none.
+    outcome: {label: int [N]}, of what comes next; -1 where it is not known.
     pages: sparse [N, V], counts of the session.
     last: float [N, 2 G + 2], the session by category.
     history: float [N, 4 G + 1], the user's sessions before it.
@@ -81,7 +83,7 @@ class Questions:
     schema, rows = records.schema, []
     names = [f.name for f in schema.categorical("activity")]
     column = names.index(config.data.target)
-    label = [x.name for x in schema.labels].index(_LABEL)
+    labels = {x.name: i for i, x in enumerate(schema.labels)}
     for split in records.splits:
       source = records.source(split)
       for start in range(0, len(source), 4096):
@@ -95,8 +97,11 @@ class Questions:
     rows.sort(key=lambda r: (*r[:2], r[3]["key"]))
     self.records = [r[3] for r in rows]
     self.user, self.split = (np.asarray([r[i] for r in rows]) for i in (0, 2))
-    mine = [r["label_value"][r["label_id"] == label] for r in self.records]
-    self.tile = np.asarray([int(x[-1]) if len(x) else -1 for x in mine])
+    self.outcome = {}
+    for name, i in labels.items():
+      mine = [r["label_value"][r["label_id"] == i] for r in self.records]
+      mine = [int(x[-1]) if len(x) else -1 for x in mine]
+      self.outcome[name] = np.asarray(mine)
     size = [len(r["day"]) for r in self.records]
     at = np.repeat(np.arange(len(rows)), size)
     page = np.concatenate([r["categorical"][:, column] for r in self.records])
@@ -115,7 +120,7 @@ class Questions:
     whole = np.stack([by_kind.sum(1), amounts.sum(1)], 1)
     self.last = np.log1p(np.concatenate([by_kind, amounts, whole], 1))
     # Which tile led each session, as the label tells it of the next one.
-    shown = amounts * np.isin(kinds, schema.labels[label].values)
+    shown = amounts * np.isin(kinds, schema.labels[labels[_TILE]].values)
     leads = np.eye(len(kinds))[shown.argmax(1)] * (shown.sum(1) > 0)[:, None]
     self.history = self._history(by_kind, amounts, leads)
 
@@ -156,26 +161,96 @@ class Questions:
       "both": (self.pages, self.last, self.history, own),
     }
 
-  def parts(self, most: int) -> list[np.ndarray]:
+  def parts(self, label: str, most: int) -> list[np.ndarray]:
     """Places of training, validation and test questions; at most so many."""
+    known = self.outcome[label] >= 0
     rng, found = np.random.default_rng(0), []
     for split in ("train", "validation", "test"):
-      at = np.flatnonzero((self.split == split) & (self.tile >= 0))
+      at = np.flatnonzero((self.split == split) & known)
       if split != "test" and len(at) > most:
         at = np.sort(rng.choice(at, most, replace=False))
       found.append(at)
     return found
 
 
-def ranked(questions, features, parts, outcomes: int):
-  """{features: (probabilities [U, K] of the test, strength)}."""
-  found = {}
-  for name, blocks in features.items():
-    tables = [([x[at] for x in blocks], questions.tile[at]) for at in parts]
-    begin = time.monotonic()
-    found[name] = softmax.chosen(tables, outcomes)
-    print(f"{name:18s}{time.monotonic() - begin:8.0f} s", flush=True)
-  return found
+class Question:
+  """A label's rankers: what all seeds have in common, and each seed's."""
+
+  def __init__(self, args, questions: Questions, schema, label: str, name: str):
+    """Fits the rankers without vectors."""
+    self.args, self.name, self.rows, self.runs = args, name, [], []
+    self._parts = questions.parts(label, args.most)
+    self._outcome = questions.outcome[label]
+    values = next(x.values for x in schema.labels if x.name == label)
+    self._outcomes = len(values)
+    self._y = self._outcome[self._parts[-1]]
+    user = questions.user[self._parts[-1]].tolist()
+    self._user = np.asarray([u.rpartition("/")[2] for u in user])
+    self._protocol = (
+      f"{label} of {len(values)}, {len(user):,} sessions of "
+      f"{len(np.unique(self._user)):,} users; {len(self._parts[0]):,} fit the "
+      "ranker"
+    )
+    shares = np.bincount(self._outcome[self._parts[0]], minlength=len(values))
+    shares = np.tile((shares + 1) / (shares + 1).sum(), (len(user), 1))
+    self._counts = {"shares": (shares, 0.0)}
+    self._counts |= self._ranked(questions.features(None))
+
+  def _ranked(self, features):
+    """{features: (probabilities [U, K] of the test, strength)}."""
+    found = {}
+    for name, blocks in features.items():
+      tables = [
+        ([x[at] for x in blocks], self._outcome[at]) for at in self._parts
+      ]
+      begin = time.monotonic()
+      found[name] = softmax.chosen(tables, self._outcomes)
+      print(f"{name:18s}{time.monotonic() - begin:8.0f} s", flush=True)
+    return found
+
+  def add(self, seed: int, features, begin: float):
+    """Fits a seed's rankers and writes the file."""
+    found = self._ranked(features)
+    own = (self._counts if not seed else {}) | found
+    for model, (p, strength) in own.items():
+      one = np.ones((1, len(self._y)))
+      told = statistics(self._y, p).items()
+      values = {k: float(f(one)[0]) for k, f in told} | {"strength": strength}
+      print(f"{seed} {model:18s}{values}", flush=True)
+      self.rows.append(self._row(seed, model, self._protocol, begin, values))
+    self.runs.append({n: p for n, (p, _) in (self._counts | found).items()})
+    many = f"{self._protocol}; mean of {len(self.runs)} seeds"
+    told = [
+      self._row(0, model, many, begin, bootstrap.flat(values))
+      for model, values in gains(self._y, self._user, self.runs).items()
+    ]
+    print(results.write(self.name, self.rows + told), flush=True)
+
+  def _row(self, seed, model, protocol, begin, values):
+    return dict(
+      dataset=self.args.data,
+      split="test",
+      protocol=protocol,
+      model=model,
+      config=self.args.form,
+      seed=seed,
+      steps=self.args.steps,
+      wall_seconds=time.monotonic() - begin,
+      metrics=values,
+    )
+
+
+def statistics(y, p):
+  """{metric: weights [R, U] -> values [R]} of outcomes and probabilities."""
+  found = tiles.statistics(y, p)
+  if p.shape[1] > 2:
+    return {k: found[k] for k in ("macro_recall@1", "log_loss", "ndcg")}
+  auc = metrics.statistic("auc", y * 1.0, p[:, 1], np.ones(len(y), bool))
+  return {
+    "auc": auc,
+    "log_loss": found["log_loss"],
+    "micro_f1": found["recall@1"],  # Of both outcomes, one of which each has.
+  }
 
 
 def trained(workdir: pathlib.Path, steps: int) -> bool:
@@ -199,41 +274,29 @@ def vectors_of(workdir: pathlib.Path, records) -> np.ndarray:
 
 
 def gains(y, user, runs):
-  """Relative gains of the first of each pair on the second, in percent.
+  """Gains of the first of each pair on the second: of tiles in percent.
 
   Args:
-    y: int [U], tiles.
+    y: int [U], outcomes.
     user: [U], whose questions these are.
     runs: {features: probabilities [U, K]} of each seed.
   """
-  of = [{n: tiles.statistics(y, p) for n, p in run.items()} for run in runs]
+  of = [{n: statistics(y, p) for n, p in run.items()} for run in runs]
+  relative = runs[0]["counts"].shape[1] > 2
   weights = list(bootstrap.draws_by_user(user, _DRAWS, 0))
   one, found = np.ones((1, len(y))), {}
   for a, b in PAIRS:
-    for m in METRICS:
-      gain = lambda w, f, a=a, b=b, m=m: 100 * (f[a][m](w) / f[b][m](w) - 1)
+    for m in of[0][a]:
+      gain = lambda w, f, a=a, b=b, m=m: f[a][m](w) - f[b][m](w)
+      if relative:
+        gain = lambda w, f, a=a, b=b, m=m: 100 * (f[a][m](w) / f[b][m](w) - 1)
       point = np.asarray([[gain(one, f)[0] for f in of]])
       drawn = [np.stack([gain(w, f) for f in of], 1) for w in weights]
       by_user = np.concatenate(drawn)[:, None]  # [R, 1, seeds].
-      found.setdefault(f"{a} on {b}", {})[f"{m}_gain_percent"] = (
-        hierarchical.interval(point, by_user)
-      )
+      found.setdefault(f"{a} on {b}", {})[
+        f"{m}_gain_percent" if relative else m
+      ] = hierarchical.interval(point, by_user)
   return found
-
-
-def row(args, seed, model, protocol, seconds, metrics):
-  """A result row."""
-  return dict(
-    dataset=args.data,
-    split="test",
-    protocol=protocol,
-    model=model,
-    config=args.form,
-    seed=seed,
-    steps=args.steps,
-    wall_seconds=seconds,
-    metrics=metrics,
-  )
 
 
 def main():
@@ -249,10 +312,11 @@ def main():
   add("--out", default="runs/intent_ranking", help="of the runs")
   add("--root", default="data", help="of prepared data")
   add("--name", required=True, help="of the result file")
+  add("--conversion", default="", help="result file of label submits")
   args = parser.parse_args()
   args.models, args.ablate = "logistic", False
   logging.set_verbosity(logging.INFO)
-  rows, runs, counts, questions = [], [], None, None
+  questions, asked = None, []
   for seed in range(args.seeds):
     begin = time.monotonic()
     config = intent_benchmark.make_config(args.form, args, seed)
@@ -264,36 +328,15 @@ def main():
     if questions is None:
       records = evaluate.open_data(config)
       questions = Questions(records, config, args.users)
-      parts = questions.parts(args.most)
-      label = [x for x in records.schema.labels if x.name == _LABEL][0]
-      outcomes = len(label.values)
-      y = questions.tile[parts[-1]]
-      user = questions.user[parts[-1]]
-      user = np.asarray([u.rpartition("/")[2] for u in user.tolist()])
-      counts = ranked(questions, questions.features(None), parts, outcomes)
-      shares = np.bincount(questions.tile[parts[0]], minlength=outcomes) + 1.0
-      shares = np.tile(shares / shares.sum(), (len(y), 1))
-      counts = {"shares of tiles": (shares, 0.0), **counts}
-      protocol = (
-        f"{_LABEL} of {outcomes}, {len(y):,} sessions of "
-        f"{len(np.unique(user)):,} users; {len(parts[0]):,} fit the ranker"
+      of = lambda label, name, q=questions, r=records: Question(
+        args, q, r.schema, label, name
       )
+      asked = [of(_TILE, args.name)]
+      if args.conversion:
+        asked.append(of(_CONVERSION, args.conversion))
     vectors = vectors_of(workdir, questions.records)
-    found = ranked(questions, questions.features(vectors), parts, outcomes)
-    found = (counts if not seed else {}) | found
-    one, seconds = np.ones((1, len(y))), time.monotonic() - begin
-    for model, (p, strength) in found.items():
-      values = {k: float(f(one)[0]) for k, f in tiles.statistics(y, p).items()}
-      values["strength"] = strength
-      print(f"{seed} {model:18s}{values}", flush=True)
-      rows.append(row(args, seed, model, protocol, seconds, values))
-    runs.append({n: p for n, (p, _) in (counts | found).items()})
-    many = f"{protocol}; mean of {len(runs)} seeds"
-    told = [
-      row(args, 0, model, many, 0.0, bootstrap.flat(values))
-      for model, values in gains(y, user, runs).items()
-    ]
-    print(results.write(args.name, rows + told), flush=True)
+    for question in asked:
+      question.add(seed, questions.features(vectors), begin)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ r"""Links sessions of unknown visitors to the users who log in later.
 `Vector` field. `time` is when the row was known: the session's end or, if later,
 the login that tells whose it was. A model that reads rows before its origin
 therefore sees only links that were known by then.
+
+With --events=FILE (--key=, --time= name its columns) the result is that table with two
+columns more: session_vector, the mean vector of the user's sessions that were known
+before the event, and session_count. Source `tables` reads it.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from lumos_jax.data import records as records_lib
 
 ERRORS = (ValueError, OSError)
 _LINKS = ("visitor", "user", "start")
+VECTOR, COUNT = "session_vector", "session_count"  # Columns of events.
 _SESSIONS = ("key", "visitor", "user", "start", "end", "login", "bot")
 
 
@@ -186,22 +191,93 @@ def features(found: pl.DataFrame, moments: pl.DataFrame) -> pl.DataFrame:
   Returns:
     `moments` in their order with sessions (how many), and vector; null without.
   """
-  asked = moments.with_row_index("_row")
-  known = asked.join(found, on="key").filter(pl.col("time") < pl.col("as_of"))
   width = int(found["vector"].list.len().max() or 0)
-  mean = known.group_by("_row").agg(
-    pl.len().alias("sessions"),
-    pl.concat_list(
-      pl.col("vector").list.get(i).mean() for i in range(width)
-    ).alias("vector")
-    if width
-    else pl.lit(None).alias("vector"),
+  names = [f"_{i}" for i in range(width)]
+  number = pl.int_range(1, pl.len() + 1).over("key").alias("sessions")
+  total = lambda i: (
+    pl.col("vector").list.get(i).cast(pl.Float64).cum_sum().over("key")
   )
-  out = asked.join(mean, on="_row", how="left", maintain_order="left")
-  out = out.with_columns(pl.col("sessions").fill_null(0))
-  if out["vector"].dtype == pl.List(pl.List(pl.Float32)):
-    out = out.with_columns(pl.col("vector").list.first())
-  return out.drop("_row")
+  sums = found.sort("key", "time").select(
+    "key",
+    pl.col("time").alias("_time"),
+    number,
+    *(total(i).alias(n) for i, n in enumerate(names)),
+  )
+  asked = moments.with_row_index("_row").sort("as_of", maintain_order=True)
+  out = asked.join_asof(
+    sums.sort("_time", maintain_order=True),
+    left_on="as_of", right_on="_time", by="key", strategy="backward",
+    allow_exact_matches=False, check_sortedness=False,
+  ).sort("_row")  # fmt: skip
+  mean = pl.lit(None, pl.List(pl.Float32))
+  if names:
+    mean = pl.concat_list(pl.col(n) / pl.col("sessions") for n in names)
+    mean = mean.cast(pl.List(pl.Float32))
+  known = pl.col("sessions").is_not_null()
+  return out.select(
+    *moments.columns,
+    pl.col("sessions").fill_null(0).cast(pl.UInt32),
+    pl.when(known).then(mean).alias("vector"),
+  )
+
+
+def joined(
+  events: pl.DataFrame,
+  found: pl.DataFrame,
+  key: str = "key",
+  time: str = "time",
+) -> tuple[pl.DataFrame, dict[str, int]]:
+  """A user's events, each with what their sessions say by its time.
+
+  For a description of tables (source `tables`) with the fields
+  Vector("session_vector", size=E) and Numeric("session_count"). A session counts
+  from the moment on at which it had ended and its user was known: an event knows
+  none of a later login.
+
+  Args:
+    events: Users' rows, with columns of these names.
+    found: Of `rows`.
+    key, time: Columns of the user's id and of the time, a date or datetime.
+
+  Returns:
+    The events in their order with session_vector (null before the first session)
+    and session_count; and counts.
+
+  Raises:
+    ValueError: A column is absent, taken or no time.
+  """
+  lost = [c for c in (key, time) if c not in events.columns]
+  if lost:
+    raise ValueError(f"the events lack {lost}; they have {events.columns}")
+  taken = [c for c in (VECTOR, COUNT) if c in events.columns]
+  if taken:
+    raise ValueError(
+      f"the events have a column {taken[0]!r} already: rename it"
+    )
+  kind = events[time].dtype
+  if not isinstance(kind, pl.Datetime | pl.Date):
+    raise ValueError(
+      f"column {time!r} of the events is {kind}, no date or time: read it as one"
+    )
+  at = pl.col(time)
+  if isinstance(kind, pl.Datetime) and kind.time_zone:
+    at = at.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+  asked = events.select(
+    key=pl.col(key).cast(pl.String), as_of=at.cast(found["time"].dtype)
+  )
+  made = features(found, asked)
+  out = events.with_columns(
+    made["vector"].alias(VECTOR), made["sessions"].alias(COUNT)
+  )
+  users = asked["key"].unique()
+  counts = {
+    "events": len(out),
+    "events of a user with a session before": int((out[COUNT] > 0).sum()),
+    "linked sessions of users without an event": int(
+      (~found["key"].is_in(users.implode())).sum()
+    ),
+  }
+  return out, counts
 
 
 def write(
@@ -210,8 +286,11 @@ def write(
   out: epath.PathLike,
   links: epath.PathLike | None = None,
   days: float = 30,
+  events: epath.PathLike | None = None,
+  key: str = "key",
+  time: str = "time",
 ) -> dict[str, int]:
-  """Writes the users' rows; see the module's text. Returns counts.
+  """Writes the users' rows, or their events; see the module's text. Returns counts.
 
   Raises:
     ValueError: The data set knows no visitors, or the tables do not fit.
@@ -227,6 +306,9 @@ def write(
   given, counts = usable(given)
   linked, more = link(sessions, given, days)
   table = rows(sessions, linked, session_table.read(vectors))
+  if events is not None:
+    table, told = joined(pl.read_parquet(str(events)), table, key, time)
+    more |= told
   with epath.Path(out).open("wb") as f:
     table.write_parquet(f)
   return counts | more
@@ -241,6 +323,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
   add("--vectors", required=True, help="a table of lumos sessions")
   add("--out", required=True, help="Parquet file to write")
   add("--links", help="Parquet: visitor, user, start, until; default the log's")
+  add("--events", help="Parquet of users' rows, to which vectors are joined")
+  add("--key", default="key", help="column of the user's id in --events")
+  add("--time", default="time", help="column of the time in --events")
   add("--days", type=float, default=30, help="from a session to the login")
   return parser.parse_args(argv[1:])
 
@@ -248,7 +333,16 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def main(args: argparse.Namespace) -> None:
   """Entry point."""
   try:
-    counts = write(args.data_dir, args.vectors, args.out, args.links, args.days)
+    counts = write(
+      args.data_dir,
+      args.vectors,
+      args.out,
+      args.links,
+      args.days,
+      args.events,
+      args.key,
+      args.time,
+    )
   except ERRORS as e:
     print(f"error: {e}", file=sys.stderr)
     sys.exit(1)

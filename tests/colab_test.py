@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, shortened."""
 
+import ast
 import glob
 import importlib.util
 import json
@@ -30,6 +31,7 @@ NAMES = (
   "panther_next_event",
   "risk_and_embeddings",
   "llm4es_embeddings",
+  "clicks_to_intent",
 )
 
 
@@ -179,6 +181,7 @@ def test_llm4es_notebook_runs(execute):
   assert "equal: True" in printed[-1]
 
 
+@pytest.mark.slow
 def test_risk_notebook_runs(execute):
   found, run = execute("risk_and_embeddings")
   values = json.loads((run / "hybrid" / "eval.json").read_text())
@@ -194,3 +197,26 @@ def test_risk_notebook_runs(execute):
   assert "with the gift card" in shown
   # The events of an explanation are told in words.
   assert "moved" in tables(found)[-2] and "merchant" in tables(found)[-2]
+
+
+@pytest.mark.slow
+def test_clicks_notebook_runs(execute):
+  found, run = execute("clicks_to_intent")
+  about = json.loads((run / "intents" / "intents.json").read_text())
+  assert len(about["labels"]) == 6
+  cells = [c for c in found.cells if c.cell_type == "code"]
+  printed = "".join(o.get("text", "") for c in cells for o in c.outputs)
+  assert "pages; 0 hold a query" in printed
+  # Reasons that nobody was shown are found.
+  start = printed.index("{'nmi'")
+  agreement = ast.literal_eval(printed[start : printed.index("}", start) + 1])
+  assert agreement["nmi"] > 0.5
+  (figure,) = [
+    o.data[PLOTLY]
+    for c in cells
+    for o in c.outputs
+    if PLOTLY in o.get("data", {})
+  ]
+  assert len(figure["data"]) >= 12
+  # A session's confidences, the surest first.
+  assert "confidence" in cells[-1].outputs[-1]["data"]["text/plain"]

@@ -2,8 +2,10 @@
 
 import datetime
 
+import numpy as np
 import polars as pl
 import pytest
+from lumos_jax.data_prep import engine, sources
 
 from lumos_jax import linking
 
@@ -117,3 +119,87 @@ def test_rows_come_when_they_are_known_and_features_know_no_later_ones():
   assert out["vector"].to_list() == [None, [1.0, 3.0], [2.0, 4.0], None]
   with pytest.raises(ValueError, match="2 of 2 linked sessions have no vector"):
     linking.rows(frame, found, vectors.filter(pl.col("key") == "c"))
+
+
+def known_rows():
+  """Sessions of u1, known on days 2 and 5, and of u2, on day 3."""
+  return pl.DataFrame(
+    {
+      "key": ["u1", "u1", "u2"],
+      "time": [at(5), at(2), at(3)],
+      "session": ["b", "a", "c"],
+      "vector": [[3.0, 5.0], [1.0, 3.0], [7.0, 7.0]],
+    },
+    schema_overrides={
+      "time": pl.Datetime("us"), "vector": pl.List(pl.Float32)
+    },
+  )  # fmt: skip
+
+
+def test_an_event_has_what_was_known_before_it():
+  events = pl.DataFrame(
+    {
+      "client": ["u1", "u2", "u1", "u1", "u3", "u1"],
+      "day": [at(d) for d in (6, 1, 2, 2.001, 9, 5)],
+      "amount": range(6),
+    }
+  )
+  out, counts = linking.joined(events, known_rows(), "client", "day")
+  assert out["amount"].to_list() == list(range(6))
+  assert out["session_count"].to_list() == [2, 0, 0, 1, 0, 1]
+  # At the very moment that a session is known it is not used yet.
+  assert out["session_vector"].to_list() == [
+    [2.0, 4.0], None, None, [1.0, 3.0], None, [1.0, 3.0],
+  ]  # fmt: skip
+  assert counts["linked sessions of users without an event"] == 0
+  assert counts["events of a user with a session before"] == 3
+  # Nothing that becomes known at an event or later changes it.
+  for i, (user, day) in enumerate(events.select("client", "day").rows()):
+    later = (pl.col("key") == user) & (pl.col("time") >= day)
+    rows = known_rows().with_columns(
+      vector=pl.when(later)
+      .then(pl.lit([99.0, 99.0], pl.List(pl.Float32)))
+      .otherwise("vector")
+    )
+    again, _ = linking.joined(events, rows, "client", "day")
+    assert again.row(i) == out.row(i)
+  with pytest.raises(ValueError, match=r"lack \['user'\]"):
+    linking.joined(events, known_rows(), "user", "day")
+  with pytest.raises(ValueError, match="'amount' of the events is Int64"):
+    linking.joined(events, known_rows(), "client", "amount")
+  with pytest.raises(ValueError, match="'session_vector' already"):
+    linking.joined(out, known_rows(), "client", "day")
+
+
+def test_times_of_events_may_have_a_zone_or_be_days():
+  when = pl.Series([datetime.date(2026, 1, 3), datetime.date(2026, 1, 4)])
+  days = pl.DataFrame({"key": ["u1", "u1"], "time": when})
+  out, _ = linking.joined(days, known_rows())
+  assert out["session_count"].to_list() == [0, 1]
+  zoned = days.with_columns(
+    pl.col("time").cast(pl.Datetime("us", "UTC")) + pl.duration(hours=1)
+  ).with_columns(pl.col("time").dt.convert_time_zone("Asia/Tokyo"))
+  out, _ = linking.joined(zoned, known_rows())
+  assert out["session_count"].to_list() == [1, 1]
+  none, _ = linking.joined(zoned, known_rows().head(0))
+  assert none["session_vector"].to_list() == [None, None]
+
+
+@pytest.mark.parametrize("rows", ["event", "day"])
+def test_events_with_vectors_are_a_data_set(rows, tmp_path):
+  """Source `tables` reads what `joined` made, as events or as days."""
+  events = pl.DataFrame(
+    {"key": ["u1"] * 3, "time": [at(1), at(3), at(6)], "x": [1.0, 2.0, 3.0]}
+  )
+  linking.joined(events, known_rows())[0].write_parquet(tmp_path / "e.parquet")
+  (tmp_path / "t.py").write_text(
+    "from lumos_jax.data.schema import Numeric, Schema, Vector\n"
+    "SCHEMA = Schema('t', (Numeric('x'), Numeric('session_count'),\n"
+    f"  Vector('session_vector', size=2)), rows='{rows}')\n"
+    "TABLES = {'activity': {'file': 'e.parquet'}}\n"
+    "TRAIN_UNTIL = '2030-01-01'\n"
+  )
+  raw = sources.load("tables", {"schema": str(tmp_path / "t.py")})
+  found = engine.prepare(raw).users.rows["numeric"][:, -2:]
+  assert np.isnan(found[0]).all() or not found[0].any()
+  np.testing.assert_allclose(found[[-2, -1]], [[1, 3], [2, 4]])

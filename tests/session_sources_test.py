@@ -68,9 +68,7 @@ def test_faults_of_visits_name_file_and_line(msweb):
 
 
 def test_a_test_line_is_a_prefix_with_its_item(diginetica):
-  load = lambda **kw: sources.load(
-    "diginetica", dict(path=str(diginetica), **kw)
-  )
+  load = lambda: sources.load("diginetica", dict(path=str(diginetica)))
   inputs = load()
   frame, split = inputs.activity.collect(), dict(inputs.split.rows())
   of = lambda key: frame.filter(pl.col("key") == key).sort("time")["page"]
@@ -80,7 +78,6 @@ def test_a_test_line_is_a_prefix_with_its_item(diginetica):
   kinds = {k: v for k, v in split.items() if k.startswith("train")}
   assert set(kinds.values()) == {"train", "validation"}
   assert 1 <= sum(v == "validation" for v in kinds.values()) <= 15
-  assert set(load(fit_validation=True).split["split"]) == {"train", "test"}
   notes = inputs.notes
   assert notes["lines of fewer than two clicks, left out"] == 1
   assert notes["test lines whose item is in no training session"] == 1

@@ -6,8 +6,7 @@ session, plain or .gz. A session is a record, an item a page; there are no times
 place stands for the second since 1970.
 
 - *_train*: whole sessions. A hash of a session's items puts a tenth of them into
-  validation; with `fit_validation=True` there is none and all train, as for published
-  results.
+  validation; published results train on these, too.
 - *_test*: a line is a prefix of a session and, at its end, the item to be ranked. Each
   line is a test session of its own, so that HitRate@20 and MRR@20 of evaluator
   `next_page` in the causal form are those of the field: all items are ranked, and every
@@ -30,12 +29,11 @@ ENVIRONMENT = "LUMOS_DIGINETICA_DIR"
 _TRAIN, _TEST = "diginetica_all_train_seq.txt", "diginetica_test.txt"
 
 
-def load(*, path: str = "", fit_validation: bool = False) -> Inputs:
+def load(*, path: str = "") -> Inputs:
   """Reads the sessions.
 
   Args:
     path: Folder of the files; default $LUMOS_DIGINETICA_DIR.
-    fit_validation: All sessions train, and nothing is left for validation.
   """
   folder = pathlib.Path(path or os.environ.get(ENVIRONMENT, ""))
   files = [_found(folder, name) for name in (_TRAIN, _TEST)]
@@ -75,8 +73,6 @@ def load(*, path: str = "", fit_validation: bool = False) -> Inputs:
     last_day=longest // 86_400 + 1,
     train_until=longest // 86_400 + 1,
   )
-  if fit_validation:
-    split = split.with_columns(pl.col("split").replace("validation", "train"))
   return Inputs(
     schema=schema,
     activity=activity.lazy(),

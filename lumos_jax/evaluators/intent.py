@@ -99,11 +99,11 @@ class Intent(base.Evaluator):
     column = sessions.target_column(self.records.schema, self.data_cfg)
     source = self.records.source(self.split)
     found = {}
-    for i in range(len(source)):
-      record = source[i]
-      names = pages.category[record["categorical"][:, column]]
-      key = predict.hash_keys([record["key"]])[0]
-      found[key] = session_texts.main_category([str(x) for x in names])
+    for block in sessions.blocks(source, self.predictor.batch_size):
+      hashed = predict.hash_keys([r["key"] for r in block]).tolist()
+      for key, record in zip(hashed, block, strict=True):
+        names = pages.category[record["categorical"][:, column]]
+        found[key] = session_texts.main_category([str(x) for x in names])
     return [found[k] for k in keys.tolist()]
 
   def _student(self, params, keys, vectors, known) -> base.Metrics:
