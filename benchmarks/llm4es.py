@@ -202,8 +202,10 @@ class Bench:
         minutes += np.mean(seen) / 60
       else:
         unknown.append(name)
-    said = f"about {minutes:.0f} minutes left"
-    return said + (f", and those of {', '.join(unknown)}" if unknown else "")
+    said = [f"about {minutes:.0f} minutes left"] if minutes else []
+    if unknown:
+      said.append(f"not known of {', '.join(unknown)}")
+    return "time: " + (" and ".join(said) or "all is there")
 
 
 def _kind(name: str) -> str:
