@@ -100,6 +100,7 @@ class Bench:
         d.holdout_share = min(0.5, _TOLD_USERS / self._trained_on)
         c.evals = dict(perplexity=dict(type="perplexity", at_start=True))
         c.train.checkpoint_every = max(1, c.train.steps // 4)
+        c.train.keep = 1  # A checkpoint has three times the weights.
         c.model.remat = "none"  # Rows are few and short.
     return c
 
