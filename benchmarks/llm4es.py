@@ -100,6 +100,7 @@ class Bench:
         d.holdout_share = min(0.5, _TOLD_USERS / self._trained_on)
         c.evals = dict(perplexity=dict(type="perplexity", at_start=True))
         c.train.checkpoint_every = max(1, c.train.steps // 4)
+        c.train.keep = 1  # A checkpoint has three times the weights.
         c.model.remat = "none"  # Rows are few and short.
     return c
 
@@ -107,7 +108,10 @@ class Bench:
     """A variant's config file with arguments, and keys beside them."""
     args = self.args
     if name in TEXTS:
-      return self._text_file, TEXTS[name]
+      # A short run takes larger steps, and few of them to warm up.
+      warm = min(20, args.steps // 8)
+      own = {"optimizer.warmup_steps": warm} | TEXTS[name]
+      return self._text_file, own | {"optimizer.learning_rate": args.rate}
     file, keys = self.data.events, {}
     if name == COLES:
       file = self.data.contrast
@@ -141,7 +145,7 @@ class Bench:
       steps = keys.get("train.steps", args.steps)
       weights = pathlib.Path(args.weights).name
       said += [f"steps={steps}", f"length={args.length}", f"batch={args.batch}"]
-      said += [weights]
+      said += [f"rate={args.rate:g}", weights]
     else:
       said += [f"steps={args.event_steps}"]
     made = repr((arg, sorted(keys.items()), self.day, args.seed))
@@ -202,8 +206,10 @@ class Bench:
         minutes += np.mean(seen) / 60
       else:
         unknown.append(name)
-    said = f"about {minutes:.0f} minutes left"
-    return said + (f", and those of {', '.join(unknown)}" if unknown else "")
+    said = [f"about {minutes:.0f} minutes left"] if minutes else []
+    if unknown:
+      said.append(f"not known of {', '.join(unknown)}")
+    return "time: " + (" and ".join(said) or "all is there")
 
 
 def _kind(name: str) -> str:
@@ -240,7 +246,9 @@ def score(bench: Bench, tables: dict, seconds: dict) -> list[dict]:
         found = probe.difference(metric, y, tests, scores[name], scores[other])
         shown = f"{label}_vs_{other.replace(' ', '_')}/{metric}"
         metrics[name] |= bootstrap.flat({shown: found})
-  text = f"weights={args.weights}, length={args.length}, batch={args.batch}"
+  weights = pathlib.Path(args.weights).name
+  text = f"weights={weights}, length={args.length}, batch={args.batch}"
+  text = f"{text}, rate={args.rate:g}"
   return [
     dict(
       dataset=f"{bench.data.shown}, {len(bench.users):,} users drawn by id",
@@ -282,6 +290,7 @@ def main():
   add("--taught", type=int, default=0, help="others to distil; 0: as many")
   add("--steps", type=int, default=150, help="of fine-tuning")
   add("--event-steps", type=int, default=1000, help="of event models")
+  add("--rate", type=float, default=1e-5, help="of learning, as published")
   add("--batch", type=int, default=8, help="rows of a step")
   add("--length", type=int, default=512, help="tokens of a row")
   add("--weights", default="smollm2", help="as model.weights")

@@ -90,7 +90,10 @@ class Session:
       return recipe.predict(state_lib.merge(graph, params), batch, **kw)
 
     self.predictor = predict.Predictor(
-      predict_fn, config.eval_batch_size, devices
+      predict_fn,
+      config.eval_batch_size,
+      devices,
+      getattr(recipe, "held_dtype", None),
     )
     if getattr(recipe, "weights", None) is not None and len(recipe.weights) > 1:
       self.predictor.rows = self.predictor.of(

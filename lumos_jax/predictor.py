@@ -89,14 +89,15 @@ class Predictor:
     self.recipe = recipes_lib.build(self.config, known, self.tasks)
     self.step, params = evaluate.restored(store, self.recipe, step)
     self._graph, _ = state_lib.structure(self.recipe)
+    held = getattr(self.recipe, "held_dtype", None)
     self._base = predict.Predictor(
-      lambda params, batch: {}, self.config.eval_batch_size, devices
+      lambda params, batch: {}, self.config.eval_batch_size, devices, held
     )
     self._params = self._base.place(params)
     # Few users need not wait for a full batch on every device.
     few = min(_FEW, self.config.eval_batch_size)
     self._few = predict.Predictor(
-      lambda params, batch: {}, few, self._base.devices[:1]
+      lambda params, batch: {}, few, self._base.devices[:1], held
     )
     self._few_params = self._alone = None
     self._programs: dict[tuple, Any] = {}

@@ -444,6 +444,25 @@ def test_probe_asks_the_vectors_of_export(trained, opened):
   assert values["vip/users"] == len(records.users)
 
 
+@pytest.mark.parametrize("rank", (0, 2))
+def test_evaluation_holds_matrices_as_they_are_read(rank):
+  """In bfloat16, with the numbers of float32 weights to the bit."""
+  c, records, recipe = build(model__dtype="bfloat16", model__lora_rank=rank)
+  graph, params = params_of(recipe)
+  batch = next(recipe.inputs.eval_batches(records, c.data, "test", 4))
+  narrow = predict.Predictor(
+    lambda params, batch: {}, 4, DEVICE, recipe.held_dtype
+  )
+  held = narrow.place(params)
+  kinds = {(k.endswith("scale"), str(x.dtype)) for k, x in held.items()}
+  assert kinds == {(True, "float32"), (False, "bfloat16")}
+  for fn in (recipe.predict, recipe.embed):
+    run = jax.jit(lambda p, fn=fn: fn(state_lib.merge(graph, p), batch))
+    wide, found = run(params), run(held)
+    for name, x in wide.items():
+      np.testing.assert_array_equal(x, found[name])
+
+
 def test_written_texts_are_trained_on_in_place_of_told_ones(tmp_path):
   """Of users that have one; held-out users stay out."""
   c, records, recipe = build(data__written=str(tmp_path))

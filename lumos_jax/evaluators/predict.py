@@ -140,6 +140,7 @@ class Predictor:
     predict_fn: PredictFn,
     batch_size: int = 256,
     devices: Sequence[jax.Device] | None = None,
+    held_dtype: Callable[[str], Any] | None = None,
   ):
     """Keeps one compiled function; later calls with equal shapes reuse it.
 
@@ -147,8 +148,11 @@ class Predictor:
       predict_fn: (parameters, batch) -> {name: [B, O]}.
       batch_size: Users a device.
       devices: Local devices to use (one process only); default all.
+      held_dtype: Path of a parameter -> the dtype in which a device holds it, None
+        for its own; default its own.
     """
     self.predict_fn = predict_fn
+    self._held_dtype = held_dtype
     self.embedder: Predictor | None = None  # Of the recipe's user embeddings.
     self.sees_profile = True
     self.inputs: Any = None  # The recipe's: what makes its batches.
@@ -183,10 +187,21 @@ class Predictor:
   def of(self, predict_fn: PredictFn) -> "Predictor":
     """A predictor of another function, on the same devices."""
     # A list of all local devices is what the default means.
-    return Predictor(predict_fn, self.users_per_device, self.devices)
+    return Predictor(
+      predict_fn, self.users_per_device, self.devices, self._held_dtype
+    )
+
+  def held(self, path: str, dtype: Any) -> Any:
+    """The dtype in which a device holds a parameter of a dtype."""
+    asked = self._held_dtype(path) if self._held_dtype else None
+    return dtype if asked is None else asked
 
   def place(self, params: Params) -> Params:
     """Parameters, wherever they are, replicated over this host's devices."""
+
+    if self._held_dtype:
+      # Before they are replicated, so that no device holds the wider ones.
+      params = {k: x.astype(self.held(k, x.dtype)) for k, x in params.items()}
 
     def local(x):
       if isinstance(x, jax.Array) and not x.is_fully_addressable:

@@ -150,11 +150,15 @@ class Plan:
     """The evaluators' step: a chip has all parameters and its own users."""
     if self._eval is None:
       return None
-    predict_fn, batch = self._eval
+    predictor, batch = self._eval
     place = SingleDeviceSharding(self.devices[0])
-    lay = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
-    params = jax.tree.map(lay, self.trainer.abstract["params"])
-    return compile_for(jax.jit(predict_fn), params, jax.tree.map(lay, batch))
+    lay = lambda x, dtype: jax.ShapeDtypeStruct(x.shape, dtype, sharding=place)
+    params = {
+      path: lay(x, predictor.held(path, x.dtype))
+      for path, x in self.trainer.abstract["params"].items()
+    }
+    batch = {k: lay(x, x.dtype) for k, x in batch.items()}
+    return compile_for(jax.jit(predictor.predict_fn), params, batch)
 
   def operations(self) -> tuple[float, float]:
     """Matrix operations of a step over all chips.
@@ -283,10 +287,10 @@ def _train_batch(config, records, recipe, tasks):
 
 
 def _eval_step(config, records, recipe, tasks):
-  """A function of the first evaluator that runs the model, and its batch.
+  """What runs the model for the first evaluator that does, and its batch.
 
   Returns:
-    (predict function, shapes of a chip's users), or None without evaluator.
+    (predictor, shapes of a chip's users), or None without evaluator.
   """
   names = [k for k, v in config.evals.items() if v["type"] in _EVALUATORS]
   if not names:
@@ -297,7 +301,7 @@ def _eval_step(config, records, recipe, tasks):
   )
   predictor = session.predictor
   batch = next(iter(session.evaluators[names[0]].batches(predictor)))
-  return predictor.predict_fn, {
+  return predictor, {
     k: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype)
     for k, x in batch.items()
     if k not in predict.HOST

@@ -83,6 +83,14 @@ class LLM4ES:
     """Whether a parameter stays as it is: all but adapters, where there are any."""
     return self.cfg.lora_rank > 0 and not path.endswith(_ADAPTERS)
 
+  def held_dtype(self, path: str) -> jnp.dtype | None:
+    """In what evaluation may hold a parameter; None for as it is.
+
+    The model reads all but the norms' scales in model.dtype: held so, they take
+    half the memory and give the same numbers to the bit.
+    """
+    return None if path.endswith("/scale") else jnp.dtype(self.cfg.dtype)
+
   def starting_weights(self) -> dict[str, np.ndarray]:
     """The files' weights by parameter path; {} for a model from nothing.
 
