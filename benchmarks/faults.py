@@ -147,6 +147,12 @@ PROMISES = (
     "loop",
   ),
   Promise(
+    "an input/output error at any write of a training",
+    f"an error names the file, or it is done; {_RESUME}",
+    runs.failing_disk_in_training,
+    "runs",
+  ),
+  Promise(
     "a slow file system", "the same parameters and losses", loop.slow_reads,
     "loop",
   ),

@@ -138,10 +138,7 @@ def killed_training(runs, rng, folder) -> None:
   """kill -9 at a random moment or change of a file; the same command resumes."""
   workdir = folder / "run"
   if rng.random() < 0.5:
-    # The reference, counted once, says how many changes there are.
-    make = lambda fault: runs.train(folder / "counted", fault).end()
-    make.__name__ = "training"
-    changes, _ = runs.world.undisturbed(make)
+    changes = _changes(runs, folder)
     at, under = rng.randint(1, changes), str(runs.world.folder)
     runs.train(workdir, Fault(changes="kill", at=at, under=under)).end()
   else:
@@ -149,6 +146,25 @@ def killed_training(runs, rng, folder) -> None:
     running.wait(rng.uniform(0.0, runs.seconds["main"]))
     running.kill()
   runs.done(runs.train(workdir))
+  runs.same(workdir)
+
+
+def _changes(runs: Runs, folder: pathlib.Path) -> int:
+  """How often an undisturbed training changes a file."""
+  make = lambda fault: runs.train(folder / "counted", fault).end()
+  make.__name__ = "training"
+  return runs.world.undisturbed(make)[0]
+
+
+def failing_disk_in_training(runs, rng, folder) -> None:
+  """An input/output error of any one change of a file."""
+  workdir = folder / "run"
+  at = rng.randint(1, _changes(runs, folder))
+  fault = Fault(changes="fail", at=at, under=str(workdir))
+  status, said, _ = runs.train(workdir, fault).end()
+  if status:  # What is there for eyes alone, or is removed, may fail.
+    data_lib.told(status, said, str(workdir))
+    runs.done(runs.train(workdir))
   runs.same(workdir)
 
 
