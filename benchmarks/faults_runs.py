@@ -4,6 +4,7 @@ Each is killed or disturbed, started again by the same command, and compared wit
 one that nothing happened to: final checkpoint, losses, evaluation, export.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -335,11 +336,19 @@ def served(tries: int, folder: pathlib.Path) -> None:
   code = (
     "import sys, pathlib; sys.path[:0] = sys.argv[3:]; import conftest, serving;"
     "import serving_program_test as t; folder = pathlib.Path(sys.argv[1]);"
-    "t.killed(serving.made_run(folder)[0], folder / 'cache', int(sys.argv[2]))"
+    "run = serving.made_run(folder)[0];"
+    # Long enough for events to be acknowledged on a busy machine.
+    "t.killed(run, folder / 'cache', int(sys.argv[2]), seconds=2.0)"
   )
-  done = subprocess.run(
-    [sys.executable, "-c", code, str(folder), str(tries), *programs.PATHS],
-    capture_output=True,
-    text=True,
-  )
-  expect(done.returncode == 0, done.stderr)
+  log = folder / "log"
+  with log.open("wb") as f:
+    running = subprocess.Popen(
+      [sys.executable, "-c", code, str(folder), str(tries), *programs.PATHS],
+      stdout=f,
+      stderr=f,
+      start_new_session=True,
+    )
+    status = running.wait()
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(running.pid, signal.SIGKILL)  # A service that was left.
+  expect(status == 0, log.read_text(errors="replace"))
