@@ -7,9 +7,9 @@ A try makes one fault at a random point (drawn from the seed, the promise's name
 the try's number) on tiny generated data, and looks at what is left: errors name
 their file, nothing half-made is read, and the same command again gives the bytes of
 a run that nothing happened to. Prints promise, tries and kept, and writes
-benchmarks/results/faults.json: rows of earlier calls stay where --only leaves them
-out. Ends with 1 where a promise was not kept. What needs a small disk mounts a tmpfs,
-and is skipped, and said, where this user may not.
+benchmarks/results/faults.json, after each try: rows of earlier calls stay where
+--only leaves them out. Ends with 1 where a promise was not kept. What needs a small
+disk mounts a tmpfs, and is skipped, and said, where this user may not.
 """
 
 import argparse
@@ -147,6 +147,12 @@ PROMISES = (
     "loop",
   ),
   Promise(
+    "an input/output error at any write of a training",
+    f"an error names the file, or it is done; {_RESUME}",
+    runs.failing_disk_in_training,
+    "runs",
+  ),
+  Promise(
     "a slow file system", "the same parameters and losses", loop.slow_reads,
     "loop",
   ),
@@ -215,8 +221,21 @@ class Suite:
       self._made[needs] = made
     return self._made[needs]
 
-  def tried(self, promise: Promise, tries: int, seed: int) -> dict:
-    """Metrics of so many tries; what was not kept is printed."""
+  def tried(
+    self,
+    promise: Promise,
+    tries: int,
+    seed: int,
+    note: Callable[[dict], None] = lambda metrics: None,
+  ) -> dict:
+    """Metrics of so many tries; what was not kept is printed.
+
+    Args:
+      promise: Of `PROMISES`.
+      tries: How many.
+      seed: Of random points.
+      note: Gets the metrics after each try, for what is interrupted.
+    """
     begin, kept = time.monotonic(), 0
     if promise.needs == "service":  # One service, killed so often.
       folder = self.folder / promise.name
@@ -232,6 +251,8 @@ class Suite:
           promise, lambda r=rng, f=folder: promise.check(given, r, f), i
         )
         shutil.rmtree(folder, ignore_errors=True)
+        seconds = time.monotonic() - begin
+        note({"tries": i + 1, "kept": kept, "seconds": seconds})
     seconds = time.monotonic() - begin
     return {"tries": tries, "kept": kept, "seconds": seconds}
 
@@ -291,8 +312,14 @@ def main() -> int:
     suite = Suite(pathlib.Path(folder))
     print(f"{'promise':30s} tries  kept  seconds", flush=True)
     for name in names:
+      write = lambda metrics, promise=known[name]: results.write(
+        args.name,
+        [row(promise, metrics, args.seed)],
+        add=True,
+        same=("config",),
+      )
       try:
-        metrics = suite.tried(known[name], args.tries, args.seed)
+        metrics = suite.tried(known[name], args.tries, args.seed, write)
       except data.Skipped as e:
         print(f"{name:30s} skipped: {e}", flush=True)
         continue
@@ -302,9 +329,7 @@ def main() -> int:
         flush=True,
       )
       broken += metrics["kept"] < metrics["tries"]
-      # One by one: an interrupted suite goes on by --only.
-      rows = [row(known[name], metrics, args.seed)]
-      results.write(args.name, rows, add=True, same=("config",))
+      write(metrics)
   return int(broken > 0)
 
 

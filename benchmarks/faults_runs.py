@@ -4,6 +4,7 @@ Each is killed or disturbed, started again by the same command, and compared wit
 one that nothing happened to: final checkpoint, losses, evaluation, export.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -138,10 +139,7 @@ def killed_training(runs, rng, folder) -> None:
   """kill -9 at a random moment or change of a file; the same command resumes."""
   workdir = folder / "run"
   if rng.random() < 0.5:
-    # The reference, counted once, says how many changes there are.
-    make = lambda fault: runs.train(folder / "counted", fault).end()
-    make.__name__ = "training"
-    changes, _ = runs.world.undisturbed(make)
+    changes = _changes(runs, folder)
     at, under = rng.randint(1, changes), str(runs.world.folder)
     runs.train(workdir, Fault(changes="kill", at=at, under=under)).end()
   else:
@@ -149,6 +147,25 @@ def killed_training(runs, rng, folder) -> None:
     running.wait(rng.uniform(0.0, runs.seconds["main"]))
     running.kill()
   runs.done(runs.train(workdir))
+  runs.same(workdir)
+
+
+def _changes(runs: Runs, folder: pathlib.Path) -> int:
+  """How often an undisturbed training changes a file."""
+  make = lambda fault: runs.train(folder / "counted", fault).end()
+  make.__name__ = "training"
+  return runs.world.undisturbed(make)[0]
+
+
+def failing_disk_in_training(runs, rng, folder) -> None:
+  """An input/output error of any one change of a file."""
+  workdir = folder / "run"
+  at = rng.randint(1, _changes(runs, folder))
+  fault = Fault(changes="fail", at=at, under=str(workdir))
+  status, said, _ = runs.train(workdir, fault).end()
+  if status:  # What is there for eyes alone, or is removed, may fail.
+    data_lib.told(status, said, str(workdir))
+    runs.done(runs.train(workdir))
   runs.same(workdir)
 
 
@@ -319,11 +336,19 @@ def served(tries: int, folder: pathlib.Path) -> None:
   code = (
     "import sys, pathlib; sys.path[:0] = sys.argv[3:]; import conftest, serving;"
     "import serving_program_test as t; folder = pathlib.Path(sys.argv[1]);"
-    "t.killed(serving.made_run(folder)[0], folder / 'cache', int(sys.argv[2]))"
+    "run = serving.made_run(folder)[0];"
+    # Long enough for events to be acknowledged on a busy machine.
+    "t.killed(run, folder / 'cache', int(sys.argv[2]), seconds=2.0)"
   )
-  done = subprocess.run(
-    [sys.executable, "-c", code, str(folder), str(tries), *programs.PATHS],
-    capture_output=True,
-    text=True,
-  )
-  expect(done.returncode == 0, done.stderr)
+  log = folder / "log"
+  with log.open("wb") as f:
+    running = subprocess.Popen(
+      [sys.executable, "-c", code, str(folder), str(tries), *programs.PATHS],
+      stdout=f,
+      stderr=f,
+      start_new_session=True,
+    )
+    status = running.wait()
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(running.pid, signal.SIGKILL)  # A service that was left.
+  expect(status == 0, log.read_text(errors="replace"))

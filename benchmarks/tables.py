@@ -10,7 +10,8 @@ A table stands between two markers; NAME is a file of benchmarks/results:
 
 Options: metrics= (which, in order; default all), models= (which, in order),
 layout=metrics (a row a metric, for many metrics and few models), digits=4,
-seeds=no (no column of run counts), and any field of a result row (dataset=,
+seeds=no (no column of run counts), heads= (titles of the columns before the
+metrics, in order), and any field of a result row (dataset=,
 split=, protocol=, config=, steps=) to keep rows that have that value. Fields
 that differ among the kept rows become columns. A cell is the mean over seeds
 +- their standard deviation (n - 1). A metric that rows have as NAME/difference,
@@ -39,7 +40,9 @@ _MARKER = re.compile(
 # An opening marker at the start of a line that finds no end is a mistake.
 _OPENING = re.compile(r"^<!-- table:", re.MULTILINE)
 _FIELDS = ("dataset", "split", "protocol", "model", "config", "steps")
-_OPTIONS = ("metrics", "models", "layout", "digits", "seeds", *_FIELDS)
+_OPTIONS = (
+  "metrics", "models", "layout", "digits", "seeds", "heads", *_FIELDS
+)  # fmt: skip
 _NAMES = {"hit_rate": "HitRate", "ndcg": "NDCG", "mrr": "MRR"}
 _SHORT = {
   "auc": "AUC",
@@ -170,7 +173,10 @@ def render(result: dict, options: dict[str, str] | None = None) -> str:
     text = _markdown(head, body, 1)
   else:
     seeds = options.get("seeds") != "no"
-    head = keys + ["runs"] * seeds + [_label(m) for m in metrics]
+    titles = options["heads"].split(",") if "heads" in options else keys
+    if len(titles) != len(keys):
+      raise TableError(f"heads: {len(titles)} titles for the columns {keys}")
+    head = titles + ["runs"] * seeds + [_label(m) for m in metrics]
     body = [
       [*key, *[len(runs)] * seeds, *(cell(runs, m) for m in metrics)]
       for key, runs in groups.items()

@@ -38,15 +38,20 @@ def _lost_a_process(error: BaseException | None) -> bool:
   return False
 
 
-def _patience() -> ocp.AsyncOptions | None:
+def _patience(path: epath.Path) -> ocp.AsyncOptions | None:
   """How long a write may take by the wall clock, by which Orbax counts.
 
-  That clock may be set ahead meanwhile. A single process waits for no other one,
-  so that it need not give up; several keep Orbax's 20 minutes.
+  That clock may be set, or go on while the machine sleeps. A single process waits
+  for no other one, so that it need not give up; several keep Orbax's 20 minutes.
+  Folders made in the background have a limit of their own: on a disk they are made
+  at once.
   """
   if jax.process_count() > 1:
     return None
-  return ocp.AsyncOptions(timeout_secs=_FOR_EVER)
+  return ocp.AsyncOptions(
+    timeout_secs=_FOR_EVER,
+    create_directories_asynchronously="://" in str(path),
+  )
 
 
 def _restore_args(abstract, **kw) -> ocp.args.PyTreeRestore:
@@ -90,7 +95,7 @@ class Checkpoints:
         create=not read_only,
         read_only=read_only,
         cleanup_tmp_directories=not read_only,
-        async_options=_patience(),
+        async_options=_patience(self.path),
       ),
       item_handlers={
         "state": ocp.PyTreeCheckpointHandler(),

@@ -51,6 +51,7 @@ class StopSignal:
     if self._count > 2:
       raise KeyboardInterrupt
     if self._ends:
+      self._ends = False  # A second stroke must not end what cleans up.
       raise Interrupted
 
   def at_once(self, run: Callable[[], T]) -> T | None:

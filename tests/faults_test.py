@@ -1,13 +1,21 @@
 """The fault suite in short: benchmarks/faults.py with few tries."""
 
+import json
 import os
+import pathlib
 import random
+import shutil
+import signal
+import time
 
 import pytest
 from conftest import CACHE
+from lumos_jax.data_prep import __main__ as cli
 
 from benchmarks import faults, faults_data, faults_programs
 from benchmarks.faults_programs import Broken, Fault
+from lumos_jax import main, parts, stop
+from lumos_jax.data import hosts, pipeline
 
 # What tries cost here; the others need a training.
 TRIES = {
@@ -96,3 +104,66 @@ def test_every_promise_has_a_name_of_its_own():
   assert len(set(names)) == len(names) >= 25
   row = faults.row(faults.PROMISES[0], dict(tries=2, kept=1, seconds=3.0), 0)
   assert row["metrics"] == {"tries": 2, "kept": 1}
+
+
+def test_a_replacement_that_was_cut_between_its_renames_is_mended(
+  suite, tmp_path, capsys
+):
+  world = suite.of("world")
+  argv = world.argv(tmp_path)
+  path = pathlib.Path(shutil.copytree(world.data, tmp_path / "tiny"))
+  path.rename(tmp_path / "tiny.old")
+  assert cli.main(argv) == 0
+  assert "nothing to do" in capsys.readouterr().err
+  assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
+  # Also where the new version stands, and the old one was left.
+  shutil.copytree(world.other, tmp_path / "tiny.old")
+  shutil.copytree(world.other, tmp_path / "tiny.new")
+  assert cli.main([*argv, "--overwrite"]) == 0
+  assert [p.name for p in tmp_path.iterdir()] == ["tiny"]
+  assert faults_data.content(path) == world.read
+
+
+def test_an_export_whose_claim_was_killed_goes_on(tmp_path):
+  export = parts.Export.__new__(parts.Export)
+  export.out, export.header = tmp_path, {"format": 1}
+  (tmp_path / ".manifest.json.new").write_text("{")
+  export.claim()
+  assert not json.loads((tmp_path / "manifest.json").read_text())["complete"]
+  (tmp_path / "manifest.json").rename(tmp_path / "something")
+  with pytest.raises(parts.ExportError, match="is not empty"):
+    export.claim()
+
+
+def test_a_signal_ends_what_changes_no_state():
+  seen = []
+
+  def long():
+    seen.append("begun")
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+    seen.append("waited")
+
+  with stop.StopSignal() as signals:
+    assert signals.at_once(lambda: 3) == 3
+    assert signals.at_once(long) is None
+    assert signals.name == "SIGTERM"
+    assert signals.at_once(long) is None  # Not begun any more.
+  assert seen == ["begun"]
+
+
+def test_a_lost_worker_is_named():
+  class Lost:
+    def get_state(self):
+      return b""
+
+    def __next__(self):
+      raise RuntimeError(
+        "Worker process was terminated unexpectedly with exit code -9. Search "
+        "the logs"
+      )
+
+  batches = pipeline.DevicePrefetch(Lost(), lambda batch: batch)
+  with pytest.raises(hosts.WorkerLost, match="exit code -9; .*data.workers"):
+    next(batches)
+  assert hosts.WorkerLost in main.ERRORS

@@ -101,7 +101,7 @@ def appends(running, number, known, sent):
       known[number].append((user, amount))
 
 
-def killed(workdir, cache, times):
+def killed(workdir, cache, times, seconds=0.3):
   """Kills a service during appends so often, and looks at what is there."""
   writers = 4
   sent: list = [[] for _ in range(writers)]
@@ -114,7 +114,7 @@ def killed(workdir, cache, times):
     ]
     for t in threads:
       t.start()
-    time.sleep(0.3 + 0.05 * (turn % 5))
+    time.sleep(seconds + 0.05 * (turn % 5))
     running.end(signal.SIGKILL)
     for t in threads:
       t.join()

@@ -55,6 +55,10 @@ def test_a_field_that_differs_becomes_a_column():
   text = tables.render(result, {"metrics": "mean_auc", "seeds": "no"})
   assert text.splitlines()[0] == "| dataset | model | mean AUC |"
   assert "| e | LUMOS | 0.9000 |" in text
+  options = {"metrics": "mean_auc", "seeds": "no", "heads": "data,name"}
+  assert tables.render(result, options).startswith("| data | name | mean AUC |")
+  with pytest.raises(tables.TableError, match="1 titles for the columns"):
+    tables.render(result, options | {"heads": "data"})
   kept = tables.render(result, {"metrics": "mean_auc", "dataset": "e"})
   assert "GBM" not in kept
 
