@@ -194,7 +194,7 @@ def test_risk_notebook_runs(execute):
   shown = "\n".join(tables(found))
   assert "LightGBM with pretrained features" in shown  # The table of models.
   assert "lapse/calibrated/calibration_error" in shown
-  assert "with the gift card" in shown
+  assert "with a purchase" in shown
   # The events of an explanation are told in words.
   assert "moved" in tables(found)[-2] and "merchant" in tables(found)[-2]
 
