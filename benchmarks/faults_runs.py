@@ -338,7 +338,7 @@ def served(tries: int, folder: pathlib.Path) -> None:
     "import serving_program_test as t; folder = pathlib.Path(sys.argv[1]);"
     "run = serving.made_run(folder)[0];"
     # Long enough for events to be acknowledged on a busy machine.
-    "t.killed(run, folder / 'cache', int(sys.argv[2]), seconds=2.0)"
+    "t.killed(run, folder / 'cache', int(sys.argv[2]))"
   )
   log = folder / "log"
   with log.open("wb") as f:
