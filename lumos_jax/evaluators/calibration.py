@@ -15,6 +15,8 @@ from lumos_jax.evaluators import predict
 
 FILE = "calibration.json"
 KINDS = ("isotonic", "temperature")
+# Of the rarer class; with fewer labels the outer steps are of a few points, 0 or 1.
+LEAST_ISOTONIC = 100
 _SMALL = 1e-6
 
 

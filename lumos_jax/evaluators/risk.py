@@ -57,7 +57,8 @@ class Risk(forecast.Forecast):
       false_positives: Shares of the negatives that may be flagged.
       amount: Context feature that says what a positive costs ("event/amount");
         "" for none.
-      calibrate: isotonic or temperature.
+      calibrate: isotonic (temperature where either class has few labels) or
+        temperature.
       resamples: Draws of users for the intervals.
       examples: Highest scores a task that predictions/<name>.json explains, one
         a user; 0 for none. Of recipe hybrid.
@@ -93,7 +94,7 @@ class Risk(forecast.Forecast):
         continue
       known = validation.mask[:, m].astype(bool)
       maps[task.name] = calibration.fit(
-        self._kind,
+        self._kind_for(task.name, validation.y[known, m]),
         validation.y[known, m],
         validation.p[task.name][known],
       )
@@ -116,6 +117,21 @@ class Risk(forecast.Forecast):
       about = {"fitted_on": "validation", "points": len(validation.mask)}
       calibration.save(self.workdir, maps, about | scoring.marks(self.data_cfg))
     self._explain(params)
+
+  def _kind_for(self, task: str, y: np.ndarray) -> str:
+    """What calibrates a task; isotonic steps need many labels of each class."""
+    rarer = int(min((y == 0).sum(), (y == 1).sum()))
+    if self._kind == "isotonic" and 0 < rarer < calibration.LEAST_ISOTONIC:
+      logging.warning(
+        "%s: only %d validation labels of %s are of its rarer class: calibrated by "
+        "temperature, since isotonic steps need %d",
+        self.name,
+        rarer,
+        task,
+        calibration.LEAST_ISOTONIC,
+      )
+      return "temperature"
+    return self._kind
 
   def _explain(self, params) -> None:
     """Writes the highest scores with what moved them."""
