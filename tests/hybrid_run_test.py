@@ -68,6 +68,9 @@ def test_a_run_is_opened_to_score(hybrid_run):
   calibrated = run.predictor.calibrated("buys", raw)
   own = calibration.load(workdir)["buys"]
   np.testing.assert_array_equal(calibrated, own(raw))
+  # Isotonic was asked for, and there are too few labels for it.
+  assert len(RECORDS.users) < calibration.LEAST_ISOTONIC
+  assert own.kind == "temperature"
   why = run.why(found["key"][7], as_of=75)
   assert set(why["part"]) == {"event"} and why["moved"].abs().is_sorted(
     descending=True
