@@ -3,13 +3,15 @@ r"""Time and peak memory of data preparation against the number of events.
   python benchmarks/data_scale.py --events=1000000,10000000 [--memory_gib=4]
   python benchmarks/data_scale.py --events=100000000 --work=FOLDER
   python benchmarks/data_scale.py --events=1000000 --beam
+  python benchmarks/data_scale.py --events=1000000 --peer=PEER/bin/python
 
 Generated events in order of time, as a log has them, of a hundredth as many users:
 12 categories, 12 numbers and a clock, in Parquet files of a million events. Each is
 prepared in a fresh process, from files to finished, checksummed shards, within
 `--memory_gib` (in pieces on disk where it does not fit); with --whole, in memory;
-with --beam, by Apache Beam's local runner. Peak memory is the process's greatest
-resident size. Processor seconds stand beside wall seconds: others may use the
+with --beam, by Apache Beam's local runner; with --peer, by pytorch-lifestream in its
+own environment (data_prep_peer.py), which writes nothing. Peak memory is the
+process's greatest resident size. Processor seconds stand beside wall seconds: others may use the
 machine. A size's row stays in benchmarks/results/data_scale.json until it is
 measured again, so that sizes can be run on other days; files generated in --work
 are used again.
@@ -112,6 +114,35 @@ def prepare(folder: str, memory_gib: float, beam: bool) -> None:
   print(json.dumps(found))
 
 
+def peer(folder: pathlib.Path, python: str) -> dict:
+  """What pytorch-lifestream takes from a table in memory, the second time."""
+  frame = pl.read_parquet(folder / "events/*.parquet")
+  with tempfile.TemporaryDirectory() as scratch:
+    path = pathlib.Path(scratch) / "events.parquet"
+    time_ = pl.col("time").dt.epoch("s")
+    frame.with_columns(time_).write_parquet(path)
+    fields = (
+      ",".join(f"c{i}" for i in range(len(SIZES))),
+      ",".join(f"n{i}" for i in range(NUMBERS)),
+    )
+    script = pathlib.Path(__file__).parent / "data_prep_peer.py"
+    argv = [python, str(script), str(path), "key", "time", *fields]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+  if done.returncode:
+    raise SystemExit(done.stderr[-3000:])
+  found = json.loads(done.stdout.splitlines()[-1])
+  return {
+    "rows": len(frame),
+    "seconds": found["seconds"],
+    "events_per_second": len(frame) / found["seconds"],
+    "cpu_seconds": found["cpu_seconds"],
+    "peak_gib": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    * 1024
+    / 2**30,
+    "load": os.getloadavg()[0],
+  }
+
+
 def main(argv=None) -> None:
   """Measures, and adds to benchmarks/results/data_scale.json."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -121,6 +152,7 @@ def main(argv=None) -> None:
     "--whole", action="store_true", help="In memory, without a limit."
   )
   parser.add_argument("--beam", action="store_true", help="On Apache Beam.")
+  parser.add_argument("--peer", help="Python that has pytorch-lifestream.")
   parser.add_argument("--work", help="Folder for the events, which stay there.")
   parser.add_argument("--prepare", help=argparse.SUPPRESS)
   args = parser.parse_args(argv)
@@ -132,6 +164,21 @@ def main(argv=None) -> None:
     for events in map(int, args.events.split(",")):
       folder = pathlib.Path(args.work or scratch) / str(events)
       generate(folder, events)
+      if args.peer:
+        row = dict(
+          dataset=f"{events:,} events, 25 fields",
+          protocol="a table in memory to records in memory",
+          model="pytorch-lifestream",
+          config="in memory",
+          metrics=peer(folder, args.peer),
+        )
+        argv = [a for a in sys.argv if not a.startswith("--peer")]
+        print(
+          results.write(
+            "data_scale", [row], argv=[*argv, "--peer=PYTHON"], add=True
+          )
+        )
+        continue
       command = [sys.executable, __file__, f"--prepare={folder}"]
       command.append("--whole" if args.whole else f"--memory_gib={memory}")
       command += ["--beam"] * args.beam
