@@ -12,9 +12,9 @@ prepared in a fresh process, from files to finished, checksummed shards, within
 with --beam, by Apache Beam's local runner; with --peer, by pytorch-lifestream in its
 own environment (data_prep_peer.py), which writes nothing. Peak memory is the
 process's greatest resident size. Processor seconds stand beside wall seconds:
-others may use the machine. A size's row stays in benchmarks/results/data_scale.json until it is
-measured again, so that sizes can be run on other days; files generated in --work
-are used again.
+others may use the machine. A size's row stays in benchmarks/results/data_scale.json
+until it is measured again, so that sizes can be run on other days; files generated
+in --work are used again.
 """
 
 import argparse
