@@ -223,8 +223,12 @@ def track(
     if now - shown_at < 0.25:
       continue
     shown_at = now
-    of = f" of {_Stage.total:,}" if _Stage.total else ""
-    text = f"{_Stage.text or 'predicting'}: {done:,}{of} users"
+    if _Stage.total is None or done <= _Stage.total:
+      of = f" of {_Stage.total:,}" if _Stage.total else ""
+      said = f"{done:,}{of} users"
+    else:  # Several rows a user, or a split read twice.
+      said = f"{done:,} rows"
+    text = f"{_Stage.text or 'predicting'}: {said}"
     if _Stage.bar and _Stage.bar.show(text):
       continue
     if now - line_at >= line_seconds:
