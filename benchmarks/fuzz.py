@@ -16,6 +16,7 @@ import functools
 import json
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 TOGETHER = 16  # Records that are decoded at once.
-_LIMITS = ("-timeout=10", "-rss_limit_mb=2048", "-malloc_limit_mb=512")
+_LIMITS = ("-timeout=10", "-malloc_limit_mb=512")
+_ROOM_MIB = (
+  1024  # That fuzzing may take beside what the program has at its start.
+)
 # What takes the place of a part of a schema.
 _VALUES = (
   None, True, -1, 0, 1, 2**70, 1e308, float("nan"), "", "x", "\ud800", [], [1],
@@ -242,7 +246,10 @@ def fuzz(name: str, seconds: int, found: str) -> None:
     seeds = [bytes([i]) + data for i, data in enumerate(valid_records())]
   for i, data in enumerate(seeds):
     (folder / str(i)).write_bytes(data)
+  # A process's greatest size counts what the one that forked it had.
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
   flags = [f"-max_total_time={seconds}", "-print_final_stats=1", *_LIMITS]
+  flags.append(f"-rss_limit_mb={before + _ROOM_MIB}")
   flags += ["-max_len=8192", f"-artifact_prefix={found}/", str(folder)]
   atheris.Setup([sys.argv[0], *flags], TARGETS[name])
   atheris.Fuzz()
