@@ -26,9 +26,9 @@ from . import encode, engine, overlap, room, spill
 INCOMPLETE = ".incomplete"
 # Level 1 is twice as fast as the default 3, at 2 % more bytes. A record is its
 # own chunk, so that random reads decompress nothing else.
-_BATCH = 256  # Records handed to the thread that writes.
 RECORD_OPTIONS = "group_size:1,zstd:1"
 SHARD_BYTES = 256 << 20
+_BATCH = 256  # Records handed to the thread that writes.
 _MAX_SHARDS = 1024
 
 

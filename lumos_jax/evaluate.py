@@ -338,7 +338,7 @@ def text(values: Mapping[str, float]) -> str:
   for name, value in values.items():
     evaluator, _, rest = name.partition("/")
     of, _, metric = rest.rpartition("/")
-    if metric in ("low", "high") and f"{evaluator}/{of}/difference" in values:
+    if metric in _ENDS and f"{evaluator}/{of}/difference" in values:
       continue
     told = f"{metric} {value:.6g}"
     if metric == "difference":

@@ -15,7 +15,7 @@ class Stopped(RuntimeError):
 
 
 class Interrupted(BaseException):
-  """Ends what `StopSignal.at_once` runs; no error of its."""
+  """Ends what `StopSignal.at_once` runs; not an error."""
 
 
 class StopSignal:

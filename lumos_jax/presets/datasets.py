@@ -222,13 +222,18 @@ def yelp(c, path: str = "") -> None:
   c.data.filter_seen = False  # Users come back to a place.
 
 
-def wikispeedia(c, path: str = "") -> None:
-  """Wikispeedia: 76 thousand click paths between Wikipedia's articles."""
+def _pages(c, source: str, path: str, length: int, segments: int) -> None:
+  """Sessions of pages: their source, T, and sessions in a row of T."""
   d = c.data
-  d.source, d.target = "wikispeedia", "page"
+  d.source, d.target = source, "page"
   d.options = dict(path=path) if path else {}
   d.validation_split, d.test_split = "validation", "test"
-  d.sequence_length, d.segments = 32, 8
+  d.sequence_length, d.segments = length, segments
+
+
+def wikispeedia(c, path: str = "") -> None:
+  """Wikispeedia: 76 thousand click paths between Wikipedia's articles."""
+  _pages(c, "wikispeedia", path, 32, 8)
   # Will it reach its target? The first four pages say.
   c.evals.conversion = dict(type="conversion", label="finished", clicks=4)
   # Do sessions fall into the categories of their pages?
@@ -237,52 +242,32 @@ def wikispeedia(c, path: str = "") -> None:
 
 def complete_journey_baskets(c, path: str = "") -> None:
   """Complete Journey's baskets as sessions, and the next one's department."""
-  d = c.data
-  d.source, d.target = "complete_journey_baskets", "page"
-  d.options = dict(path=path) if path else {}
-  d.validation_split, d.test_split = "validation", "test"
-  d.sequence_length, d.segments = 64, 12
+  _pages(c, "complete_journey_baskets", path, 64, 12)
   c.evals.ranking = dict(type="tiles", label="next_tile")
 
 
 def oulad_clicks(c, path: str = "") -> None:
   """OULAD's days as sessions: submissions ahead, the next day's tile."""
-  d = c.data
-  d.source, d.target = "oulad_clicks", "page"
-  d.options = dict(path=path) if path else {}
-  d.validation_split, d.test_split = "validation", "test"
-  d.sequence_length, d.segments = 32, 12
+  _pages(c, "oulad_clicks", path, 32, 12)
   c.evals.conversion = dict(type="conversion", label="submits")
   c.evals.ranking = dict(type="tiles", label="next_tile")
 
 
 def msweb(c, path: str = "") -> None:
   """Visits to areas of a web site, in no order: hidden pages, no positions."""
-  d = c.data
-  d.source, d.target = "msweb", "page"
-  d.options = dict(path=path) if path else {}
-  d.validation_split, d.test_split = "validation", "test"
-  d.sequence_length, d.segments = 40, 16
+  _pages(c, "msweb", path, 40, 16)
   c.model.positions = "none"
 
 
 def diginetica(c, path: str = "") -> None:
   """Diginetica's click sessions: the next item of each prefix (causal)."""
-  d = c.data
-  d.source, d.target = "diginetica", "page"
-  d.options = dict(path=path) if path else {}
-  d.validation_split, d.test_split = "validation", "test"
-  d.sequence_length, d.segments = 32, 12
+  _pages(c, "diginetica", path, 32, 12)
 
 
 def clicks(c, path: str = "") -> None:
   """A raw click log in `path`: visitor, time and url a row (docs/clicks.md)."""
-  d = c.data
-  d.source, d.target = "clicks", "page"
-  d.options = dict(path=path) if path else {}
-  d.page_fields = ("part1", "part2")
-  d.validation_split, d.test_split = "validation", "test"
-  d.sequence_length, d.segments = 64, 16
+  _pages(c, "clicks", path, 64, 16)
+  c.data.page_fields = ("part1", "part2")
 
 
 # By what a recipe reads; a data set may serve both.
