@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lumos_jax import state as state_lib
-from lumos_jax.data import instants, scoring
+from lumos_jax.data import scoring
 
 METHODS = ("without", "gradients")
 _ROWS = ("day", "time", "categorical", "numeric")
@@ -123,38 +123,47 @@ class Why:
       raise ValueError(f"no task {task!r}; this run scores {self._tasks}")
     return self._tasks.index(task)
 
-  def _scores(self, points: Sequence[tuple[Mapping, int]], m: int):
-    """Logits float64 of (record, place) pairs, in batches of one shape."""
+  def _scores(self, points: Sequence[tuple[Mapping, int, int | None]], m: int):
+    """Logits float64 of (record, place, begin), in batches of one shape."""
     inputs, out, size = self._recipe.inputs, [], 16
     for i in range(0, len(points), size):
-      some = [inputs.example(*p) for p in points[i : i + size]]
+      some = [
+        inputs.example(r, n, begin=begin)
+        for r, n, begin in points[i : i + size]
+      ]
       count = len(some)
       some += some[-1:] * (size - count)
       batch = {k: np.stack([s[k] for s in some]) for k in some[0]}
       out.append(np.asarray(self._logit(self._params, batch, m))[:count])
     return np.concatenate(out).astype(np.float64)
 
-  def _history(self, record, place: int) -> int:
-    """Events before the point."""
-    if not self._recipe.inputs.users:
-      return place
-    return int(np.searchsorted(instants.days(record), place))
-
   def score(
-    self, record: Mapping[str, Any], place: int, task: str = ""
+    self,
+    record: Mapping[str, Any],
+    place: int,
+    begin: int | None = None,
+    task: str = "",
   ) -> float:
-    """The logit of a point: a day of a user, or an event's position."""
-    return float(self._scores([(record, place)], self._task(task))[0])
+    """The logit of a point: a day of a user, or an event's position.
+
+    With `begin`, of `removed`, the backbone's window begins with that event.
+    """
+    return float(self._scores([(record, place, begin)], self._task(task))[0])
 
   def removed(
     self, record: Mapping[str, Any], place: int, events: Sequence[int]
-  ) -> tuple[dict[str, Any], int]:
-    """The record without some earlier events, and the point's place there."""
+  ) -> tuple[dict[str, Any], int, int | None]:
+    """The record without some earlier events; the point's place in it; and the
+    event that the backbone's window begins with, which stays where it is, or None.
+    """
     out = {
       k: np.delete(v, events, 0) if k in _ROWS else v for k, v in record.items()
     }
-    users = self._recipe.inputs.users
-    return out, place if users else place - len(set(events))
+    inputs, begin = self._recipe.inputs, None
+    if inputs.sequences is not None:
+      begin = inputs.begin(record, place)
+      begin -= sum(i < begin for i in set(events))
+    return out, place if inputs.users else place - len(set(events)), begin
 
   def without(
     self,
@@ -171,9 +180,10 @@ class Why:
       task: Of the run; may be left out where there is one.
       most: Events that are left out, one by one.
     """
-    m, cut = self._task(task), self._history(record, place)
+    m, inputs = self._task(task), self._recipe.inputs
+    cut = inputs.history(record, place)
     events = np.arange(max(0, cut - most), cut)
-    points = [(record, place)]
+    points = [(record, place, None)]
     points += [self.removed(record, place, [i]) for i in events]
     found = self._scores(points, m)
     return Parts(
@@ -205,7 +215,8 @@ class Why:
     total = sum(v.sum() for v in each.values())
     events, of_events, start = np.zeros(0, int), np.zeros(0), 0.0
     if "tokens" in each:
-      cut, last = self._history(record, place), int(batch["last"][0])
+      cut = recipe.inputs.history(record, place)
+      last = int(batch["last"][0])
       own = (batch["segment"][0] > 0) & ~batch["start"][0]
       tokens = each["tokens"].sum(-1)
       rows = np.flatnonzero(own)

@@ -104,8 +104,11 @@ class Recomputed:
     return probe.pooled(add(found["sums"]), add(found["tokens"]))
 
   def asked(self, records, at, events):
-    """{"probability": [n, V], "deviation": [n, F], "state": [n, D]}."""
-    rows = []
+    """{"probability": [n, V], "deviation": [n, F], "state": [n, D]}.
+
+    An event that is the first comes with its start token (`expected.of_batch`).
+    """
+    rows, come = [], []
     for record, when in zip(records, at, strict=True):
       row = self.windows(record)[-1]
       row["next_time"][row["last"]] = instants.split(np.int64(when))
@@ -113,7 +116,10 @@ class Recomputed:
       width = max(64, self.data.sequence_length)
       row["seen"] = np.pad(seen, (0, width - len(seen))).astype(np.int32)
       rows.append(row)
+      beside = row["next_time"] if not len(record["time"]) else row["time"]
+      come.append(row | {"time": beside})
     found = self._called(rows, events)
+    found["deviation"] = self._called(come, events)["deviation"]
     p = np.zeros((len(rows), self.values))
     listed = found["next"]
     at = np.arange(len(rows))[:, None]

@@ -73,9 +73,9 @@ def test_without_an_event_is_the_score_without_it():
   found = w.without(record, 20, most=12)
   np.testing.assert_array_equal(found.events, np.arange(8, 20))
   for i in (0, 11):
-    less, place = w.removed(record, 20, [found.events[i]])
+    less, place, begin = w.removed(record, 20, [found.events[i]])
     assert place == 19 and len(less["time"]) == len(record["time"]) - 1
-    moved = found.score - w.score(less, place)
+    moved = found.score - w.score(less, place, begin)
     assert found.of_events[i] == pytest.approx(moved, abs=1e-5)
 
 
@@ -104,4 +104,4 @@ def test_other_recipes_are_refused():
   with pytest.raises(ValueError, match="only runs of recipe 'hybrid'"):
     why.Why(recipe, {})
   with pytest.raises(ValueError, match="no task 'rent'"):
-    explained().score(RECORDS.users[LONG], 5, "rent")
+    explained().score(RECORDS.users[LONG], 5, task="rent")

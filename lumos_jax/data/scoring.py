@@ -42,6 +42,7 @@ class Scoring:
 
   Attributes:
     context: Makes context features.
+    sequences: Cuts what a backbone of events reads; None with another, or none.
   """
 
   def __init__(self, cfg, records, tasks, backbone=None):
@@ -61,14 +62,14 @@ class Scoring:
     self.context = context_lib.Context(
       records.schema, records.calendar, tasks, cfg.unit, cfg.last_events
     )
-    self._sequences = self._days = None
+    self.sequences = self._days = None
     if backbone is not None and "sequence_length" in backbone.data:
       shape = backbone.data.copy_and_resolve_references().unlock()
       # Short histories need no long rows.
       if cfg.history_events:
         shape.sequence_length = min(shape.sequence_length, cfg.history_events)
         shape.overlap = min(shape.overlap, shape.sequence_length - 1)
-      self._sequences = windows.Sequences(records.schema, shape)
+      self.sequences = windows.Sequences(records.schema, shape)
     elif backbone is not None:
       self._days = pipeline.Example(
         records.schema,
@@ -174,6 +175,10 @@ class Scoring:
       last = cfg.test_origin
     return events[(days >= first) & (days < last)]
 
+  def context_of(self, record: Batch, place: int) -> np.ndarray:
+    """Context features of a point: float32 [F]."""
+    return self._context(record, np.asarray([place]))[0]
+
   def _context(self, record: Batch, place: np.ndarray) -> np.ndarray:
     make = self.context.of_user if self.users else self.context.of_events
     return make(record, place)
@@ -198,21 +203,47 @@ class Scoring:
 
   # Examples.
 
+  def history(self, record: Batch, place: int) -> int:
+    """Events before a point."""
+    if not self.users:
+      return place
+    return int(np.searchsorted(instants.days(record), place))
+
+  def begin(self, record: Batch, place: int) -> int:
+    """Event that the backbone reads first, -1 for the start token.
+
+    That of a state which is kept and goes on with each event (`held_from`), so
+    that a service scores what was trained.
+    """
+    return self.sequences.held(self.history(record, place))
+
   def example(
-    self, record: Batch, place: int, context: np.ndarray | None = None
+    self,
+    record: Batch,
+    place: int,
+    context: np.ndarray | None = None,
+    begin: int | None = None,
   ) -> Batch:
-    """Arrays of a point, without labels: its context, and the model's inputs."""
+    """Arrays of a point, without labels: its context, and the model's inputs.
+
+    Args:
+      record: Of a user.
+      place: Day, or position of the scored event.
+      context: Of the point, if it is there already.
+      begin: Event that the backbone reads first; see `begin`.
+    """
     if context is None:
-      context = self._context(record, np.asarray([place]))[0]
+      context = self.context_of(record, place)
     out: Batch = {"context": context}
     if self._days is not None:
       day = place if self.users else int(instants.days(record)[place])
       return out | self._days(record, np.asarray([day]))
-    if self._sequences is None:
+    if self.sequences is None:
       return out
+    begin = self.begin(record, place) if begin is None else begin
     if self.users:
-      return out | self._sequences.as_of(record, place)
-    out |= self._sequences.history(record, place)
+      return out | self.sequences.as_of(record, place, begin)
+    out |= self.sequences.history(record, place, begin)
     time = record["time"]
     since = (time[place] - time[place - 1]) / 1e6 if place else 0.0
     out["event_ids"] = record["categorical"][place]

@@ -216,14 +216,14 @@ class Sequences:
     out["history"] = cut
     return out
 
-  def as_of(self, record: Batch, day: int) -> Batch:
+  def as_of(self, record: Batch, day: int, start: int | None = None) -> Batch:
     """The events before a day, as `history`; nothing of what is to come.
 
     Models that are told when the next event happens are told: as the day begins,
     in UTC.
     """
     known = self.before(record, day)
-    out = self.history(known, len(known["time"]))
+    out = self.history(known, len(known["time"]), start)
     if out["segment"].any():
       at = out["last"]
       begin = instants.split(day * instants.DAY_SECONDS * 1_000_000)
@@ -232,15 +232,24 @@ class Sequences:
       out["next_time"][at] = begin if later else latest
     return out
 
-  def history(self, record: Batch, cut: int) -> Batch:
+  def held(self, cut: int) -> int:
+    """Event that the window of a kept state begins with, as of event `cut`.
+
+    -1 is the start token; see `held_from`.
+    """
+    token = int(self.cfg.start_token)
+    return held_from(cut + token, self.cfg.sequence_length) - token
+
+  def history(self, record: Batch, cut: int, start: int | None = None) -> Batch:
     """The events before event `cut`, in a row; `last` is the latest one's place.
 
     Without history or start token, the row is padding. Models that are told when
-    the next event happens are told when event `cut` does.
+    the next event happens are told when event `cut` does. The row begins with
+    event `start`; by default it is full.
     """
-    start = max(
-      -1 if self.cfg.start_token else 0, cut - self.cfg.sequence_length
-    )
+    if start is None:
+      first = -1 if self.cfg.start_token else 0
+      start = max(first, cut - self.cfg.sequence_length)
     out = self._row(record, start, cut)
     out["last"] = np.int32(max(cut - start - 1, 0))
     return out

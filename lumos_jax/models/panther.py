@@ -324,21 +324,21 @@ class Panther(nnx.Module):
     )
     return look, jnp.where(own, batch["position"], length)
 
-  def nothing(self, rows: int) -> dict[str, jax.Array]:
-    """What `extend` reads before a window's first token, of B windows."""
+  def nothing(self, rows: int, length: int) -> dict[str, jax.Array]:
+    """What `extend` reads before the first token, of B windows of T tokens."""
     cfg, out = self.cfg, {}
     count, width = cfg.n_encoder_layers, cfg.d_model
     make = lambda *shape: jnp.zeros(shape, self.dtype)
     if cfg.attention != "none":
-      shape = count, rows, cfg.n_heads, self.length, width // cfg.n_heads
+      shape = count, rows, cfg.n_heads, length, width // cfg.n_heads
       out["key"], out["value"] = make(*shape), make(*shape)
     if cfg.sprm in filters.KINDS:
-      out["input"] = make(count, rows, self.length, width)
+      out["input"] = make(count, rows, length, width)
     elif cfg.sprm != "none":
       reach = sprm.reach(cfg.sprm, cfg.sprm_scales)
       out[held_lib.TAIL] = make(count, rows, reach, width)
     if cfg.copy:
-      out["pointer"] = make(rows, self.length, width)
+      out["pointer"] = make(rows, length, width)
     return out
 
   def _context(self, batch, key_time, step=None):

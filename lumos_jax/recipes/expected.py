@@ -108,12 +108,42 @@ def pointed_at(
     states: [B, T, D], `module.model(batch)`.
     last: int32 [B].
   """
-  found = module.model.copied(states, batch).at(last)
-  ids = jnp.broadcast_to(found.ids[:, None], found.weights.shape)
-  flat = lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
-  return deviation.Pointed(
-    *map(flat, (found.keep, found.give, found.weights, ids))
-  )
+  return pointed_in(module.model.copied(states, batch).at(last))
+
+
+def pointed_in(copied) -> deviation.Pointed:
+  """A pointer's part of what is expected after each of B C tokens.
+
+  Args:
+    copied: Of `Panther.copied`, of tokens [B, C].
+  """
+  ids = jnp.broadcast_to(copied.ids[:, None], copied.weights.shape)
+  parts = copied.keep, copied.give, copied.weights, ids
+  return deviation.Pointed(*map(_flat, parts))
+
+
+def _flat(x: jax.Array) -> jax.Array:
+  return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def of_rows(
+  recipe, module, states, ids, gap, copied=None, table=None
+) -> jax.Array:
+  """As `features`, of the events after tokens [B, C]: float32 [B, C, F].
+
+  Args:
+    recipe: PANTHER's.
+    module: Of its `init`.
+    states: [B, C, D] of the tokens.
+    ids: int32 [B, C, columns] of the events after them.
+    gap: float32 [B, C], seconds from the tokens to these.
+    copied: Of the tokens; with model.copy.
+    table: As of `features`.
+  """
+  pointed = None if copied is None else pointed_in(copied)
+  parts = map(_flat, (states, ids, gap))
+  found = features(recipe, module, *parts, pointed, table)
+  return found.reshape(*states.shape[:2], -1)
 
 
 def of_batch(
@@ -131,26 +161,17 @@ def of_batch(
     float32 [B, T, F], of each row's own event, and bool [B, T], where there is
     one with a token before it; elsewhere 0.
   """
-  b, t = batch["segment"].shape
-  before = lambda x: x[:, :-1].reshape(b * (t - 1), *x.shape[2:])
-  after = lambda x: x[:, 1:].reshape(b * (t - 1), *x.shape[2:])
   gap = instants.elapsed(batch["time"][:, 1:], batch["time"][:, :-1])
-  pointed = None
+  copied = None
   if recipe.cfg.copy:
-    found = module.model.copied(states, batch)
-    ids = jnp.broadcast_to(found.ids[:, None], found.weights.shape)
-    parts = found.keep, found.give, found.weights, ids
-    pointed = deviation.Pointed(*map(before, parts))
-  found = features(
-    recipe,
-    module,
-    before(states),
-    after(batch["ids"]),
-    gap.reshape(-1),
-    pointed,
+    copied = module.model.copied(states, batch)
+    first = {k: getattr(copied, k)[:, :-1] for k in ("weights", "keep", "give")}
+    copied = copied._replace(**first)
+  found = of_rows(
+    recipe, module, states[:, :-1], batch["ids"][:, 1:], gap, copied
   )
   segment = batch["segment"]
   known = (segment[:, 1:] == segment[:, :-1]) & (segment[:, 1:] > 0)
   known = jnp.pad(known, ((0, 0), (1, 0)))
-  found = jnp.pad(found.reshape(b, t - 1, -1), ((0, 0), (1, 0), (0, 0)))
+  found = jnp.pad(found, ((0, 0), (1, 0), (0, 0)))
   return jnp.where(known[..., None], found, 0.0), known

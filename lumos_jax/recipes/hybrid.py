@@ -9,6 +9,7 @@ B batch, T events or tokens, D their width, F context features, M tasks.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -193,8 +194,15 @@ class Hybrid:
     count = jnp.sum(batch["label_mask"][:, 0], 0).astype(jnp.float32)
     return {"count": jnp.maximum(count, 1.0)}
 
-  def vectors(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
+  def vectors(
+    self, module: nnx.Module, batch, context: bool = False
+  ) -> dict[str, jax.Array]:
     """All continuous inputs of a score, as vectors; see why.py.
+
+    Args:
+      module: Of `init`.
+      batch: Of `data.scoring`.
+      context: Those of the context alone.
 
     Returns:
       {"numbers": float32 [B, N W], of each context number W wide; "ids": [B, ...],
@@ -212,16 +220,16 @@ class Hybrid:
       out["ids"] = jnp.concatenate(
         ids or [jnp.zeros((len(x), 0), jnp.float32)], -1
       )
-    if isinstance(self.backbone, panther.Panther):
-      model = self._backbone_of(module).model
+    if isinstance(self.backbone, panther.Panther) and not context:
+      model = self.backbone_of(module).model
       out["tokens"] = model.embedded(batch)
       if self.backbone.cfg.profile_as != "none":
         found = model.latest_users(batch)[:, 0]
         out["profile"] = found.astype(jnp.float32)
     return out
 
-  def _backbone_of(self, module):
-    """The backbone, adapted where it is by low rank."""
+  def backbone_of(self, module: nnx.Module) -> nnx.Module:
+    """The backbone's module, adapted where it is by low rank."""
     if self.cfg.tune == "lora":
       return module.adapters(module.backbone)
     return module.backbone
@@ -272,45 +280,85 @@ class Hybrid:
     )
     seen = take(own) & inside
     late, told = take(deviation), take(known) & inside
-    series = jnp.concatenate([take(states), late], -1)
     last = jnp.take_along_axis(states, batch["last"][:, None, None], 1)[:, 0]
-    user = [dcn.mean(take(states), seen), last]
-    if self.backbone.cfg.profile_as != "none":
-      profile = given.get("profile")
-      if profile is None:
-        profile = model.latest_users(batch)[:, 0].astype(jnp.float32)
-      user.append(profile)
-    summary = [
-      late[:, -1] * told[:, -1:],
-      dcn.mean(late, told),
-      dcn.extreme(late, told, jnp.max, -jnp.inf),
-      dcn.extreme(late, told, jnp.min, jnp.inf),
-    ]
+    profile = given.get("profile")
+    if profile is None and self.backbone.cfg.profile_as != "none":
+      profile = model.latest_users(batch)[:, 0].astype(jnp.float32)
+    event = None
     if "event_ids" in batch:
-      summary.insert(0, self._of_event(module, batch, states, last))
-    return {
-      "series": series,
-      "seen": seen,
-      "user": jnp.concatenate(user, -1),
-      "deviation": jnp.concatenate(summary, -1),
-    }
+      pointed = None
+      if self.backbone.cfg.copy:
+        pointed = expected.pointed_at(module, batch, states, batch["last"])
+      event = self._of_event(module, batch, last, pointed)
+      # Without history or a start token nothing was expected.
+      event = jnp.where((batch["segment"] > 0).any(1)[:, None], event, 0.0)
+    return self._joined(take(states), seen, late, told, last, profile, event)
 
-  def _of_event(self, module, batch, states, last):
+  def _of_event(self, module, batch, last, pointed, table=None):
     """Deviation of the scored event from what the history expected; [B, F]."""
-    pointed = None
-    if self.backbone.cfg.copy:
-      pointed = expected.pointed_at(module, batch, states, batch["last"])
-    found = expected.features(
+    return expected.features(
       self.backbone,
       module,
       last,
       batch["event_ids"],
       batch["event_gap"],
       pointed,
+      table,
     )
-    # Without history or a start token nothing was expected.
-    some = (batch["segment"] > 0).any(1)
-    return jnp.where(some[:, None], found, 0.0)
+
+  def _joined(self, states, seen, late, told, last, profile, event):
+    """What `pretrained_parts` returns, of the last K rows and the scored event."""
+    user = [dcn.mean(states, seen), last]
+    if profile is not None:
+      user.append(profile)
+    summary = [] if event is None else [event]
+    summary += [
+      late[:, -1] * told[:, -1:],
+      dcn.mean(late, told),
+      dcn.extreme(late, told, jnp.max, -jnp.inf),
+      dcn.extreme(late, told, jnp.min, jnp.inf),
+    ]
+    return {
+      "series": jnp.concatenate([states, late], -1),
+      "seen": seen,
+      "user": jnp.concatenate(user, -1),
+      "deviation": jnp.concatenate(summary, -1),
+    }
+
+  def predict_kept(
+    self,
+    module: nnx.Module,
+    batch,
+    last: jax.Array,
+    pointed: Any = None,
+    table: jax.Array | None = None,
+  ) -> dict[str, jax.Array]:
+    """`predict` of points whose earlier rows were read before, see serving/states.
+
+    Args:
+      module: Of `init`.
+      batch: What `Panther.extend` reads of each last row; "context"; "states"
+        float32 [B, K - 1, D] and "deviations" [B, K, F] of the rows before it and
+        of these and itself, the latest at the end; "seen" and "told" bool [B, K],
+        which are events and which were expected; of an event that is scored
+        "event_ids" and "event_gap".
+      last: [B, D], state of the last row.
+      pointed: Of the same rows; with model.copy.
+      table: [V, D], the backbone's scored value vectors.
+    """
+    backbone, last = self.backbone_of(module), last.astype(jnp.float32)
+    states = jnp.concatenate([batch["states"], last[:, None]], 1)
+    profile = event = None
+    if self.backbone.cfg.profile_as != "none":
+      profile = backbone.model.users(batch)[:, 0].astype(jnp.float32)
+    if "event_ids" in batch:
+      event = self._of_event(backbone, batch, last, pointed, table)
+    found = self._joined(
+      states, batch["seen"], batch["deviations"], batch["told"], last, profile,
+      event,
+    )  # fmt: skip
+    inputs = self.vectors(module, batch, context=True)
+    return self._named(self._scored(module, inputs, found))
 
   def _of_days(self, module, batch):
     states, seen, _ = module.model.states(batch)
@@ -343,11 +391,17 @@ class Hybrid:
       given: `vectors` in the place of the batch's own.
     """
     x = self.vectors(module, batch) if given is None else given
-    parts = [x[k] for k in ("numbers", "ids") if k in x]
+    found = None
     if self.backbone is not None:
       found = self.pretrained_parts(
-        self._backbone_of(module), batch, rngs, given
+        self.backbone_of(module), batch, rngs, given
       )
+    return self._scored(module, x, found, rngs)
+
+  def _scored(self, module, x, found, rngs=None):
+    """Logits [S, B, M] of `vectors` and of what the backbone says."""
+    parts = [x[k] for k in ("numbers", "ids") if k in x]
+    if found is not None:
       if "events" in self.cfg.parts:
         series = module.norm_events(found["series"])
         parts.append(module.cnn(series, found["seen"]))
@@ -381,7 +435,10 @@ class Hybrid:
 
   def predict(self, module: nnx.Module, batch) -> dict[str, jax.Array]:
     """Probabilities {task: float32 [B, 1]}, the mean of the members'."""
-    p = jax.nn.sigmoid(self.logits(module, batch)).mean(0)
+    return self._named(self.logits(module, batch))
+
+  def _named(self, logits):
+    p = jax.nn.sigmoid(logits).mean(0)
     return {t.name: p[:, m, None] for m, t in enumerate(self.tasks)}
 
   def pretrained(self, module: nnx.Module, batch) -> dict[str, jax.Array]:

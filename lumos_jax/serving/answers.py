@@ -66,7 +66,7 @@ class Answers(intent.Answers, risks.Answers):
 
   def refresh(self, pairs: Pairs) -> list[None]:
     """Goes on with users whose events have just come."""
-    if self._model.events:
+    if self._model.states is not None:
       self._states([u for u, _ in pairs], [a.user for _, a in pairs])
     return [None] * len(pairs)
 
@@ -307,7 +307,9 @@ class Answers(intent.Answers, risks.Answers):
   def _embedding_of(self, users, days, asks) -> list[Any]:
     layout, text = self._model.layout, self._scorer.clock.day_text
     if self._model.events:
-      found = self._vectors(users, days, [a.user for a in asks])
+      kept = self._states_as_of(users, days, asks)
+      found = self._model.states.embedding([k.state for k in kept])
+      found = [{"embedding": vector} for vector in found]
     else:
       found = self._model.embeddings([u.record(layout) for u in users], days)
     out = []
@@ -319,23 +321,22 @@ class Answers(intent.Answers, risks.Answers):
       out.append(self._about(as_of=text(day), embedding=vectors))
     return out
 
-  def _vectors(self, users, days, keys) -> list[Any]:
-    """Embeddings where rows are events, of those before each day."""
+  def _states_as_of(self, users, days, asks) -> list[model_lib.Kept]:
+    """States of users before each day, kept where all is known that is stored."""
     whole, parts = {}, {}
     for n, (user, day) in enumerate(zip(users, days, strict=True)):
       known = int(np.searchsorted(instants.days(_columns(user)), day))
-      if known == len(user.rows):
+      # Events that are supposed are nobody's.
+      if known == len(user.rows) and not asks[n].args.get("events"):
         whole[n] = user
       else:
         parts[n] = user.until(known)
-    kept = self._states(list(whole.values()), [keys[n] for n in whole])
+    keys = [asks[n].user for n in whole]
+    kept = self._states(list(whole.values()), keys)
     kept += self._model.advanced(list(parts.values()), [None] * len(parts))
-    found = self._model.states.embedding([k.state for k in kept])
     order = [*whole, *parts]
-    out: list[Any] = [None] * len(users)
-    for n, vector in zip(order, found, strict=True):
-      out[n] = {"embedding": vector}
-    return out
+    found = dict(zip(order, kept, strict=True))
+    return [found[n] for n in range(len(users))]
 
   # In words.
 

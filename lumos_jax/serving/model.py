@@ -18,7 +18,7 @@ from etils import epath
 
 from lumos_jax import predictor as predictor_lib
 from lumos_jax.data import calendar as calendar_lib
-from lumos_jax.data import pipeline, scoring
+from lumos_jax.data import instants, pipeline, scoring
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import sessions as sessions_lib
 from lumos_jax.evaluators import predict
@@ -46,6 +46,8 @@ class Model:
     sessions: Whether it reads sessions of clicks.
     student: Tells intents of sessions; None where there are none.
     events: Whether it expects events (PANTHER and its relatives).
+    states: Of users whose events were read before; None where a model reads a
+      history anew each time.
     direct: Whether a vector says all of what is expected of a user.
     calendar: Of the run's data; without entries where they are not there.
     last_day: Day after the data's last.
@@ -81,7 +83,7 @@ class Model:
     if self.sessions:
       self.scores = "none"
     self.student = intent.student_of(workdir)
-    cfg = p.config.model
+    cfg, self.states = p.config.model, None
     self.last_day, self.calendar = self._data(data_dir)
     if self.events:
       self.states = states_lib.States(p)
@@ -97,6 +99,8 @@ class Model:
     elif self.risks:
       self.direct = False
       self._risk = p.alone(p.recipe.predict)
+      if p.recipe.inputs.sequences is not None:
+        self.states = states_lib.States(p)
     elif self.sessions:
       self.direct = False
       self.vectors = intent.Encoder(p, self.sizes)
@@ -136,9 +140,11 @@ class Model:
       place = self.last_day if self.of_users else 0
       for size in self.sizes:
         self.risk([self._nobody()] * size, [place] * size)
+      if self.states is not None:
+        self.states.compile()
       why = self.predictor.why
       task = self.tasks[0].name
-      why.score(self._nobody(), place, task)
+      why.score(self._nobody(), place, task=task)
       if why.gradual:
         why.gradients(self._nobody(), place, task)
     elif self.sessions:
@@ -297,13 +303,37 @@ class Model:
     example = self.recipe.inputs.example
     parts = [example(r, n) for r, n in zip(records, places, strict=True)]
     for batch, count in self._padded(parts):
-      found = jax.device_get(self._risk(batch))
-      found = {
-        t: self.predictor.calibrated(t, v.reshape(-1)[:count])
-        for t, v in found.items()
-      }
-      out += [{t: float(v[i]) for t, v in found.items()} for i in range(count)]
+      out += self._calibrated(jax.device_get(self._risk(batch)), count)
     return out
+
+  def risk_kept(
+    self,
+    kept: Sequence["Kept"],
+    records: Sequence[Mapping[str, Any]],
+    places: Sequence[int],
+  ) -> list[dict[str, float]]:
+    """The same of users whose states as of the points are kept, with a row each.
+
+    Raises:
+      states.NotAsked: One has none.
+    """
+    states, inputs = [k.state for k in kept], self.recipe.inputs
+    points = list(zip(records, places, strict=True))
+    context = np.stack([inputs.context_of(*p) for p in points])
+    days = [n * instants.DAY_SECONDS * 1_000_000 for n in places]
+    events = None
+    if not self.of_users:
+      raw = ("time", "categorical", "numeric")
+      events = [{k: r[k][n : n + 1] for k in raw} for r, n in points]
+    found = self.states.risk(states, days, context, events)
+    return self._calibrated(found, len(states))
+
+  def _calibrated(self, found: Mapping[str, np.ndarray], count: int):
+    named = {
+      t: self.predictor.calibrated(t, v.reshape(-1)[:count]).tolist()
+      for t, v in found.items()
+    }
+    return [{t: v[i] for t, v in named.items()} for i in range(count)]
 
   # Days: LUMOS.
 

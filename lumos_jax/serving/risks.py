@@ -24,12 +24,35 @@ class Answers:
     return self._about(kind="risk", scores=found[-1], events=found)
 
   def _risks_of_users(self, users, days, asks) -> list[Any]:
-    layout = self._model.layout
-    found = self._model.risk([u.record(layout) for u in users], days)
+    found = self._risk_as_of(users, days, asks)
     out = [self._risk([f]) for f in found]
     for x in out:
       if isinstance(x, dict):
         x["events"] = []  # It is the user who is scored.
+    return out
+
+  def _risk_as_of(self, users, days, asks) -> list[Document]:
+    """Scores of users as of days, from kept states where there are any."""
+    layout = self._model.layout
+    records = [u.record(layout) for u in users]
+    if self._model.states is None:
+      return self._model.risk(records, days)
+    kept = self._states_as_of(users, days, asks)
+    return self._with_kept(kept, records, days)
+
+  def _with_kept(self, kept, records, places) -> list[Document]:
+    """Scores of points; of those without a row before them, from padding."""
+    some = [i for i, k in enumerate(kept) if k.state.rows]
+    none = [i for i, k in enumerate(kept) if not k.state.rows]
+    out: list[Any] = [None] * len(kept)
+    for score, mine in (
+      (lambda *x: self._model.risk_kept([kept[i] for i in some], *x), some),
+      (self._model.risk, none),
+    ):
+      if mine:
+        found = score([records[i] for i in mine], [places[i] for i in mine])
+        for i, x in zip(mine, found, strict=True):
+          out[i] = x
     return out
 
   def _new_rows(self, user: history.User, ask: Any) -> list[encoder.Row]:
@@ -53,7 +76,7 @@ class Answers:
 
   def _risks_of_events(self, pairs: Pairs) -> list[Any]:
     out: list[Any] = [None] * len(pairs)
-    records, places, owner = [], [], []
+    records, places, owner, asked = [], [], [], []
     for i, (user, ask) in enumerate(pairs):
       try:
         rows = self._scored_rows(user, ask)
@@ -66,7 +89,17 @@ class Answers:
       records += [record] * len(rows)
       places += range(count - len(rows), count)
       owner += [i] * len(rows)
-    found = self._model.risk(records, places) if records else []
+      asked.append((user, ask.user, rows))
+    if not records:
+      return out
+    if self._model.states is None:
+      found = self._model.risk(records, places)
+    else:
+      now = self._states([u for u, _, _ in asked], [k for _, k, _ in asked])
+      kept = []
+      for state, (user, _, rows) in zip(now, asked, strict=True):
+        kept += self._model.following(state, user, rows)
+      found = self._with_kept(kept, records, places)
     mine: dict[int, list[Document]] = {}
     for i, x in zip(owner, found, strict=True):
       mine.setdefault(i, []).append(x)

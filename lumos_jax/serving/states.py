@@ -65,14 +65,16 @@ class States:
     Raises:
       CannotAppend: It is not one of events that looks back only.
     """
-    refusals.check_model(predictor.recipe)
     if batch_size < 1:
       raise ValueError(f"batch_size = {batch_size} must be 1 or more")
-    self._recipe, self.batch_size = predictor.recipe, batch_size
-    self._schema, self._data = predictor.schema, predictor.config.data
-    self.step, self.model_hash = predictor.step, stored.model_hash(predictor)
-    self.features = expected.names(self._recipe)
     self._reader = reader.Reader(predictor, batch_size)
+    self._recipe, self.batch_size = self._reader.recipe, batch_size
+    self._schema, self._data = predictor.schema, self._reader.data
+    self.step = predictor.step
+    self.model_hash = stored.model_hash(predictor, self._data)
+    self.features = expected.names(self._recipe)
+    # The run's, where it has a head over the states.
+    self._head = predictor.recipe if self._reader.said else None
     width = self._recipe.cfg.d_model + self._reader.vectors.shape[1]
     self._sums_width, self.embedding_width = width, 2 * width + 1
     copies = bool(self._recipe.cfg.copy)
@@ -104,7 +106,7 @@ class States:
     return user_state.without_events(
       profile,
       self._schema,
-      self._reader.kept,
+      self._reader.kept | self._reader.said,
       self._reader.tail,
       self._settings.length,
       bool(self._data.start_token),
@@ -190,22 +192,30 @@ class States:
         were seen do not compete; longer ones compile when they come.
     """
     start = bool(self._data.start_token)
+    raw = self._empty.window.raw
+    some = lambda n: {x: np.zeros((n, *v.shape[1:]), v.dtype)
+                      for x, v in raw.items()}  # fmt: skip
     for users in sorted({1, self.batch_size}):
-      states = [self._empty] * users
       for chunk in self._reader.chunks:
-        n = chunk if start else chunk + 1
-        raw = {x: v[[0] * n] for x, v in self._empty.window.raw.items()}
-        states = self.append([self._empty] * users, [_zeros(raw)] * users)
+        more = some(chunk if start else chunk + 1)
+        states = self.append([self._empty] * users, [more] * users)
+      self.embedding(states)
+    for users in self._reader.sizes:
+      states, one = states[:1] * users, some(1)
+      if self._head is not None:
+        inputs = self._head.inputs
+        context = np.zeros((users, len(inputs.context.names)), np.float32)
+        events = None if inputs.users else [one] * users
+        self.risk(states, [0] * users, context, events)
+        continue
       width = _SEEN
       while True:
-        some = np.arange(width, dtype=np.int32)
-        like = [dataclasses.replace(s, seen=some) for s in states]
+        values = np.arange(width, dtype=np.int32)
+        like = [dataclasses.replace(s, seen=values) for s in states]
         self.next_events(like, k, [0] * users)
         if width >= seen or not self._settings.keeps_seen:
           break
         width *= 2
-      self.embedding(states)
-      one = _zeros({x: v[:1] for x, v in raw.items()})
       self.deviation(states, [one] * users)
 
   # What a state says.
@@ -318,21 +328,80 @@ class States:
     Raises:
       OutOfOrder, NotAsked: See there.
     """
+    at, ids = self._one_each(states, events)
+    return self._deviations(states, at, ids, True)["features"]
+
+  def _one_each(self, states, events) -> tuple[list[int], list[np.ndarray]]:
+    """Instants and ids of events, one of each user."""
     for i, (state, event) in enumerate(zip(states, events, strict=True)):
       if len(event["time"]) != 1:
         raise ValueError(f"user {i}: {len(event['time'])} events; give one")
       refusals.check_events(i, state, event)
     at = [int(e["time"][0]) for e in events]
-    ids = [np.asarray(e["categorical"][0], np.int32) for e in events]
-    return self._deviations(states, at, ids)["features"]
+    return at, [np.asarray(e["categorical"][0], np.int32) for e in events]
 
-  def _deviations(self, states, at, ids):
+  def _deviations(self, states, at, ids, come=False):
     more = lambda some: {"event": np.stack(ids[some])}
     run = functools.partial(reader.deviation, self._recipe)
-    return self._ask("deviation", run, states, at, more)
+    return self._ask("deviation", run, states, at, more, come)
 
-  def _ask(self, name, run, states, at, more):
-    """Outputs of a program for all users, {name: [n, ...]}."""
+  def risk(
+    self,
+    states: Sequence[State],
+    at: Sequence[int],
+    context: np.ndarray,
+    events: Sequence[Events] | None = None,
+  ) -> dict[str, np.ndarray]:
+    """Raw scores of a hybrid, as `recipe.predict` gives them of whole windows.
+
+    Args:
+      states: Of users as of the points, each with a row.
+      at: Instants of the points, microseconds; of users the begin of a day.
+      context: float32 [n, F], of `data.scoring`.
+      events: One of each user, where events are scored; then `at` is not read.
+
+    Returns:
+      {task: float32 [n]}.
+
+    Raises:
+      OutOfOrder, NotAsked: See there.
+    """
+    each = [self._series(s) for s in states]
+    series = {k: np.stack([e[k] for e in each]) for k in each[0]}
+    series["context"] = np.asarray(context, np.float32)
+    if events is None:
+      last = [s.last_time if s.count else t for s, t in zip(states, at)]
+      at = list(map(max, last, at))
+    else:
+      at, ids = self._one_each(states, events)
+      series["event_ids"] = np.stack(ids)
+      last = [s.last_time if s.count else t for s, t in zip(states, at)]
+      gap = [(t - before) / 1e6 for t, before in zip(at, last)]
+      series["event_gap"] = np.asarray(gap, np.float32)
+    more = lambda some: {k: x[some] for k, x in series.items()}
+    run = functools.partial(reader.risk, self._head)
+    return self._ask("risk", run, states, at, more, events is not None)
+
+  def _series(self, state: State) -> dict[str, np.ndarray]:
+    """What a hybrid's head reads of a user's last rows, see `predict_kept`."""
+    k = min(self._head.cfg.cnn_events, self._settings.length)
+    kept, end = state.window.past, state.held - 1
+    out = {}
+    for name, room in ((reader.STATES, k - 1), (reader.DEVIATIONS, k)):
+      x, n = kept[name][0], min(room, end)
+      out[name] = np.zeros((room, x.shape[1]), np.float32)
+      out[name][room - n :] = x[end - n : end]
+    place = np.arange(state.held - k, state.held)  # In the window.
+    start = state.start_token and not state.begin
+    out["seen"], out["told"] = place >= int(start), place >= 1
+    return out
+
+  def _ask(self, name, run, states, at, more, come=False):
+    """Outputs of a program for all users, {name: [n, ...]}.
+
+    With `come`, what comes next is an event: a user's first has its start token
+    beside it.
+    """
     at = [None] * len(states) if at is None else at
     when = [
       self._when(i, s, t)
@@ -341,7 +410,7 @@ class States:
     parts = []
     for i in range(0, len(states), self.batch_size):
       some = slice(i, i + self.batch_size)
-      rows = [self._last(s, t) for s, t in zip(states[some], when[some])]
+      rows = [self._last(s, t, come) for s, t in zip(states[some], when[some])]
       parts.append(self._reader.ask(name, run, rows, more(some)))
     if not parts:
       return {}
@@ -362,12 +431,18 @@ class States:
       )
     return (state.last_time or 0) + 1
 
-  def _last(self, state: State, next_time: int) -> appends.Rows:
+  def _last(
+    self, state: State, next_time: int, come: bool = False
+  ) -> appends.Rows:
     """A state's last row, of which nothing is kept yet."""
-    after = np.asarray([next_time], np.int64)
+    after, window = np.asarray([next_time], np.int64), state.window
+    if come and not state.count:
+      start = {n: state.row(n) for n in user_state.RAW}
+      empty = user_state.Window(window.raw, window.past, window.most, 1)
+      window = empty.grown(0, start | {"time": after})
     return appends.Rows(
       state,
-      state.window,
+      window,
       state.begin,
       state.held - 1,
       after,
@@ -388,7 +463,3 @@ class States:
       StaleState: It is another model's or format's, or damaged.
     """
     return stored.from_bytes(found, self.model_hash, self._empty)
-
-
-def _zeros(raw: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  return {name: np.zeros_like(x) for name, x in raw.items()}

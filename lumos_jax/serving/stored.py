@@ -11,6 +11,7 @@ import hashlib
 import json
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 
@@ -30,14 +31,15 @@ class StaleState(ValueError):
   """Stored bytes are another model's or format's: `rebuild` from events."""
 
 
-def model_hash(predictor: predictor_lib.Predictor) -> str:
+def model_hash(predictor: predictor_lib.Predictor, window: Any) -> str:
   """16 hex digits of what states depend on.
 
-  Parameters, the fitted schema, and the settings of model and window.
+  Parameters, the fitted schema, and the settings of model and window, the latter
+  from the config.data of the model of events.
   """
   config = identity.plain(predictor.config)
   data = {
-    k: config["data"][k]
+    k: window[k]
     for k in ("target", "sequence_length", "start_token", "filter_seen")
   }
   doc = [
