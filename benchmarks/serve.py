@@ -2,7 +2,8 @@ r"""The HTTP service under load: latency against offered load, and a soak.
 
   python benchmarks/serve.py [--seconds=20] [--loads=50,100,200,400,700,1000]
   python benchmarks/serve.py --minutes=10
-  python benchmarks/serve.py --whys=2 --loads=100 --seconds=60
+  python benchmarks/serve.py --hybrid [--loads=100,200,400,700] [--minutes=10]
+  python benchmarks/serve.py --hybrid --whys=2 --loads=100 --seconds=60
 
 Makes a PANTHER with fresh parameters (no figure depends on what it has learned) and
 generated users, starts `python -m lumos_jax.serving` on their store, and asks it
@@ -10,8 +11,8 @@ from another process (serve_load.py), whose load is open. With --minutes, a fift
 the requests append an event, and the service's memory is read on the way. Also times
 the start of the service, from the start of the process until it is ready, before and
 after its compiled programs are kept on disk; and the look-up of a user in memory and
-in the store. With --whys, it is a hybrid over a PANTHER that scores, alone and while
-explanations are asked for. Writes benchmarks/results/serve.json.
+in the store. With --hybrid, it is a hybrid over a PANTHER that scores; with --whys, alone
+and while explanations are asked for. Writes benchmarks/results/serve.json.
 """
 
 import argparse
@@ -178,7 +179,7 @@ def curve(args, workdir) -> list[dict]:
   running, _, first = start(workdir)
   _end(running)
   running, port, ready = start(workdir)
-  model = HYBRID if args.whys else PANTHER
+  model = HYBRID if args.hybrid else PANTHER
   begun = {"first_start_seconds": first, "start_seconds": ready}
   rows = [row("start of the service", begun, model)]
   try:
@@ -197,7 +198,7 @@ def curve(args, workdir) -> list[dict]:
       print(json.dumps(found), file=sys.stderr)
       if not args.whys:
         name = f"/score, states in memory, {rate:g} requests/s"
-        rows.append(row(name, found))
+        rows.append(row(name, found, model))
         continue
       name = f"/score, {rate:g} requests/s"
       rows.append(row(f"{name}, no /why", found, model))
@@ -242,7 +243,7 @@ def soak(args, workdir) -> list[dict]:
   }
   print(json.dumps(found), file=sys.stderr)
   name = f"{rate:g} requests/s, {APPENDS:.0%} appends, {args.minutes:g} minutes"
-  return [row(name, found)]
+  return [row(name, found, HYBRID if args.hybrid else PANTHER)]
 
 
 def row(config: str, found: dict, model: str = PANTHER) -> dict:
@@ -264,20 +265,21 @@ def main() -> None:
   add("--loads", default="50,100,200,400,700,1000", help="requests/s")
   add("--seconds", type=float, default=20.0, help="of each load")
   add("--minutes", type=float, default=0.0, help="of a soak, instead")
-  add(
-    "--whys", type=float, default=0.0, help="explanations a second, of a hybrid"
-  )
+  add("--hybrid", action="store_true", help="a hybrid scores")
+  add("--whys", type=float, default=0.0, help="explanations a second of it")
   add("--soak_rate", type=float, default=100.0, help="requests/s of the soak")
   add("--note", default="", help="said in each row, such as of a busy machine")
   add("--root", help="folder for run and store; it must be new")
   args = parser.parse_args()
+  if args.whys and not args.hybrid:
+    parser.error("--whys needs --hybrid: other runs explain no score")
   args.loads = [float(x) for x in args.loads.split(",")]
   with tempfile.TemporaryDirectory() as aside:
     root = pathlib.Path(args.root or aside) / "serve"
-    workdir = prepare(root, hybrid=bool(args.whys))
+    workdir = prepare(root, hybrid=args.hybrid)
     if args.minutes:
       rows = soak(args, workdir)
-    elif args.whys:
+    elif args.hybrid:
       rows = curve(args, workdir)
     else:
       rows = [row("look-up of a user", lookups(workdir)), *curve(args, workdir)]

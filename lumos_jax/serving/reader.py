@@ -21,7 +21,7 @@ from lumos_jax.serving import appends, refusals, user_state
 _SMALL = 1 << 20  # Numbers of a parameter.
 # Rows of a user that a program reads at a time; 2 for an append with embedding.
 _CHUNKS = (1, 2, 8, 64)
-_SIZES = (1, 4)  # Users that a program asks about, beside the most, B.
+_SIZES = (1, 2, 4, 8)  # Users that a program asks about, beside the most, B.
 
 # (module, scored table [V, D], batch, states [B, D], what is copied) -> outputs.
 Ask = Callable[..., dict[str, jax.Array]]
