@@ -182,12 +182,12 @@ def render(result: dict, options: dict[str, str] | None = None) -> str:
       for key, runs in groups.items()
     ]
     text = _markdown(head, body, len(keys))
-  origins = [*result.get("earlier", []), result]
+  origins = dict.fromkeys(map(_origin, [*result.get("earlier", []), result]))
   if f" {_FEW}" in text:
     text += (
       f"\n{_FEW} Few positives: fewer than {positives.LEAST} among the users.\n"
     )
-  return f"{text}\nFrom {'; and '.join(_origin(o) for o in origins)}.\n"
+  return f"{text}\nFrom {'; and '.join(origins)}.\n"
 
 
 def _origin(result: dict) -> str:

@@ -88,9 +88,9 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument(
     "--hash_ids",
-    action="store_true",
-    help="Stores keyed hashes in place of users' ids; the key is in the "
-    f"environment, ${ids.SALT}, or in a file that ${ids.SALT_FILE} names.",
+    action=argparse.BooleanOptionalAction,
+    help="Stores keyed hashes in place of users' ids. Default: where the "
+    f"environment has the key, ${ids.SALT}, or names its file, ${ids.SALT_FILE}.",
   )
   parser.add_argument(
     "--k_anonymous",

@@ -33,7 +33,7 @@ def prepare(
   quiet: bool = False,
   fitted: epath.PathLike = "",
   memory_gib: float | None = None,
-  hash_ids: bool = False,
+  hash_ids: bool | None = None,
   k_anonymous: int = 0,
   beam: Sequence[str] | None = None,
   **options: Any,
@@ -91,6 +91,8 @@ def prepare(
     "inputs": dict(sorted(raw.pieces.items())),
     "format": FORMAT,
   }
+  if hash_ids is None:
+    hash_ids = ids.has_salt()
   salt = ids.salt() if hash_ids else None
   if hash_ids:
     contents["ids"] = ids.form(salt)
@@ -181,6 +183,11 @@ def summary(stats: dict, seconds: float) -> str:
     )
   if stats["users_without_split"]:
     lines.append(f"  users in no split: {stats['users_without_split']:,}")
+  if not ids.hashed(stats):
+    lines.append(
+      f"  users' ids are as in the raw tables; with a key in ${ids.SALT} or "
+      f"${ids.SALT_FILE} they are keyed hashes"
+    )
   lines.append(_entries(stats))
   unknown = {} if "fitted" in stats else stats["unknown_categories"]
   for table, fields in unknown.items():

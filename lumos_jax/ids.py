@@ -22,6 +22,11 @@ class IdError(ValueError):
   """The key of hashed ids is absent, too short, or another one."""
 
 
+def has_salt() -> bool:
+  """Whether the environment names a key."""
+  return bool(os.environ.get(SALT) or os.environ.get(SALT_FILE))
+
+
 def salt() -> bytes:
   """The key of hashed ids.
 
@@ -74,10 +79,20 @@ def stored(keys: Iterable[str], stats: Mapping[str, Any]) -> list[str]:
   """
   if not hashed(stats):
     return list(keys)
+  key = salt_of(stats["ids"]["fingerprint"])
+  return [hash_id(k, key) for k in keys]
+
+
+def salt_of(fingerprint: str) -> bytes:
+  """The key that ids were hashed with, from the environment.
+
+  Raises:
+    IdError: It has none, or another one.
+  """
   key = salt()
-  if form(key) != stats["ids"]:
+  if form(key)["fingerprint"] != fingerprint:
     raise IdError(
       f"the key in ${SALT} or ${SALT_FILE} is not the one that the data set's ids "
       "were hashed with"
     )
-  return [hash_id(k, key) for k in keys]
+  return key

@@ -13,6 +13,7 @@ from lumos_jax.data_prep import forget
 from lumos_jax import data_prep, ids, parts, population
 from lumos_jax.data import records as records_lib
 from lumos_jax.evaluators import predict
+from lumos_jax.serving import store as store_lib
 from tests import pieces_test, tiny_data
 
 SECRET = "a secret of the owner"
@@ -52,7 +53,7 @@ def everything(path):
 @pytest.mark.parametrize("memory_gib", [0, 2])
 def test_hashed_ids_stand_nowhere(tmp_path, owner, memory_gib, monkeypatch):
   monkeypatch.setattr("lumos_jax.data_prep.room._fits", lambda *_: False)
-  plain = tiny_data.tiny_data_dir(tmp_path / "a", frames())
+  plain = tiny_data.tiny_data_dir(tmp_path / "a", frames(), hash_ids=False)
   path = tiny_data.tiny_data_dir(
     tmp_path / "b", frames(), hash_ids=True, memory_gib=memory_gib
   )
@@ -77,6 +78,45 @@ def test_hashed_ids_stand_nowhere(tmp_path, owner, memory_gib, monkeypatch):
   monkeypatch.setenv(ids.SALT, "the secret of another")
   with pytest.raises(ids.IdError, match="not the one"):
     people.find(["customer-u3"])
+
+
+def test_ids_are_hashed_where_there_is_a_key(
+  tmp_path, owner, monkeypatch, capsys
+):
+  path = tiny_data.tiny_data_dir(tmp_path / "a", frames())
+  assert b"customer-" not in everything(path)
+  monkeypatch.delenv(ids.SALT)
+  path = tiny_data.tiny_data_dir(tmp_path / "b", frames(), quiet=False)
+  assert b"customer-u7" in everything(path)
+  assert f"with a key in ${ids.SALT}" in capsys.readouterr().err
+
+
+def test_a_service_takes_ids_of_the_raw_tables(tmp_path, owner, monkeypatch):
+  plain, hashed = (
+    records_lib.Records.open(
+      tiny_data.tiny_data_dir(tmp_path / name, frames(), hash_ids=h)
+    )
+    for name, h in (("a", False), ("b", True))
+  )
+  for name, data in (("plain", plain), ("hashed", hashed)):
+    folder = tmp_path / name
+    kept = store_lib.open_store(folder)
+    keys = store_lib.Keys(folder)
+    keys.follow(kept)
+    assert keys.note(kept, data.stats)
+    known = {keys.stored(r["key"]) for r in data.source("train")}
+    assert keys.user("customer-u3") in known
+    assert keys.user("nobody") not in known
+    again = store_lib.Keys(folder)
+    again.follow(kept)
+    assert again.user("customer-u3") == keys.user("customer-u3")
+    monkeypatch.delenv(ids.SALT)
+    if data is hashed:  # A service of these users does not begin without it.
+      with pytest.raises(ids.IdError, match="16 characters"):
+        again.follow(kept)
+      assert not keys.note(kept, data.stats)
+    monkeypatch.setenv(ids.SALT, SECRET)
+    kept.close()
 
 
 def test_the_key_comes_from_a_file_or_is_asked_for(tmp_path, monkeypatch):

@@ -167,3 +167,22 @@ def test_runs_that_score_no_points_refuse(tmp_path):
   with serving.serving(workdir, tmp_path / "store", records) as (client, _):
     status, found = client.post("/why", user_id=records.users[4]["key"])
     assert status == 422 and "recipe 'hybrid'" in found["reason"]
+
+
+def test_appended_events_are_scored_as_whole_histories(made):
+  client, core, user, _, unit = made
+  name, model = user["key"], core.live.model
+  layout = model.layout
+  for i, day in enumerate(("05-01", "05-01", "05-02", "05-04")):
+    ask = {} if unit == "user" else {"events": [event(day)]}
+    status, found = client.post("/score", user_id=name, **ask)
+    assert status == 200, found
+    (now,) = core.lookup([core.keys.user(name)]).values()
+    if unit == "event":
+      now = core.extended(now, core.encode(now, ask["events"]))
+    record = now.record(layout)
+    place = len(record["day"]) - 1 if unit == "event" else core.default_day
+    (wanted,) = model.risk([record], [place])
+    assert found["scores"]["buys"] == pytest.approx(wanted["buys"], abs=1e-5)
+    sent = client.post("/events", user_id=name, events=[event(day)])
+    assert sent[1]["events"] == len(user["day"]) + i + 1

@@ -119,7 +119,7 @@ def tiny_data_dir(tmp_path, frames=None, description=None, **options):
   """A prepared data set below tmp_path/data; options go to `prepare`."""
   schema = write_tables(tmp_path / "raw", frames, description)
   return data_prep.prepare(
-    "tables", tmp_path / "data", schema=schema, quiet=True, **options
+    "tables", tmp_path / "data", schema=schema, **{"quiet": True} | options
   )
 
 

@@ -88,11 +88,26 @@ class Context:
       raise ValueError(f"{key} = {name!r}: no such feature; among others {own}")
     return self.names.index(name)
 
-  def of_user(
-    self, record: Mapping[str, np.ndarray], origins: np.ndarray
+  def aggregates(
+    self, record: Mapping[str, np.ndarray], days: np.ndarray
   ) -> np.ndarray:
-    """float32 [O, F] as of ascending days [O]."""
-    found = self._maker(record, origins)
+    """What is said of the rows before ascending days [O]: float32 [O, A]."""
+    return self._maker(record, days)
+
+  def of_user(
+    self,
+    record: Mapping[str, np.ndarray],
+    origins: np.ndarray,
+    before: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """float32 [O, F] as of ascending days [O].
+
+    Args:
+      record: Of the user.
+      origins: The days.
+      before: Their `aggregates`, where they are there already.
+    """
+    found = self.aggregates(record, origins) if before is None else before
     if not self._last:
       return found
     rows = np.searchsorted(instants.days(record), origins)
@@ -118,11 +133,21 @@ class Context:
     return np.concatenate(parts, 1)
 
   def of_events(
-    self, record: Mapping[str, np.ndarray], events: np.ndarray
+    self,
+    record: Mapping[str, np.ndarray],
+    events: np.ndarray,
+    before: np.ndarray | None = None,
   ) -> np.ndarray:
-    """float32 [N, F] of ascending events, positions in the record."""
-    days, at = np.unique(instants.days(record)[events], return_inverse=True)
-    before = self._maker(record, days)[at]
+    """float32 [N, F] of ascending events, positions in the record.
+
+    Args:
+      record: Of the user.
+      events: int [N].
+      before: `aggregates` of each event's day, where they are there already.
+    """
+    if before is None:
+      days, at = np.unique(instants.days(record)[events], return_inverse=True)
+      before = self.aggregates(record, days)[at]
     ids, time = record["categorical"], record["time"]
     gap = np.full(len(events), np.nan)
     later = events > 0

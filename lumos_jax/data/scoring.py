@@ -175,13 +175,24 @@ class Scoring:
       last = cfg.test_origin
     return events[(days >= first) & (days < last)]
 
-  def context_of(self, record: Batch, place: int) -> np.ndarray:
-    """Context features of a point: float32 [F]."""
-    return self._context(record, np.asarray([place]))[0]
+  def context_of(
+    self, record: Batch, place: int, before: np.ndarray | None = None
+  ) -> np.ndarray:
+    """Context features of a point: float32 [F].
 
-  def _context(self, record: Batch, place: np.ndarray) -> np.ndarray:
+    Args:
+      record: Of the user.
+      place: Day, or position of the scored event.
+      before: float32 [A], `context.aggregates` of its day, if there already.
+    """
+    before = None if before is None else before[None]
+    return self._context(record, np.asarray([place]), before)[0]
+
+  def _context(
+    self, record: Batch, place: np.ndarray, before: np.ndarray | None = None
+  ) -> np.ndarray:
     make = self.context.of_user if self.users else self.context.of_events
-    return make(record, place)
+    return make(record, place, before)
 
   def labels(
     self, record: Batch, place: np.ndarray, known_by: int | None = None

@@ -18,6 +18,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from lumos_jax import ids
+
 TOKEN = "LUMOS_TOKEN"  # Environment variable with the bearer token.
 _LEAST_TOKEN = 16
 _COMMANDS = ("run", "forget", "compact")
@@ -141,7 +143,9 @@ def _store(args, folder: pathlib.Path):
   from lumos_jax.serving import store
 
   url = args.redis or os.environ.get("LUMOS_REDIS", "")
-  return store.open_store(folder, url, args.store_gib), store.Keys(folder)
+  kept, keys = store.open_store(folder, url, args.store_gib), store.Keys(folder)
+  keys.follow(kept)
+  return kept, keys
 
 
 def forget(args, folder: pathlib.Path) -> None:
@@ -318,6 +322,13 @@ def _fill(core, args) -> None:
   except records_lib.DataError as e:
     print(f"the store begins empty: {e}", file=sys.stderr, flush=True)
     return
+  if not core.keys.note(core.store, records.stats):
+    print(
+      "users' ids are keyed hashes, and the environment has no key: requests must "
+      f"name users by their hashes; or set ${ids.SALT} for a new store",
+      file=sys.stderr,
+      flush=True,
+    )
   taken, there = core.fill(records)
   core.store.set_meta(b"filled", b"1")
   print(

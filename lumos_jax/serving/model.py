@@ -188,25 +188,26 @@ class Model:
       users: Of the store.
       before: An earlier state of each, of this model; None for none.
     """
-    states, events, kept = [], [], []
+    states, events, aggregates, kept = [], [], [], []
     for user, old in zip(users, before, strict=True):
       new = user.events - old.events if old is not None else -1
       if old is None or old.born != user.born or not 0 <= new <= len(user.rows):
         state = self.states.new(
           (user.profile_categorical, user.profile_numeric)
         )
-        new = len(user.rows)
+        new, known = len(user.rows), {}
       else:
-        state = old.state
+        state, known = old.state, old.aggregates
       rows = user.rows[len(user.rows) - new :]
       states.append(state)
+      aggregates.append(known)
       events.append({n: rows[n] for n in ("time", "categorical", "numeric")})
     made = self.states.append(states, events)
     direct = [s for s in made if s.rows] if self.direct else []
     looks = iter(self.states.expect(direct)["state"] if direct else ())
-    for user, state in zip(users, made, strict=True):
+    for user, state, known in zip(users, made, aggregates, strict=True):
       look = next(looks) if self.direct and state.rows else None
-      kept.append(Kept(user.born, user.events, state, look))
+      kept.append(Kept(user.born, user.events, state, look, known))
     return kept
 
   def following(
@@ -317,9 +318,11 @@ class Model:
     Raises:
       states.NotAsked: One has none.
     """
-    states, inputs = [k.state for k in kept], self.recipe.inputs
+    states = [k.state for k in kept]
     points = list(zip(records, places, strict=True))
-    context = np.stack([inputs.context_of(*p) for p in points])
+    context = np.stack(
+      [self._context_of(k, *p) for k, p in zip(kept, points, strict=True)]
+    )
     days = [n * instants.DAY_SECONDS * 1_000_000 for n in places]
     events = None
     if not self.of_users:
@@ -327,6 +330,20 @@ class Model:
       events = [{k: r[k][n : n + 1] for k in raw} for r, n in points]
     found = self.states.risk(states, days, context, events)
     return self._calibrated(found, len(states))
+
+  def _context_of(self, kept: "Kept", record, place: int) -> np.ndarray:
+    """Context features of a point; aggregates of a day are made once."""
+    inputs, days = self.recipe.inputs, instants.days(record)
+    day = place if self.of_users else int(days[place])
+    earlier = int(np.searchsorted(days, day))
+    # All events ever before the day, of which the state has read some later ones.
+    count = kept.events - (0 if self.of_users else place - earlier)
+    known = kept.aggregates.get(day)
+    if known is None or known[0] != count:
+      (found,) = inputs.context.aggregates(record, np.asarray([day]))
+      kept.aggregates.clear()
+      known = kept.aggregates[day] = count, found
+    return inputs.context_of(record, place, known[1])
 
   def _calibrated(self, found: Mapping[str, np.ndarray], count: int):
     named = {
@@ -405,12 +422,17 @@ class Kept:
     state: Of `states.States`.
     look: float32 [D], the state that expects the next event, where that does not
       depend on when it comes; else None.
+    aggregates: {day: events before it, and what is said of them (data/context.py)},
+      of the newest day that a hybrid was asked for.
   """
 
   born: int
   events: int
   state: user_state.State
   look: np.ndarray | None
+  aggregates: dict[int, tuple[int, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
 
   @property
   def nbytes(self) -> int:

@@ -162,7 +162,7 @@ class Scorer:
         user = history.from_record(
           layout, record, self.settings.window, version
         )
-        key = self.keys.user(str(record["key"]))
+        key = self.keys.stored(str(record["key"]))
         changes.append(
           store_lib.Change(key, store_lib.NEW, history.fields_of(user))
         )

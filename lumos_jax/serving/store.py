@@ -12,12 +12,15 @@ import os
 import pathlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+from lumos_jax import ids
 
 HEAD = b"head"
 VERSION_BYTES = 8
 KEY_BYTES = 32  # Of a user: LMDB allows 1 to 511 with the field's name.
 KEY_FILE = "key"
+_IDS = b"ids"
 NEW = 0  # Version of a user that is not there.
 
 
@@ -96,7 +99,13 @@ class Keys:
   """Users' hashes: HMAC-like, BLAKE2b with a secret key of the store's folder.
 
   Who has the data without the key cannot find an id by trying all of them.
+
+  Attributes:
+    salt: The key of hashed ids, where the store's users came from a data set that
+      has them: requests name users as the raw tables do.
   """
+
+  salt: bytes | None = None
 
   def __init__(self, folder: pathlib.Path):
     """Reads the key file, or makes one that its owner alone can read.
@@ -124,8 +133,37 @@ class Keys:
         "a backup; without it no user of the store can be found"
       )
 
+  def follow(self, store: "Store") -> None:
+    """Takes requests' ids as the store's users have them, see `salt`.
+
+    Raises:
+      IdError: Its ids are hashed, and the environment has no key, or another.
+    """
+    found = store.get_meta(_IDS)
+    self.salt = None if found is None else ids.salt_of(found.decode())
+
   def user(self, user_id: str) -> bytes:
-    """32 bytes that stand for an id."""
+    """32 bytes that stand for an id of the raw tables."""
+    if self.salt is not None:
+      user_id = ids.hash_id(user_id, self.salt)
+    return self.stored(user_id)
+
+  def note(self, store: "Store", stats: Mapping[str, Any]) -> bool:
+    """Notes in a store how a data set has users' ids, by its stats.json.
+
+    Returns:
+      Whether requests are to name users as the raw tables do; else as the data set
+      does: by hashes, where the environment has no key.
+    """
+    if ids.hashed(stats) and not ids.has_salt():
+      return False
+    if ids.hashed(stats):
+      store.set_meta(_IDS, stats["ids"]["fingerprint"].encode())
+    self.follow(store)
+    return True
+
+  def stored(self, user_id: str) -> bytes:
+    """The same for an id as a data set stores it."""
     # surrogates: an id is text as it stands, whatever the client sent.
     data = user_id.encode("utf-8", "surrogatepass")
     return hashlib.blake2b(
