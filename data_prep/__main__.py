@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m data_prep",
     description="Prepares a data set for lumos_jax.",
+    epilog=f"Other commands, each with --help: {', '.join(sorted(_COMMANDS))}.",
   )
   parser.add_argument("--source", help="Name of a source; --list shows them.")
   parser.add_argument("--out", default="data", help="Folder of data sets.")
@@ -123,6 +124,11 @@ def main(argv=None) -> int:
     return _COMMANDS[argv[0]].main(argv[1:])
   parser = _parser()
   args, others = parser.parse_known_args(argv)
+  if others and not others[0].startswith("-"):
+    parser.error(
+      f"{others[0]!r} is no command; use one of {', '.join(sorted(_COMMANDS))}, "
+      "or options alone"
+    )
   if others and not args.beam:
     parser.error(f"unrecognized arguments: {' '.join(others)}")
   if args.list:

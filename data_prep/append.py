@@ -59,7 +59,7 @@ def append(
 
   Returns:
     {"batch": its fingerprint, "new": whether it was appended, "rows", "late_rows",
-    "users", "new_users"}.
+    "users", "new_users", "outside": values that were not fitted, "rejected": rows}.
 
   Raises:
     InputError: The batch cannot be used, or overlaps; nothing is changed.
@@ -102,6 +102,8 @@ def append(
     "late_rows": late_rows,
     "users": len(batch.records),
     "new_users": len(merged.fresh),
+    "outside": prepared.stats["fitted"]["outside"],
+    "rejected": prepared.rejects.to_json(),
   }
   with place.renewed(epath.Path(path), keep_shards=False) as new:
     merged.write(new, found)
@@ -275,7 +277,7 @@ class _Merge:
         if len(self.data.splits) == 1 or self.batch.split[k] == split
       ]
       users = entry["users"] + len(fresh)
-      size = int(splits[split]["numBytes"])
+      size = place.num_bytes(splits[split], self.data.stats)
       size += size * self.batch.rows // max(1, entry["rows"])
       shards = max(len(entry["shards"]), 1 + size // builder.SHARD_BYTES)
       writer = builder.Split(split, template, users, shards)
@@ -293,7 +295,8 @@ class _Merge:
       }
       stats["shards"] |= place.checksums(new, files)
       splits[split]["shardLengths"] = [str(n) for n in done.shard_lengths]
-      splits[split]["numBytes"] = str(done.num_bytes)
+      # TFDS would print a size for people.
+      splits[split]["numBytes"] = str(int(done.num_bytes))
     every = stats["splits"].values()
     stats["users"] = sum(s["users"] for s in every)
     stats["rows"] = sum(s["rows"] for s in every)
@@ -301,8 +304,6 @@ class _Merge:
     stats["schema_hash"] = self.schema.hash
     stats["model_hash"] = self.schema.model_hash
     about = {k: v for k, v in told.items() if k != "new"}
-    about["outside"] = self.prepared.stats["fitted"]["outside"]
-    about["rejected"] = self.prepared.rejects.to_json()
     stats["appended"] = [*stats.get("appended", []), about]
     contents = dict(stats["contents"])
     contents["appended"] = [b["batch"] for b in stats["appended"]]
@@ -334,10 +335,13 @@ def main(argv: Sequence[str]) -> int:
   add("data_set", help="The data set's folder.")
   add("--source", required=True, help="Of the batch.")
   add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+  add("--rows", choices=("day", "event"), help="What a row of activity is.")
   add("--late", choices=_LATE, default="refuse", help="Rows of earlier days.")
   args = parser.parse_args(argv)
   try:
     options = cli.options(args.set)
+    if args.rows:
+      options["rows"] = args.rows
     found = append(args.data_set, args.source, late=args.late, **options)
   except (ValueError, OSError) as e:
     print(f"error: {e}", file=sys.stderr)
@@ -350,4 +354,14 @@ def main(argv: Sequence[str]) -> int:
     f"({found['new_users']:,} of them new) appended, {found['late_rows']:,} late "
     "rows left out"
   )
+  for line in _told(found):
+    print(f"  {line}")
   return 0
+
+
+def _told(found: dict[str, Any]) -> Iterator[str]:
+  """What of a batch was rejected, or was not fitted."""
+  for table, reasons in found["rejected"].items():
+    for reason, count in reasons.items():
+      yield f"rejected {table} rows: {count:,} {reason}"
+  yield from (x.strip() for x in fitted_lib.drift(found["outside"]))

@@ -235,7 +235,8 @@ def serialize(example: dict) -> bytes:
   for name, value in example.items():
     data = value.encode() if isinstance(value, str) else value.tobytes()
     features[name].bytes_list.value.append(data)
-  return proto.SerializeToString()
+  # The order of a map's entries is otherwise another one in each process.
+  return proto.SerializeToString(deterministic=True)
 
 
 def _shards(prepared: engine.Prepared, count: int) -> int:

@@ -57,7 +57,8 @@ def forget(
     users: Ids as in the raw tables.
 
   Returns:
-    {place: {"removed": rows or records, "read": values that were compared}}.
+    {place: {"removed": rows or records, "read": values that were compared,
+    "unknown": users of whom nothing was there}}.
 
   Raises:
     InputError: A place is not there, or ids cannot be hashed.
@@ -77,11 +78,16 @@ def forget(
       gone |= set(_sessions(path, gone)[1]["key"])
   out = {}
   for place, path in zip(places, paths, strict=True):
+    seen: set[str] = set()
     if (path / records_lib.STATS).exists():
-      removed = _from_data_set(path, users, gone)
+      removed = _from_data_set(path, users, gone, seen)
     else:
-      removed = _from_folder(path, gone)
-    out[str(place)] = {"removed": removed, "read": prove(path, gone)}
+      removed = _from_folder(path, gone, seen)
+    out[str(place)] = {
+      "removed": removed,
+      "read": prove(path, gone),
+      "unknown": [u for u in users if not _forms([u]) & seen],
+    }
   return out
 
 
@@ -104,25 +110,34 @@ def _forms(users: Sequence[str]) -> set[str]:
 
 
 def _from_data_set(
-  path: pathlib.Path, users: Sequence[str], gone: Collection[str]
+  path: pathlib.Path,
+  users: Sequence[str],
+  gone: Collection[str],
+  seen: set[str],
 ) -> int:
   """Writes the data set again without the users, and puts it in place."""
+  data = records_lib.Records.open(path)
+  for split in data.splits:
+    data.source(split)  # Names a shard that is absent or damaged.
   stats = json.loads((path / records_lib.STATS).read_text())
   ids.stored(users, stats)  # Says where the key is not the data set's.
   with place_lib.renewed(epath.Path(path)) as folder:
-    return _without(path, pathlib.Path(folder), gone, stats)
+    return _without(path, pathlib.Path(folder), gone, stats, seen)
 
 
-def _without(path, new: pathlib.Path, gone: set[str], stats: dict) -> int:
+def _without(
+  path, new: pathlib.Path, gone: set[str], stats: dict, seen: set[str]
+) -> int:
   """Writes what changes of a data set; how many records and rejects went."""
   info = json.loads((path / place_lib.INFO).read_text())
   splits = {s["name"]: s for s in info["splits"]}
   removed = rows = 0
   for name, split in stats["splits"].items():
     lengths = [int(n) for n in splits[name]["shardLengths"]]
-    before, size = split["users"], int(splits[name]["numBytes"])
+    before = split["users"]
+    size = place_lib.num_bytes(splits[name], stats)
     for i, file in enumerate(split["shards"]):
-      found = _shard(path / file, new / file, gone)
+      found = _shard(path / file, new / file, gone, seen)
       if found["removed"]:
         lengths[i] -= found["removed"]
         size -= found["bytes"]
@@ -133,9 +148,12 @@ def _without(path, new: pathlib.Path, gone: set[str], stats: dict) -> int:
     removed += before - split["users"]
     splits[name]["shardLengths"] = [str(n) for n in lengths]
     splits[name]["numBytes"] = str(size)
-  rejected = _rejects(path, new, gone, stats)
+  rejected = _rejects(path, new, gone, stats, seen)
   if (path / records_lib.SESSIONS).exists():
-    _sessions(path, gone)[0].write_parquet(new / records_lib.SESSIONS)
+    left, mine = _sessions(path, gone)
+    left.write_parquet(new / records_lib.SESSIONS)
+    for column in _WHOSE:
+      seen |= set(mine[column].drop_nulls().cast(pl.String))
   told = stats.setdefault("forgotten", {"users": 0, "rows": 0, "rejects": 0})
   told["users"] += removed
   told["rows"] += rows
@@ -151,13 +169,19 @@ def _without(path, new: pathlib.Path, gone: set[str], stats: dict) -> int:
 
 def _records(path: pathlib.Path):
   """Serialized records of a shard, a block at a time."""
-  reader = array_record_module.ArrayRecordReader(str(path))
   try:
-    count = reader.num_records()
-    for start in range(0, count, _BLOCK):
-      yield from reader.read(list(range(start, min(start + _BLOCK, count))))
-  finally:
-    reader.close()
+    reader = array_record_module.ArrayRecordReader(str(path))
+    try:
+      count = reader.num_records()
+      for start in range(0, count, _BLOCK):
+        yield from reader.read(list(range(start, min(start + _BLOCK, count))))
+    finally:
+      reader.close()
+  except (RuntimeError, IndexError) as e:
+    reason = str(e).splitlines()[0]
+    raise InputError(
+      f"{path} is damaged ({reason}): prepare the data again with --overwrite"
+    ) from e
 
 
 def _key(data: bytes) -> tuple[str, tf_example_pb2.Example]:
@@ -166,12 +190,13 @@ def _key(data: bytes) -> tuple[str, tf_example_pb2.Example]:
   return features["key"].bytes_list.value[0].decode(), example
 
 
-def _shard(path, new, gone: Collection[str]) -> dict[str, int]:
-  """Writes a shard without some users; what was removed."""
+def _shard(path, new, gone: Collection[str], seen: set[str]) -> dict[str, int]:
+  """Writes a shard without some users, who join `seen`; what was removed."""
   out = {"removed": 0, "rows": 0, "bytes": 0}
   for data in _records(path):
     key, example = _key(data)
     if key in gone:
+      seen.add(key)
       out["removed"] += 1
       out["bytes"] += len(data)
       day = example.features.feature["day"].bytes_list.value[0]
@@ -188,12 +213,13 @@ def _shard(path, new, gone: Collection[str]) -> dict[str, int]:
   return out
 
 
-def _rejects(path, new, gone: Collection[str], stats) -> int:
+def _rejects(path, new, gone: Collection[str], stats, seen: set[str]) -> int:
   """Writes the rejects without some users; how many rows went."""
   name = records_lib.REJECTS
   frame = pl.read_parquet(path / name)
   key = [_reject_key(v) for v in frame["values"]]
   lost = pl.Series([k in gone for k in key], dtype=pl.Boolean)
+  seen |= gone.intersection(k for k in key if k is not None)
   if not lost.any():
     return 0
   frame.filter(~lost).write_parquet(new / name)
@@ -211,12 +237,16 @@ def _reject_key(values: str) -> str | None:
 
 def _hashed(keys: np.ndarray, gone: Collection[str]) -> np.ndarray:
   """bool [R]: digests of predictions/*.npz that are those of users."""
+  return np.isin(keys, _digests(gone))
+
+
+def _digests(keys: Collection[str]) -> np.ndarray:
   from lumos_jax.evaluators import predict  # Imports jax.
 
-  return np.isin(keys, predict.hash_keys(gone))
+  return predict.hash_keys(keys)
 
 
-def _from_folder(path: pathlib.Path, gone: set[str]) -> int:
+def _from_folder(path: pathlib.Path, gone: set[str], seen: set[str]) -> int:
   """Takes users' rows from tables and predictions of a folder."""
   removed, changed = 0, {}
   for file in sorted(path.rglob("*")):
@@ -226,8 +256,10 @@ def _from_folder(path: pathlib.Path, gone: set[str]) -> int:
       if "key" not in pl.read_parquet_schema(file):
         continue
       frame = pl.read_parquet(file)
-      lost = frame["key"].cast(pl.String).is_in(list(gone)).fill_null(False)
+      key = frame["key"].cast(pl.String)
+      lost = key.is_in(list(gone)).fill_null(False)
       if lost.any():
+        seen |= set(key.filter(lost))
         frame = frame.filter(~lost)
         about = pl.read_parquet_metadata(file)
         about = {k: v for k, v in about.items() if not k.startswith("ARROW")}
@@ -237,7 +269,7 @@ def _from_folder(path: pathlib.Path, gone: set[str]) -> int:
         changed[file] = len(frame)
         removed += int(lost.sum())
     elif file.suffix == ".npz" and file.parent.name == "predictions":
-      removed += _from_arrays(file, gone)
+      removed += _from_arrays(file, gone, seen)
   manifest = path / _MANIFEST
   if manifest.exists():
     doc = json.loads(manifest.read_text())
@@ -253,7 +285,9 @@ def _from_folder(path: pathlib.Path, gone: set[str]) -> int:
   return removed
 
 
-def _from_arrays(file: pathlib.Path, gone: Collection[str]) -> int:
+def _from_arrays(
+  file: pathlib.Path, gone: Collection[str], seen: set[str]
+) -> int:
   with np.load(file, allow_pickle=False) as found:
     arrays = dict(found)
   if "key" not in arrays:
@@ -261,6 +295,9 @@ def _from_arrays(file: pathlib.Path, gone: Collection[str]) -> int:
   keep = ~_hashed(arrays["key"], gone)
   if keep.all():
     return 0
+  names = sorted(gone)
+  there = np.isin(_digests(names), arrays["key"])
+  seen |= {n for n, known in zip(names, there, strict=True) if known}
   arrays = {
     k: x[keep] if x.ndim and len(x) == len(keep) else x
     for k, x in arrays.items()
@@ -306,6 +343,11 @@ def prove(path: epath.PathLike, users: Iterable[str]) -> int:
     if found:
       bad.append(str(file.relative_to(path)))
   if bad:
+    if any(".array_record" in f for f in bad):
+      raise ForgetError(
+        f"{path}: a user to forget still stands in {bad[:5]}: give each data set's "
+        "own folder"
+      )
     raise ForgetError(
       f"{path}: a user to forget still stands in {bad[:5]}. In schema.json it is a "
       "value of a fitted vocabulary: prepare the data again without the user, and "
@@ -365,8 +407,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("places", nargs="+", help="Data sets, exports, workdirs.")
   args = parser.parse_args(argv)
   try:
-    lines = pathlib.Path(args.users).read_text().splitlines()
-    users = [line.strip() for line in lines if line.strip()]
+    users = ids.read(args.users)
     found = forget(args.places, users)
   except (ValueError, OSError) as e:
     print(f"error: {e}", file=sys.stderr)
@@ -375,5 +416,13 @@ def main(argv: Sequence[str]) -> int:
     print(
       f"{place}: {counts['removed']:,} records and rows of {len(users):,} users "
       f"removed; {counts['read']:,} values read again, none of them is theirs"
+    )
+  unknown = set.intersection(*(set(c["unknown"]) for c in found.values()))
+  if unknown := [u for u in users if u in unknown]:
+    at = [str(users.index(u) + 1) for u in unknown[:5]]
+    print(
+      f"{len(unknown):,} of {len(users):,} ids were found nowhere (forgotten "
+      f"before, or written otherwise): the first are ids {', '.join(at)} of "
+      f"{args.users}"
     )
   return 0

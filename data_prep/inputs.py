@@ -46,6 +46,7 @@ class Inputs:
     files: File of each table, for messages.
     notes: Counts that the source wants in stats.json: {what: rows}.
     pieces: Name and bytes of each input file, to notice changed inputs.
+    digests: {file: digest} of small ones, whose size a changed word leaves.
     pages: What is known of the pages of clicks, see pages.py.
     sessions: Of clicks: key, visitor, user, start, end; beside the data, no input.
   """
@@ -66,6 +67,7 @@ class Inputs:
   files: Mapping[str, str] = dataclasses.field(default_factory=dict)
   notes: Mapping[str, int] = dataclasses.field(default_factory=dict)
   pieces: Mapping[str, int] = dataclasses.field(default_factory=dict)
+  digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
   pages: Any = None
   sessions: pl.DataFrame | None = None
 

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from etils import epath
 
@@ -14,6 +15,20 @@ from . import builder, room
 INFO = "dataset_info.json"
 NEW, _OLD = ".new", ".old"
 _LEFT = (builder.INCOMPLETE, room.SPILL, NEW)
+
+
+def num_bytes(split: Mapping[str, Any], stats: Mapping[str, Any]) -> int:
+  """Bytes of a split's records.
+
+  Args:
+    split: Of dataset_info.json. Where an append of an earlier version wrote a size
+      for people, its shards' bytes are taken.
+    stats: The data set's stats.json.
+  """
+  if split["numBytes"].isdecimal():
+    return int(split["numBytes"])
+  files = stats["splits"][split["name"]]["shards"]
+  return sum(stats["shards"][f]["bytes"] for f in files)
 
 
 @contextlib.contextmanager

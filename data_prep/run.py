@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -82,6 +83,12 @@ def prepare(
       seconds = time.monotonic() - start
       print(f"[{seconds:6.1f} s] {text}", file=sys.stderr, flush=True)
 
+  if memory_gib is not None and not 0 <= memory_gib < math.inf:
+    raise InputError(f"memory_gib={memory_gib} must be 0 or more")
+  if k_anonymous < 0:
+    raise InputError(f"k_anonymous={k_anonymous} must be 0 or more")
+  if num_shards is not None and num_shards < 1:
+    raise InputError(f"num_shards={num_shards} must be 1 or more")
   path = epath.Path(out) / records_lib.directory_name(source, options)
   say(f"reading {source}")
   raw = sources.load(source, options)
@@ -96,6 +103,8 @@ def prepare(
   salt = ids.salt() if hash_ids else None
   if hash_ids:
     contents["ids"] = ids.form(salt)
+  if raw.digests:
+    contents["digests"] = dict(raw.digests)
   if k_anonymous:
     contents["k_anonymous"] = k_anonymous
   known = None
@@ -143,16 +152,39 @@ def _is_there(path: epath.Path, contents: dict, overwrite: bool) -> bool:
     ) from e
   contents = json.loads(json.dumps(contents))
   if found == contents:
+    try:
+      data = records_lib.Records.open(path)
+      for split in data.splits:
+        data.source(split)
+    except records_lib.DataError as e:
+      raise InputError(f"{e}; give --overwrite") from e
     return True
   keys = sorted(contents.keys() | found.keys())
   differ = [k for k in keys if contents.get(k) != found.get(k)]
-  raise InputError(
-    f"{path} was prepared otherwise; "
-    + "; ".join(
-      f"{k}: {found.get(k)} there, {contents.get(k)} now" for k in differ
-    )
-    + ". Choose another --out, or give --overwrite"
-  )
+  told = "; ".join(_differ(k, found.get(k), contents.get(k)) for k in differ)
+  out = "Choose another --out, or give --overwrite"
+  if "ids" in differ and not contents.get("ids"):
+    out += f"; for hashed ids, put their key into ${ids.SALT}"
+  elif "ids" in differ and not found.get("ids"):
+    out += "; --no-hash_ids keeps ids as they are"
+  if "appended" in differ:
+    out += ", which loses the days that were appended"
+  raise InputError(f"{path} was prepared otherwise; {told}. {out}")
+
+
+def _differ(name: str, there: Any, now: Any) -> str:
+  """What differs between two data sets' contents."""
+  if name == "ids":
+    form = lambda x: "plain" if not x else f"{x['form']} ({x['fingerprint']})"
+    return f"ids: {form(there)} there, {form(now)} now"
+  if name == "appended":
+    return f"{len(there or []):,} batches were appended"
+  if isinstance(there, dict) and isinstance(now, dict):
+    keys = sorted(there.keys() | now.keys())
+    keys = [k for k in keys if there.get(k) != now.get(k)]
+    few = [f"{k} {there.get(k)} there, {now.get(k)} now" for k in keys[:5]]
+    return f"{name}: {', '.join(few)}"
+  return f"{name}: {there} there, {now} now"
 
 
 _RARE = (
@@ -183,7 +215,11 @@ def summary(stats: dict, seconds: float) -> str:
     )
   if stats["users_without_split"]:
     lines.append(f"  users in no split: {stats['users_without_split']:,}")
-  if not ids.hashed(stats):
+  if ids.hashed(stats):
+    lines.append(
+      f"  users' ids are keyed hashes (key {stats['ids']['fingerprint']})"
+    )
+  else:
     lines.append(
       f"  users' ids are as in the raw tables; with a key in ${ids.SALT} or "
       f"${ids.SALT_FILE} they are keyed hashes"

@@ -11,7 +11,6 @@ same input gives the same bytes. Memory does not grow with the number of users.
 """
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -168,8 +167,7 @@ def main(args: argparse.Namespace) -> None:
   try:
     users = None
     if args.users:
-      lines = pathlib.Path(args.users).read_text().splitlines()
-      users = [line.strip() for line in lines if line.strip()]
+      users = ids.read(args.users)
     export(
       args.workdir,
       args.out,

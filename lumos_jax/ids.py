@@ -48,6 +48,24 @@ def salt() -> bytes:
   return text.encode()
 
 
+def read(file: str | os.PathLike) -> list[str]:
+  """Ids from a text file in UTF-8, one a line; empty lines are left out.
+
+  Raises:
+    IdError: It cannot be read; names it.
+  """
+  try:
+    # Spreadsheets put a byte-order mark in front.
+    text = pathlib.Path(file).read_text(encoding="utf-8-sig")
+  except OSError as e:
+    raise IdError(f"{file}: {e.strerror}") from e
+  except UnicodeDecodeError as e:
+    raise IdError(
+      f"{file}: byte {e.start} is not UTF-8: save it as UTF-8, an id a line"
+    ) from e
+  return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def hash_id(key: str, salt: bytes) -> str:
   """32 hex digits that only the salt's owner can make of an id."""
   return hmac.new(salt, key.encode(), hashlib.sha256).hexdigest()[:32]

@@ -166,3 +166,62 @@ def test_new_users_need_a_split_where_there_are_several(tmp_path):
   (tmp_path / "new" / "payments.py").write_text("\n".join(lines))
   with pytest.raises(InputError, match="users of the batch are new.*`split`"):
     append.append(path, "tables", schema=schema)
+
+
+def test_appends_follow_each_other_and_users_can_be_forgotten(tmp_path, capsys):
+  frame = usable()
+  later = CUT + datetime.timedelta(days=3)
+  cuts = (datetime.datetime.min, CUT, later, datetime.datetime.max)
+  parts = [
+    frame.filter((pl.col("time") >= a) & (pl.col("time") < b))
+    for a, b in zip(cuts, cuts[1:], strict=False)
+  ]
+  path = prepare(write(tmp_path / "old", parts[0]), tmp_path / "a")
+  for i, part in enumerate(parts[1:]):
+    schema = write(tmp_path / f"new{i}", part, False)
+    command = ["append", str(path), "--source=tables", "--rows=event", "--set"]
+    assert cli.main([*command, f"schema={schema}"]) == 0
+    assert "hold a value that is not" in capsys.readouterr().out
+  info = json.loads((path / "dataset_info.json").read_text())
+  # As an append of an earlier version wrote it.
+  info["splits"][0]["numBytes"] = "106.32 KiB"
+  (path / "dataset_info.json").write_text(json.dumps(info))
+  users = tmp_path / "users.txt"
+  users.write_bytes(b"\xef\xbb\xbfk1\r\nK1\n")
+  assert cli.main(["forget", f"--users={users}", str(path)]) == 0
+  told = capsys.readouterr().out
+  assert "1 of 2 ids were found nowhere" in told and "ids 2 of" in told
+  data = records_lib.Records.open(path)
+  found = {r["key"] for s in data.splits for r in data.source(s)}
+  assert "k1" not in found and "k2" in found
+
+
+def test_a_changed_description_or_a_damaged_shard_is_not_complete(tmp_path):
+  schema = write(tmp_path / "raw", usable())
+  path = prepare(schema, tmp_path / "a")
+  before = {p.name: p.read_bytes() for p in path.iterdir()}
+  assert prepare(schema, tmp_path / "a") == path
+  prepare(schema, tmp_path / "a", overwrite=True)
+  changed = [
+    n for n, x in before.items()
+    if n != "owner" and (path / n).read_bytes() != x
+  ]  # fmt: skip
+  assert not [n for n in changed if ".array_record" in n]
+  shard = sorted(path.glob("*.array_record*"))[0]
+  whole = shard.read_bytes()
+  shard.write_bytes(whole[: len(whole) // 2])
+  with pytest.raises(InputError, match=f"{shard.name}.*--overwrite"):
+    prepare(schema, tmp_path / "a")
+  users = tmp_path / "users.txt"
+  users.write_text("k1")
+  with pytest.raises(Exception, match=shard.name):
+    from lumos_jax.data_prep import forget
+
+    forget.forget([path], ["k1"])
+  shard.write_bytes(whole)
+  text = (tmp_path / "raw" / "payments.py").read_text()
+  assert "TRAIN_UNTIL" in text
+  words = text.replace("TRAIN_UNTIL = ", "TRAIN_UNTIL =  ")
+  (tmp_path / "raw" / "payments.py").write_text(words)
+  with pytest.raises(InputError, match="payments.py .* there, .* now"):
+    prepare(schema, tmp_path / "a")

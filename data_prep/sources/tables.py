@@ -25,6 +25,7 @@ the fields.
 
 import dataclasses
 import datetime
+import hashlib
 import pathlib
 import re
 from typing import Any
@@ -119,7 +120,12 @@ def load(
     files={n: reader.shown[n] for n in given.tables},
     notes=notes,
     pieces=reader.pieces,
+    digests={given.file.name: _digest(given.file)},
   )
+
+
+def _digest(file: pathlib.Path) -> str:
+  return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 class _Reader:

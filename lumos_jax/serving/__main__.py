@@ -154,8 +154,7 @@ def forget(args, folder: pathlib.Path) -> None:
     raise ServeError("forget needs --users=FILE, a user id a line")
   if not folder.exists():
     raise ServeError(f"{folder}: there is no store")
-  lines = pathlib.Path(args.users).read_text().splitlines()
-  users = [line.strip() for line in lines if line.strip()]
+  users = ids.read(args.users)
   kept, keys = _store(args, folder)
   try:
     gone = sum(kept.delete([keys.user(u) for u in users]))
