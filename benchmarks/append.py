@@ -156,7 +156,8 @@ def measure(model, found, rounds: int) -> dict[str, float]:
   before = states.rebuild([part(r, 0, events - 1) for r in found], profiles)
   rows = [states._last(s, int(e["time"][0])) for s, e in zip(before, more[-1])]
   reader = states._reader
-  batch, past, size = reader._batch(rows, 1)
+  size = 1 if len(rows) == 1 else reader.batch_size
+  batch, past = reader._batch(rows, 1, size)
   states.embedding(before)  # Compiles.
   program = reader._programs["extend", size, 1]
   arrays = jax.device_put((batch, past))
