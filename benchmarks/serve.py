@@ -11,8 +11,8 @@ from another process (serve_load.py), whose load is open. With --minutes, a fift
 the requests append an event, and the service's memory is read on the way. Also times
 the start of the service, from the start of the process until it is ready, before and
 after its compiled programs are kept on disk; and the look-up of a user in memory and
-in the store. With --hybrid, it is a hybrid over a PANTHER that scores; with --whys, alone
-and while explanations are asked for. Writes benchmarks/results/serve.json.
+in the store. With --hybrid, it is a hybrid over a PANTHER that scores; with --whys,
+alone and while explanations are asked for. Writes benchmarks/results/serve.json.
 """
 
 import argparse
