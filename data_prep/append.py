@@ -33,7 +33,7 @@ from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 
 from . import batch as batch_lib
-from . import builder, derive, engine, place, sources
+from . import builder, derive, engine, place, run, sources
 from . import fitted as fitted_lib
 from .inputs import InputError
 
@@ -354,14 +354,7 @@ def main(argv: Sequence[str]) -> int:
     f"({found['new_users']:,} of them new) appended, {found['late_rows']:,} late "
     "rows left out"
   )
-  for line in _told(found):
-    print(f"  {line}")
+  lines = run.rejected(found["rejected"]) + fitted_lib.drift(found["outside"])
+  for line in lines:
+    print(line)
   return 0
-
-
-def _told(found: dict[str, Any]) -> Iterator[str]:
-  """What of a batch was rejected, or was not fitted."""
-  for table, reasons in found["rejected"].items():
-    for reason, count in reasons.items():
-      yield f"rejected {table} rows: {count:,} {reason}"
-  yield from (x.strip() for x in fitted_lib.drift(found["outside"]))

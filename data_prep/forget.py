@@ -18,7 +18,6 @@ id among their values is found and told.
 import argparse
 import io
 import json
-import os
 import pathlib
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -76,7 +75,7 @@ def forget(
   for path in paths:
     if (path / records_lib.SESSIONS).exists():
       gone |= set(_sessions(path, gone)[1]["key"])
-  out = {}
+  out, forms = {}, {u: _forms([u]) for u in users}
   for place, path in zip(places, paths, strict=True):
     seen: set[str] = set()
     if (path / records_lib.STATS).exists():
@@ -86,7 +85,7 @@ def forget(
     out[str(place)] = {
       "removed": removed,
       "read": prove(path, gone),
-      "unknown": [u for u in users if not _forms([u]) & seen],
+      "unknown": [u for u in users if not forms[u] & seen],
     }
   return out
 
@@ -103,7 +102,7 @@ def _sessions(path: pathlib.Path, gone: Collection[str]):
 def _forms(users: Sequence[str]) -> set[str]:
   """The ids as files other than data sets may hold them."""
   out = set(users)
-  if os.environ.get(ids.SALT) or os.environ.get(ids.SALT_FILE):
+  if ids.has_salt():
     salt = ids.salt()
     out |= {ids.hash_id(u, salt) for u in users}
   return out

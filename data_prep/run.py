@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -192,6 +192,15 @@ _RARE = (
 )
 
 
+def rejected(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+  """Lines about rejected rows, of {table: {reason: rows}}."""
+  return [
+    f"  rejected {table} rows: {count:,} {reason}"
+    for table, reasons in counts.items()
+    for reason, count in reasons.items()
+  ]
+
+
 def summary(stats: dict, seconds: float) -> str:
   """What was prepared, in a few lines."""
   lines = [
@@ -206,9 +215,7 @@ def summary(stats: dict, seconds: float) -> str:
       f"  split {name}: {split['users']:,} users, {split['rows']:,} rows, "
       f"{size / 1e6:,.1f} MB in {len(split['shards'])} shards"
     )
-  for table, reasons in stats["rejected"].items():
-    for reason, count in reasons.items():
-      lines.append(f"  rejected {table} rows: {count:,} {reason}")
+  lines += rejected(stats["rejected"])
   if stats["users_without_profile"]:
     lines.append(
       f"  users without a profile row: {stats['users_without_profile']:,}"

@@ -181,7 +181,7 @@ class Why:
       most: Events that are left out, one by one.
     """
     m, inputs = self._task(task), self._recipe.inputs
-    cut = inputs.history(record, place)
+    cut = inputs.events_before(record, place)
     events = np.arange(max(0, cut - most), cut)
     points = [(record, place, None)]
     points += [self.removed(record, place, [i]) for i in events]
@@ -215,7 +215,7 @@ class Why:
     total = sum(v.sum() for v in each.values())
     events, of_events, start = np.zeros(0, int), np.zeros(0), 0.0
     if "tokens" in each:
-      cut = recipe.inputs.history(record, place)
+      cut = recipe.inputs.events_before(record, place)
       last = int(batch["last"][0])
       own = (batch["segment"][0] > 0) & ~batch["start"][0]
       tokens = each["tokens"].sum(-1)

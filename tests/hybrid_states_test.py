@@ -76,7 +76,7 @@ def test_kept_states_score_as_whole_windows(form):
     if kept[0].rows:
       if inputs.users:  # As of the first day after `count` events.
         places = [int(instants.days(r)[count]) for r in records]
-        told = [inputs.history(r, n) for r, n in zip(records, places)]
+        told = [inputs.events_before(r, n) for r, n in zip(records, places)]
         known = [states.rebuild([events(r, 0, n)], [p])[0]
                  for r, n, p in zip(records, told, profiles)]  # fmt: skip
         some = [k if n == count else s

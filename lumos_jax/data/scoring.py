@@ -214,7 +214,7 @@ class Scoring:
 
   # Examples.
 
-  def history(self, record: Batch, place: int) -> int:
+  def events_before(self, record: Batch, place: int) -> int:
     """Events before a point."""
     if not self.users:
       return place
@@ -226,7 +226,7 @@ class Scoring:
     That of a state which is kept and goes on with each event (`held_from`), so
     that a service scores what was trained.
     """
-    return self.sequences.held(self.history(record, place))
+    return self.sequences.held(self.events_before(record, place))
 
   def example(
     self,

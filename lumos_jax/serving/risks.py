@@ -44,16 +44,15 @@ class Answers:
     """Scores of points; of those without a row before them, from padding."""
     some = [i for i, k in enumerate(kept) if k.state.rows]
     none = [i for i, k in enumerate(kept) if not k.state.rows]
-    out: list[Any] = [None] * len(kept)
-    for score, mine in (
-      (lambda *x: self._model.risk_kept([kept[i] for i in some], *x), some),
-      (self._model.risk, none),
-    ):
-      if mine:
-        found = score([records[i] for i in mine], [places[i] for i in mine])
-        for i, x in zip(mine, found, strict=True):
-          out[i] = x
-    return out
+    pick = lambda x, mine: [x[i] for i in mine]
+    points = lambda mine: (pick(records, mine), pick(places, mine))
+    found = {}
+    if some:
+      scores = self._model.risk_kept(pick(kept, some), *points(some))
+      found |= zip(some, scores, strict=True)
+    if none:
+      found |= zip(none, self._model.risk(*points(none)), strict=True)
+    return [found[i] for i in range(len(kept))]
 
   def _new_rows(self, user: history.User, ask: Any) -> list[encoder.Row]:
     """The events of a question about events, encoded.

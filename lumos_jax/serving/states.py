@@ -369,15 +369,15 @@ class States:
     each = [self._series(s) for s in states]
     series = {k: np.stack([e[k] for e in each]) for k in each[0]}
     series["context"] = np.asarray(context, np.float32)
+    if events is not None:
+      at, ids = self._one_each(states, events)
+    last = [s.last_time if s.count else t for s, t in zip(states, at)]
     if events is None:
-      last = [s.last_time if s.count else t for s, t in zip(states, at)]
       at = list(map(max, last, at))
     else:
-      at, ids = self._one_each(states, events)
+      gap = (np.asarray(at, np.int64) - np.asarray(last, np.int64)) / 1e6
+      series["event_gap"] = gap.astype(np.float32)
       series["event_ids"] = np.stack(ids)
-      last = [s.last_time if s.count else t for s, t in zip(states, at)]
-      gap = [(t - before) / 1e6 for t, before in zip(at, last)]
-      series["event_gap"] = np.asarray(gap, np.float32)
     more = lambda some: {k: x[some] for k, x in series.items()}
     run = functools.partial(reader.risk, self._head)
     return self._ask("risk", run, states, at, more, events is not None)
