@@ -41,6 +41,7 @@ MODELS = {
   "stack": ("frozen", "stack"),
 }
 _OWN = ("validation", "risk")  # Evaluators of the head alone.
+_OF_BACKBONE = ("validation",)  # No result here is of the backbone itself.
 _ALONE = ("LightGBM", "DCN alone")
 
 
@@ -158,12 +159,12 @@ def main():
   progress.quiet_libraries()
   top = pathlib.Path(args.workdir)
 
-  def run(file, arguments, workdir, alone=False):
+  def run(file, arguments, workdir, only=()):
     text = ",".join(a for a in arguments if a)
     config = config_lib.load(f"configs/{file}.py:{text}")
     with config.unlocked():
       config.data.root, config.report = args.root or config.data.root, False
-      for name in set(config.evals) - set(_OWN) if alone else ():
+      for name in set(config.evals) - set(only) if only else ():
         del config.evals[name]
     begin = time.time()
     if finished(config, workdir):
@@ -174,7 +175,8 @@ def main():
 
   backbone = pathlib.Path(args.backbone or top / f"panther_{args.data}")
   if not args.backbone:
-    run("panther", [f"data={args.data}", args.pretrain], backbone)
+    given = [f"data={args.data}", args.pretrain]
+    run("panther", given, backbone, _OF_BACKBONE)
   runs: dict[tuple[str, int], tuple] = {}
   rows: list[dict] = []
   for seed in range(args.seeds):
@@ -184,7 +186,8 @@ def main():
         arguments += [f"backbone={backbone}", f"tune={form}"]
       workdir = top / f"{args.data}_{form}_seed{seed}"
       # Baselines and stack stand beside the frozen form.
-      runs[form, seed] = run("risk", arguments, workdir, form != "frozen")
+      only = () if form == "frozen" else _OWN
+      runs[form, seed] = run("risk", arguments, workdir, only)
       rows += [
         row(*runs[form, seed], model, evaluator, seed)
         for model, (own, evaluator) in MODELS.items()

@@ -1,4 +1,4 @@
-"""Softmax regression on blocks: scikit-learn's, with strengths by validation."""
+"""Softmax regression on blocks: features' scales, strengths by validation."""
 
 import numpy as np
 import pytest
@@ -19,19 +19,18 @@ def drawn(seed=0, rows=400, outcomes=4):
   return [dense, sparse.csr_matrix(counts)], y
 
 
-def test_probabilities_are_scikit_learns():
+def test_blocks_are_scaled_and_stand_side_by_side():
   blocks, y = drawn()
-  scaler = softmax.Scaler(blocks)
-  x = scaler(blocks)
-  assert np.allclose(x[0].mean(0), 0, atol=1e-5)
-  assert sparse.issparse(x[1]) and abs(x[1]).max() == 1
-  whole = np.concatenate([x[0], x[1].toarray()], 1)
-  for strength in (0.03, 1.0):
-    found = softmax.probabilities(x, softmax.fit(x, y, 4, strength))
-    peer = linear_model.LogisticRegression(C=strength, max_iter=2000, tol=1e-8)
-    wanted = peer.fit(whole, y).predict_proba(whole)
-    np.testing.assert_allclose(found, wanted, atol=5e-3)
-    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+  x = softmax.Scaler(blocks)(blocks)
+  assert sparse.issparse(x) and x.shape == (400, 17)
+  whole = x.toarray()
+  assert np.allclose(whole[:, :5].mean(0), 0, atol=1e-5)
+  assert np.allclose(whole[:, :5].std(0), 1, atol=1e-5)
+  assert np.allclose(whole[:, 5:].max(0), 1) and whole[:, 5:].min() == 0
+  found, _ = softmax.chosen(((blocks, y), (blocks, y)), 4, (0.03,))
+  peer = linear_model.LogisticRegression(C=0.03, max_iter=2000, tol=1e-8)
+  wanted = peer.fit(whole, y).predict_proba(whole)
+  np.testing.assert_allclose(found, wanted, atol=5e-3)
 
 
 def test_the_strength_is_the_one_of_the_least_validation_loss():
@@ -47,11 +46,18 @@ def test_the_strength_is_the_one_of_the_least_validation_loss():
   assert softmax.chosen((train, test), 4)[1] == softmax.STRENGTHS[2]
 
 
-def test_an_outcome_that_training_has_not_is_unlikely():
+def test_an_outcome_that_training_has_not_is_as_one_that_happened_once():
   blocks, y = drawn()
   p, _ = softmax.chosen(((blocks, y), (blocks, y)), 6)
-  assert p.shape == (400, 6) and p[:, 4:].max() < 0.05
+  assert p.shape == (400, 6)
+  np.testing.assert_allclose(p[:, 4:], 1 / 402, rtol=1e-5)
+  np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
   constant = [np.full((400, 1), 7.0)]
   p, _ = softmax.chosen(((constant, y), (constant, y)), 4)
   shares = np.bincount(y) / len(y)
   assert p[0] == pytest.approx(shares, abs=1e-2)
+  always = np.full(400, 2)
+  p, _ = softmax.chosen(((blocks, always), (blocks, always)), 3)
+  np.testing.assert_allclose(
+    p, np.tile([1 / 402, 1 / 402, 400 / 402], (400, 1))
+  )
