@@ -22,6 +22,7 @@ import results
 # Topologies by kind of chip: a host for batches of 32, a slice for more.
 HOST = {"v5e": "2x2", "v4": "2x2x1", "v5p": "2x2x1", "v6e": "2x2"}
 SLICE = {"v5e": "16x16", "v4": "4x4x8", "v5p": "4x4x8", "v6e": "16x16"}
+SMALL_SLICE = {"v5e": "4x4", "v6e": "2x4"}
 # Preset: where, and its command line. The large ones:
 # LUMOS 360 + 28 days, batch 4,096; PANTHER V 60 k, 2,048 tokens a row.
 PRESETS = {
@@ -35,6 +36,7 @@ PRESETS = {
     "--config=configs/panther.py:size=large",
     "--vocabulary=60000",
   ),
+  "LLM4ES 3b": (SMALL_SLICE, "--config=configs/llm4es.py:data=oulad,size=3b"),
 }
 
 
@@ -95,9 +97,9 @@ def chosen(only, kinds, have=()):
   there = {(r["model"], r["dataset"]): r["config"] for r in have}
   for preset, (where, *arguments) in PRESETS.items():
     for kind in kinds:
-      topology = f"{kind}:{where[kind]}"
-      if only.lower() not in preset.lower():
+      if only.lower() not in preset.lower() or kind not in where:
         continue
+      topology = f"{kind}:{where[kind]}"
       old = there.get((preset, topology), "")
       if not old.startswith(config_text(arguments) + ","):
         yield preset, topology, arguments

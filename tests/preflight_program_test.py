@@ -131,6 +131,9 @@ def test_the_benchmark_runs_what_is_chosen_and_lacks(monkeypatch):
   done = [row("configs/paper.py:size=large, batch 4,096, data 16 x fsdp 8")]
   left = list(chosen("large", ["v5e", "v4"], done))
   assert left == [large[0], *large[2:]]
+  # Chips for which a preset has no slice are left out.
+  small = list(chosen("llm4es", ["v5e", "v4"]))
+  assert [x[1] for x in small] == ["v5e:4x4"]
 
 
 def test_the_json_says_what_was_asked(call, monkeypatch, tmp_path):
