@@ -195,7 +195,8 @@ class Session:
       for b in ran:
         found = a.compare(b)
         if found:
-          out[f"{a.name}_vs_{b.name}"] = bootstrap.flat(found)
+          marks = scoring.marks(self._data_cfg)
+          out[f"{a.name}_vs_{b.name}"] = bootstrap.flat(found) | marks
     return out
 
 

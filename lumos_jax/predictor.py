@@ -145,9 +145,20 @@ class Predictor:
   def calibration(self) -> Mapping[str, calibration_lib.Map]:
     """{task: map from raw to calibrated scores} of evaluator "risk"; or {}.
 
-    What is ranked are raw scores: calibrated ones have ties.
+    What is ranked are raw scores: calibrated ones have ties. A map that was fitted
+    on another checkpoint is not used.
     """
-    return calibration_lib.load(self.workdir)
+    return calibration_lib.load(self.workdir, self.model_hash)
+
+  def read_calibration(self) -> None:
+    """Reads the maps again: a run writes them after its checkpoint.
+
+    Raises:
+      ValueError: The file is damaged.
+    """
+    self.__dict__["calibration"] = calibration_lib.load(
+      self.workdir, self.model_hash
+    )
 
   @functools.cached_property
   def why(self) -> why_lib.Why:

@@ -74,7 +74,7 @@ class Why:
 
     def logit(params, batch, m):
       module = state_lib.merge(graph, params)
-      return recipe.logits(module, batch).mean(0)[:, m]
+      return _of_members(recipe.logits(module, batch))[:, m]
 
     nodes, weights = np.polynomial.legendre.leggauss(_STEPS)
     shares = jnp.asarray((nodes + 1) / 2, jnp.float32)
@@ -89,7 +89,7 @@ class Why:
       way = jax.tree.map(jnp.subtract, point, zero)
 
       def at(x):
-        return recipe.logits(module, batch, None, x).mean(0)[0, m]
+        return _of_members(recipe.logits(module, batch, None, x))[0, m]
 
       def step(total, item):
         share, weight = item
@@ -262,3 +262,9 @@ class Why:
       out[names[i]] = float(each["ids"][at : at + width].sum())
       at += width
     return out
+
+
+def _of_members(z: jax.Array) -> jax.Array:
+  """The logit [B, M] of the mean of members' probabilities, of logits [S, B, M]."""
+  total = lambda x: jax.nn.logsumexp(jax.nn.log_sigmoid(x), 0)
+  return total(z) - total(-z)

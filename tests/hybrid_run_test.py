@@ -66,7 +66,7 @@ def test_a_run_is_opened_to_score(hybrid_run):
   np.testing.assert_allclose(found["buys"], raw, rtol=1e-6)
   # Calibrated apart: the raw score ranks.
   calibrated = run.predictor.calibrated("buys", raw)
-  own = calibration.load(workdir)["buys"]
+  own = calibration.load(workdir, run.predictor.model_hash)["buys"]
   np.testing.assert_array_equal(calibrated, own(raw))
   # Isotonic was asked for, and there are too few labels for it.
   assert len(RECORDS.users) < calibration.LEAST_ISOTONIC

@@ -44,8 +44,8 @@ FORMS = {
 }
 
 
-def opened(folder, name):
-  settings, backbone = FORMS[name]
+def opened(folder, form):
+  settings, backbone = form
   config = tiny_hybrid.config(**settings, data__history_events=WINDOW)
   with config.unlocked():
     over = fake_events.config(**{"data__sequence_length": 20} | backbone)
@@ -57,7 +57,7 @@ def opened(folder, name):
 
 @pytest.fixture(scope="module", params=list(FORMS))
 def form(request, tmp_path_factory):
-  return opened(tmp_path_factory.mktemp("hybrid"), request.param)
+  return opened(tmp_path_factory.mktemp("hybrid"), FORMS[request.param])
 
 
 def events(record, start, stop):
@@ -72,6 +72,7 @@ def test_kept_states_score_as_whole_windows(form):
   records = [fake_events.record(rng, i, 24) for i in range(3)]
   profiles = [(r["profile_categorical"], r["profile_numeric"]) for r in records]
   kept, compared = [states.new(p) for p in profiles], 0
+  looks = None
   for count in range(23):
     if kept[0].rows:
       if inputs.users:  # As of the first day after `count` events.
@@ -93,8 +94,41 @@ def test_kept_states_score_as_whole_windows(form):
       np.testing.assert_allclose(found, right, rtol=2e-4, atol=2e-5)
       assert np.ptp(found) > 1e-4
       compared += 1
-    kept = states.append(kept, [events(r, count, count + 1) for r in records])
+      if states.direct:
+        if some is not kept:
+          _, looks = states.append_looks(some, [events(records[0], 0, 0)] * 3)
+        given = some, at, batch["context"], more, looks
+        again = states.risk(*given)["buys"]
+        np.testing.assert_allclose(again, found, rtol=1e-4, atol=1e-6)
+    more = [events(r, count, count + 1) for r in records]
+    if states.direct:
+      kept, looks = states.append_looks(kept, more)
+    else:
+      kept = states.append(kept, more)
   assert compared >= 22
+
+
+def test_a_user_without_events_is_read_beside_others_that_were_looked_at(
+  tmp_path,
+):
+  # A start token is as old as the event after it.
+  start = dict(data__start_token=True, model__time_bias=True)
+  predictor, states = opened(tmp_path, (dict(unit="event"), start))
+  assert states.direct
+  record = fake_events.record(np.random.default_rng(2), 0, 9)
+  one = states.append([states.new()], [events(record, 0, 8)])[0]
+  some, looks = states.append_looks(
+    [states.new(), one], [events(record, 0, 0)] * 2
+  )
+  more = [events(record, 0, 1), events(record, 8, 9)]
+  context = np.zeros((2, len(predictor.recipe.inputs.context.names)))
+  wanted = states.risk(some, [0, 0], context, more)["buys"]
+  found = states.risk(some, [0, 0], context, more, looks)["buys"]
+  np.testing.assert_allclose(found, wanted, rtol=1e-4)
+  # Without a look at the second either.
+  alone = states.risk([one], [0], context[:1], more[1:])["buys"]
+  np.testing.assert_allclose(found[1:], alone, rtol=1e-4)
+  assert abs(found[0] - found[1]) > 1e-5
 
 
 def test_a_window_begins_where_a_kept_state_does(form):

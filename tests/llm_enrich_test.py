@@ -1,5 +1,6 @@
 """Enrichment: checks of rewritten texts, an endpoint good and bad, the command."""
 
+import concurrent.futures
 import json
 import random
 
@@ -99,12 +100,70 @@ def test_events_stay_in_their_order():
 
 def test_marks_of_html_are_no_amounts():
   told = (
-    '<table border="777"><tr><th>date</th><th>shop&#039;s</th></tr>'
-    '<tr><td width="888">2020-01-05</td><td>web 24</td><td>12.5</td></tr></table>'
+    "<table><tr><th>date</th><th>shop&#039;s</th></tr>"
+    "<tr><td>2020-01-05</td><td>web 24</td><td>12.5</td></tr><br /></table>"
   )
   assert check.broken(COLUMNS, FOUND[:1], "html", told) == ""
-  told = told.replace("web 24", "web 24, 999")
-  assert check.broken(COLUMNS, FOUND[:1], "html", told) == "amounts"
+  more = told.replace("web 24", "web 24, 999")
+  assert check.broken(COLUMNS, FOUND[:1], "html", more) == "amounts"
+  # An attribute is text that training would read.
+  hidden = told.replace("<td>12.5", "<td title='paid 999'>12.5")
+  assert check.broken(COLUMNS, FOUND[:1], "html", hidden) == "characters"
+
+
+@pytest.mark.parametrize(
+  "old, new, reason",
+  [
+    ("nothing is known", "sales were 2", "amounts"),
+    ("nothing is known", "sales were \u0667\u0667", "amounts"),
+    ("nothing is known", "sales were 77USD", "amounts"),
+    ("nothing is known", "sales were \u20ac77k", "amounts"),
+    ("nothing is known", "\x1b[2Jnothing", "characters"),
+    ("nothing is known", "a lie \x00", "characters"),
+  ],
+)
+def test_nothing_is_smuggled_in(old, new, reason):
+  changed = PLAIN.replace(old, new, 1)
+  assert check.broken(COLUMNS, FOUND, "plain", changed) == reason
+
+
+def test_rows_may_be_numbered_and_currencies_may_touch():
+  lines = PLAIN.splitlines(keepends=True)
+  told = "".join(f"{i + 1}. {line}" for i, line in enumerate(lines))
+  told = told.replace("12.50", "$12.50").replace("1,200", "1,200EUR")
+  assert check.broken(COLUMNS, FOUND, "plain", told) == ""
+  assert check.broken(COLUMNS, FOUND, "plain", told.replace("2. ", "3. "))
+  columns, found = COLUMNS[1:], [["web", rows.number(7)], ["app", None]]
+  assert check.broken(columns, found, "plain", "1. web: 7\n2. app") == ""
+  assert check.broken(columns, found, "plain", "web: 7\napp: 2") == "amounts"
+
+
+def test_names_stay_where_the_form_alone_was_to_change():
+  told = PLAIN.replace("web 24", "HACKED 24")
+  check_it = lambda told: check.broken(
+    COLUMNS, FOUND, "plain", told, names=True
+  )
+  assert check.broken(COLUMNS, FOUND, "plain", told) == ""
+  assert check_it(told) == "names" and check_it(PLAIN) == ""
+  # One event's name is not another's.
+  columns, found = COLUMNS[:2], [["2020-01-05", "web"], ["2020-01-06", "app"]]
+  said = '[{"date": "2020-01-05", "shop": "%s"}, {"date": "2020-01-06", "shop": "%s"}]'
+  told = lambda *names: check.broken(
+    columns, found, "json", said % names, names=True
+  )
+  assert told("web", "app") == "" and told("app", "web") == "names"
+  found[0][1] = 'caf\u00e9 "au lait"\n'
+  escaped = json.dumps('caf\u00e9 "au lait"\\n')[1:-1]
+  assert told(escaped, "app") == ""
+
+
+@pytest.mark.parametrize("value", ["1e98", "5E120", "1e9999999", "7e123"])
+def test_numbers_beyond_all_bounds_are_words(value):
+  found = [["2020-01-05", value, rows.number(3e38)]]
+  told = f"On 2020-01-05 {value} sold {found[0][2]}."
+  assert check.broken(COLUMNS, found, "plain", told, "All is said.") == ""
+  assert check.broken(COLUMNS, FOUND, "plain", PLAIN + value)
+  assert check.broken(COLUMNS, found, "json", "[" * 100_000) == "rows"
 
 
 def test_day_numbers_are_checked_too():
@@ -158,6 +217,7 @@ def test_good_rewritings_of_each_form_pass(form):
     '{"id": "abc", "text": 3}',
     '{"id": "abc", "text": "x", "note": "y"}',
     '[{"id": "abc", "text": "x"}]',
+    pytest.param("[" * 100_000, id="brackets"),
     'First\n```json\n{"id": "abc", "text": "x"}\n```',
   ],
 )
@@ -237,16 +297,79 @@ def test_all_that_is_sent_is_in_the_key(serve, tmp_path):
   server = serve(lambda sent, n: fake_endpoint.reply(str(n)))
   connect(server, tmp_path).ask(MESSAGES)
   schema = {"type": "object"}
-  for change in (
-    dict(temperature=0.1), dict(seed=3), dict(max_tokens=99),
-  ):  # fmt: skip
+  for change in (dict(temperature=0.1), dict(seed=3)):
     assert not connect(server, tmp_path, **change).ask(MESSAGES).cached
   asks = connect(server, tmp_path)
   assert not asks.ask(MESSAGES, schema).cached
   assert not asks.ask([{"role": "user", "content": "hello!"}]).cached
-  assert server.paid == 6
-  # What is not sent is not in it.
-  assert connect(server, tmp_path, timeout_seconds=9.0).ask(MESSAGES).cached
+  assert server.paid == 5
+  # What is not sent is not in it, nor a limit that the answer kept.
+  for change in (dict(timeout_seconds=9.0), dict(max_tokens=99)):
+    assert connect(server, tmp_path, **change).ask(MESSAGES).cached
+
+
+def test_what_is_under_way_is_not_asked_twice(serve, tmp_path):
+  server = serve(lambda sent, n: fake_endpoint.reply(str(n)))
+  asks = connect(server, tmp_path)
+  with concurrent.futures.ThreadPoolExecutor(8) as pool:
+    found = list(pool.map(lambda _: asks.ask(MESSAGES).text, range(16)))
+  assert set(found) == {"1"} and server.paid == 1
+
+
+def test_a_server_that_repeats_a_value_lacks_nothing(serve, tmp_path):
+  body = {"error": {"message": "too long: 'the response_format is wrong'"}}
+  good = fake_endpoint.reply("good")
+  server = serve(lambda sent, n: good if n < 3 else (400, body, {}))
+  asks = connect(server, tmp_path)
+  asked = lambda i: [{"role": "user", "content": str(i)}]
+  for i in range(2):
+    asks.ask(asked(i), {"type": "object"})
+  with pytest.raises(client.AnswerError, match="HTTP 400"):
+    asks.ask(asked(2), {"type": "object"})
+  assert len(server.requests) == 3 and not asks.answers.lacks(asks._server)
+
+
+def test_a_lack_that_is_learned_makes_no_answer_unknown(serve, tmp_path):
+  server = serve(lambda sent, n: fake_endpoint.reply(str(n)))
+  schema = {"type": "object"}
+  connect(server, tmp_path).ask(MESSAGES, schema)
+  asks = connect(server, tmp_path)
+  for lack in ("response_format", "max_tokens"):
+    asks.answers.put_lack(asks._server, lack)
+  again = connect(server, tmp_path)
+  assert again.ask(MESSAGES, schema).cached and server.paid == 1
+
+
+@pytest.mark.parametrize(
+  "url, key, said",
+  [
+    ("localhost:8000/v1", "k", "http://"),
+    ("http://me:secret@localhost/v1", "k", "user or password"),
+    ("http://localhost/v1", "k\n", "no header takes it"),
+    ("http://localhost/v1", "cl\u00e9", "no header takes it"),
+  ],
+)
+def test_an_endpoint_that_cannot_be_is_refused(url, key, said):
+  with pytest.raises(client.EndpointError, match=said) as e:
+    client.Endpoint(url, "m", key)
+  assert "secret" not in str(e.value) and "cl\u00e9" not in str(e.value)
+
+
+@pytest.mark.parametrize("said", ["nan", "inf", "tomorrow"])
+def test_a_wait_that_is_none_is_not_waited_for(serve, tmp_path, said):
+  bad = fake_endpoint.error(429, **{"retry-after": said})
+  server = serve(lambda sent, n: bad if n == 1 else fake_endpoint.reply("good"))
+  waits = []
+  assert connect(server, tmp_path, waits).ask(MESSAGES).text == "good"
+  assert 0 < waits[0] < 3
+
+
+def test_answers_of_no_use_end_it(serve, tmp_path):
+  server = serve(lambda sent, n: fake_endpoint.reply("Sure! Here it is."))
+  model = rewriter.Rewriter(connect(server, tmp_path, limit=9.0), 0, workers=2)
+  with pytest.raises(client.EndpointError, match="not one of 40 answers"):
+    enrich.write(job(150), tmp_path / "out", model)
+  assert 40 <= server.paid < 60
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_parts_are_the_base_text():
 def test_the_newest_that_fit_are_kept_and_the_rest_is_counted(form):
   teller = text.Teller(shop(), {"form": form})
   events = [(i * 86_400, 2 + i % 2, i) for i in range(40)]
-  for room in (0, 90, 200, 201, 700, 10_000):
+  for room in (0, 90, 200, 201, 550, 10_000):
     told = teller.tell(record(events), count=len, room=room)
     assert told.kept + told.cut == 40
     assert told.rows == teller.rows.read(record(events))[told.cut :]
@@ -131,14 +131,20 @@ def test_the_newest_that_fit_are_kept_and_the_rest_is_counted(form):
   assert counts["empty_texts"] >= 1
 
 
-def test_one_more_would_not_fit():
-  teller = text.Teller(shop())
-  events = [(i * 86_400, 2, i) for i in range(40)]
-  told = teller.tell(record(events), count=len, room=500)
-  before = forms.FORMS["table"].event(
-    told.columns, teller.rows.read(record(events))[told.cut - 1]
-  )
-  assert len(told.text) <= 500 < len(told.text) + len(before)
+@pytest.mark.parametrize("form", forms.NAMES)
+@pytest.mark.parametrize("summed", [False, True])
+def test_one_more_would_not_fit(form, summed):
+  teller = text.Teller(shop(), {"form": form})
+  events = [(i * 86_400, 2, i) for i in range(120)]
+  behind = None
+  if summed:
+    behind = lambda columns, found: offline.summary(columns, found) + "\n"
+  for room in (700, 1501):
+    how = dict(count=len, room=room, behind=behind)
+    told = teller.tell(record(events), **how)
+    more = teller.tell(record(events[told.cut - 1 :]), behind=behind)
+    assert 0 < told.kept < 120 and more.kept == told.kept + 1
+    assert len(told.text) <= room < len(more.text)
 
 
 def test_a_user_with_one_event_and_with_none():

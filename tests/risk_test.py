@@ -110,14 +110,15 @@ def test_calibration_mends_what_is_not_calibrated(tmp_path):
     maps[kind] = calibration.fit(kind, y[half], p[half])
     after = maps[kind](p[~half])
     assert metrics.metric("calibration_error", y[~half], after) < before / 2
-  calibration.save(tmp_path, maps, {"fitted_on": "validation"})
-  found = calibration.load(tmp_path)
+  calibration.save(tmp_path, maps, {"model_hash": "1" * 16})
+  assert calibration.load(tmp_path, "2" * 16) == {}  # Of another checkpoint.
+  found = calibration.load(tmp_path, "1" * 16)
   for kind, own in maps.items():
     np.testing.assert_array_equal(found[kind](p), own(p))
   (tmp_path / "calibration.json").write_text("{}")
   with pytest.raises(ValueError, match="calibration.json cannot be read"):
-    calibration.load(tmp_path)
-  assert calibration.load(tmp_path / "elsewhere") == {}
+    calibration.load(tmp_path, "")
+  assert calibration.load(tmp_path / "elsewhere", "") == {}
 
 
 def test_labels_of_one_class_calibrate_nothing():

@@ -9,6 +9,7 @@ import json
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 from etils import epath
 
 from lumos_jax.evaluators import predict
@@ -117,8 +118,12 @@ def save(workdir: epath.PathLike, maps: dict[str, Map], about: dict) -> None:
   predict.write_atomic(epath.Path(workdir) / FILE, text.encode())
 
 
-def load(workdir: epath.PathLike) -> dict[str, Map]:
-  """{task: map} of a run; {} where it has none.
+def load(workdir: epath.PathLike, model_hash: str) -> dict[str, Map]:
+  """{task: map} of a run; {} where it has none, or another checkpoint's.
+
+  Args:
+    workdir: Of the run.
+    model_hash: `predict.params_hash` of the checkpoint that is to be calibrated.
 
   Raises:
     ValueError: The file is damaged.
@@ -127,11 +132,19 @@ def load(workdir: epath.PathLike) -> dict[str, Map]:
   if not path.exists():
     return {}
   try:
-    found = json.loads(path.read_text())["tasks"]
+    doc = json.loads(path.read_text())
+    found = doc["tasks"]
+    if doc.get("model_hash") != model_hash:
+      logging.warning(
+        "%s was fitted on another checkpoint than the one in use: scores are not "
+        "calibrated; evaluate this one (python -m lumos_jax.evaluate)",
+        path,
+      )
+      return {}
     return {
       k: Map(m["kind"], tuple(m["x"]), tuple(m["y"])) for k, m in found.items()
     }
-  except (ValueError, KeyError, TypeError) as e:
+  except (ValueError, KeyError, TypeError, AttributeError) as e:
     raise ValueError(
       f"{path} cannot be read ({e}): evaluate the run again, or remove it"
     ) from e

@@ -114,7 +114,11 @@ class Risk(forecast.Forecast):
         None if worth is None else worth[use],
       )
     if self.split_name == "test" and jax.process_index() == 0:
-      about = {"fitted_on": "validation", "points": len(validation.mask)}
+      about = {
+        "fitted_on": "validation",
+        "points": len(validation.mask),
+        "model_hash": predict.params_hash(params),
+      }
       calibration.save(self.workdir, maps, about | scoring.marks(self.data_cfg))
     self._explain(params)
 

@@ -5,14 +5,16 @@ message of this module holds the key, or what a server said in its own words: th
 may repeat what was sent.
 """
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
 import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lumos_jax.llm import answers as answers_lib
@@ -24,7 +26,8 @@ _OLD_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
 _FORMATS = "response_format"
 # Errors before a request has left.
 _NOT_SENT = ("ConnectError", "ConnectTimeout")
-_FORMAT = re.compile(r"response_format|json_schema|structured|grammar", re.I)
+_FORMAT = re.compile(r"response_format|json_schema|structured output", re.I)
+_MOST_TOKENS = 10**9  # A server that says more of one answer says nonsense.
 
 
 class EndpointError(ValueError):
@@ -70,6 +73,23 @@ class Endpoint:
   temperature: float = 0.7
   seed: int = 0
   max_tokens: int = 4096
+
+  def __post_init__(self):
+    if not re.match(r"https?://", self.url):
+      raise EndpointError(
+        f"{URL} must begin with http:// or https://, and end where its paths "
+        "begin, often with /v1"
+      )
+    if "@" in self.url.partition("://")[2].partition("/")[0]:
+      raise EndpointError(
+        f"{URL} holds a user or password, which would be logged and kept: give "
+        f"the key as {KEY}"
+      )
+    if not re.fullmatch(r"[!-~]+", self.key):
+      raise EndpointError(
+        f"{KEY} holds a space, a line end or a letter beyond ASCII: no header "
+        "takes it"
+      )
 
   @classmethod
   def of_environment(cls, **kw: Any) -> "Endpoint":
@@ -139,16 +159,28 @@ class Client:
     self._next, self._failed, self.calls = 0.0, 0, 0
     self._server = json.dumps([endpoint.url, endpoint.model])
     self._lacks = answers.lacks(self._server)
+    self._formats_work = False
+    self._under_way: dict[str, list] = {}
 
   def close(self) -> None:
     """Closes connections."""
     self._client.close()
 
   def sent(
-    self, messages: list[dict[str, str]], schema: Mapping[str, Any] | None
+    self,
+    messages: list[dict[str, str]],
+    schema: Mapping[str, Any] | None,
+    formats: bool | None = None,
   ) -> dict[str, Any]:
-    """All that is sent for messages; `schema` where the server has formats."""
+    """All that is sent for messages; `schema` where the server has formats.
+
+    Args:
+      messages, schema: See `ask`.
+      formats: Whether it has; default what is known of it.
+    """
     e = self.endpoint
+    if formats is None:
+      formats = _FORMATS not in self._lacks
     out = {
       "model": e.model,
       "messages": messages,
@@ -156,7 +188,7 @@ class Client:
       "seed": e.seed,
       _NEW_LIMIT if _OLD_LIMIT in self._lacks else _OLD_LIMIT: e.max_tokens,
     }
-    if schema is not None and _FORMATS not in self._lacks:
+    if schema is not None and formats:
       out["response_format"] = {
         "type": "json_schema",
         "json_schema": {"name": "answer", "strict": True, "schema": schema},
@@ -165,14 +197,45 @@ class Client:
 
   def known(self, messages, schema=None) -> Answer | None:
     """The answer, if it was paid before."""
-    return self._known(self.sent(messages, schema))
+    for key in self._keys(messages, schema):
+      found = self.answers.get(key)
+      if found is not None:
+        return Answer(found["text"], True)
+    return None
 
-  def _known(self, sent: Mapping[str, Any]) -> Answer | None:
-    found = self.answers.get(self._key(sent))
-    return None if found is None else Answer(found["text"], True)
+  def was_cut(self, messages, schema=None) -> bool:
+    """Whether the answer was cut before, at as many tokens as are allowed now."""
+    keys = self._keys(messages, schema)
+    return any(self.answers.was_cut(self._cut_key(k)) for k in keys)
+
+  def _keys(self, messages, schema) -> list[str]:
+    """Keys that an answer may have, from before a lack was learned too."""
+    each = [None, True] if _FORMATS in self._lacks else [None]
+    return [self._key(self.sent(messages, schema, x)) for x in each]
 
   def _key(self, sent: Mapping[str, Any]) -> str:
-    return answers_lib.key({"url": self.endpoint.url, **sent})
+    """Of all that is sent but the limit of tokens: a whole answer is within it."""
+    limits = (_OLD_LIMIT, _NEW_LIMIT)
+    kept = {k: v for k, v in sent.items() if k not in limits}
+    return answers_lib.key({"url": self.endpoint.url, **kept})
+
+  def _cut_key(self, key: str) -> str:
+    return f"{key}/{self.endpoint.max_tokens}"
+
+  @contextlib.contextmanager
+  def _alone(self, key: str) -> Iterator[None]:
+    """One thread at a time asks the same: the next one finds the answer."""
+    with self._lock:
+      mine = self._under_way.setdefault(key, [threading.Lock(), 0])
+      mine[1] += 1
+    try:
+      with mine[0]:
+        yield
+    finally:
+      with self._lock:
+        mine[1] -= 1
+        if not mine[1]:
+          del self._under_way[key]
 
   def ask(
     self,
@@ -191,14 +254,18 @@ class Client:
       EndpointError: The endpoint fails again and again, or refuses all.
       LimitError: The call could cost more than is left.
     """
+    with self._alone(answers_lib.key({"m": messages, "s": schema})):
+      return self._ask(messages, schema)
+
+  def _ask(self, messages, schema) -> Answer:
+    found = self.known(messages, schema)
+    if found is not None:
+      return found
+    if self.was_cut(messages, schema):
+      raise AnswerError("cut", "the answer was cut at max_tokens before")
     tries = 0
     while True:
       sent = self.sent(messages, schema)
-      found = self._known(sent)
-      if found is not None:
-        return found
-      if self.answers.was_cut(self._key(sent)):
-        raise AnswerError("cut", "the answer was cut at max_tokens before")
       try:
         answer = self._call(sent)
       except _Passing as e:
@@ -212,8 +279,6 @@ class Client:
         self._lacks.add(str(e))
         self.answers.put_lack(self._server, str(e))
       else:
-        with self._lock:
-          self._failed = 0
         return answer
 
   def _fail(self, kind: str, why: str) -> None:
@@ -246,7 +311,7 @@ class Client:
     except lib.APIConnectionError as error:
       self._unless_sent(error, booking)
       raise _Passing("no connection") from error
-    except (lib.OpenAIError, ValueError) as error:
+    except (lib.OpenAIError, ValueError, RecursionError) as error:
       raise _Lasting("junk", "an answer that is no JSON") from error
     return self._keep(reply, sent, booking)
 
@@ -260,7 +325,7 @@ class Client:
     counted = [
       getattr(usage, n, None) for n in ("prompt_tokens", "completion_tokens")
     ]
-    if all(isinstance(n, int) and n >= 0 for n in counted):
+    if all(isinstance(n, int) and 0 <= n <= _MOST_TOKENS for n in counted):
       self.answers.settle(booking, self.endpoint.cost(*counted))
     choices = getattr(reply, "choices", None)
     if not isinstance(choices, list) or not choices:
@@ -269,15 +334,24 @@ class Client:
     message = getattr(choices[0], "message", None)
     # Before anything is read of the text: a cut one can be valid JSON.
     if reason == "length":
-      self.answers.put_cut(self._key(sent))
+      self._works(sent)
+      self.answers.put_cut(self._cut_key(self._key(sent)))
       raise AnswerError("cut", "the answer was cut at max_tokens")
     if reason == "content_filter" or getattr(message, "refusal", None):
+      self._works(sent)
       raise AnswerError("refused", "the endpoint refused to answer")
     text = getattr(message, "content", None)
     if reason != "stop" or not isinstance(text, str) or not text.strip():
       raise AnswerError("junk", "the answer has no text, or no end")
+    self._works(sent)
     self.answers.put(self._key(sent), {"text": text})
     return Answer(text, False)
+
+  def _works(self, sent: Mapping[str, Any]) -> None:
+    """The endpoint has answered, whatever it says."""
+    with self._lock:
+      self._failed = 0
+      self._formats_work |= _FORMATS in sent
 
   def _judge(self, error: Any, sent: Mapping[str, Any]) -> Exception:
     """What a status means: it may pass, or it never will."""
@@ -285,8 +359,11 @@ class Client:
     if status in (408, 409, 429) or status >= 500:
       return _Passing(f"HTTP {status}", _retry_after(error))
     said = str(getattr(error, "body", "") or "")
-    if status in (400, 422):
-      if _FORMATS in sent and _FORMAT.search(said):
+    if status in (400, 413, 422):
+      # A server that has answered in a format before lacks none, whatever it
+      # repeats of what was sent.
+      lacks = _FORMATS in sent and not self._formats_work
+      if lacks and _FORMAT.search(said):
         return _Learned(_FORMATS)
       if _OLD_LIMIT in sent and _NEW_LIMIT in said:
         return _Learned(_OLD_LIMIT)
@@ -353,6 +430,7 @@ def _retry_after(error: Any) -> float:
   """Seconds that the server asks to wait; 0 where it does not say."""
   said = error.response.headers.get("retry-after", "")
   try:
-    return min(max(float(said), 0.0), _LONGEST_WAIT)
+    wait = float(said)
   except ValueError:  # A date.
     return 0.0
+  return min(max(wait, 0.0), _LONGEST_WAIT) if math.isfinite(wait) else 0.0

@@ -46,7 +46,8 @@ Answer with one JSON object and nothing else: {keys}. "id" is the id of the \
 request, "text" the rewritten table as one string.
 """
 _HOW = {
-  "html": "Use one <table> with a header row and one <tr> an event.",
+  "html": "Use one <table> with a header row and one <tr> an event, and no "
+  "attributes.",
   "json": "Use a list with one object an event.",
   "markdown": "Use a pipe table with a header and one line an event.",
   "plain": "Write one sentence an event, each on a line of its own, without a "
@@ -113,7 +114,7 @@ def answer(text: str, name: str, style: str) -> tuple[str, str]:
   fenced = _FENCE.fullmatch(text)
   try:
     doc = json.loads(fenced[1] if fenced else text)
-  except ValueError as e:
+  except (ValueError, RecursionError) as e:
     raise AnswerFormatError("no JSON object") from e
   keys = {"id", "text"} | ({"analysis"} if style == PARAPHRASE else set())
   if not isinstance(doc, dict) or set(doc) != keys:

@@ -9,6 +9,7 @@ from lumos_jax.llm import check, client, offline, prompts
 from lumos_jax.llm import text as text_lib
 
 ENDPOINT = "endpoint"
+_USELESS = 40  # Answers of which none can be used before all is stopped.
 # key, form, text, source.
 Row = dict[str, str]
 # Records and their base texts.
@@ -25,6 +26,7 @@ class Rewriter:
   def __init__(self, ask: client.Client, seed: int, workers: int = 4):
     self.ask, self.seed, self.workers = ask, seed, workers
     self.counts: collections.Counter = collections.Counter()
+    self._dropped = 0
 
   def drawn(self, key: str) -> tuple[str, str]:
     """Style and form of a user's rewritten text, by seed and key alone."""
@@ -37,8 +39,8 @@ class Rewriter:
     """What rewriting texts may cost; asks nothing.
 
     Returns:
-      texts, known (paid before), tokens_in and tokens_out as guessed, cost as
-      guessed and most, the upper bound.
+      texts, known (paid before, whole or cut), tokens_in and tokens_out as guessed,
+      cost as guessed and most, the upper bound.
     """
     out = dict.fromkeys(
       ("texts", "known", "tokens_in", "tokens_out", "cost", "most"), 0
@@ -47,7 +49,8 @@ class Rewriter:
     for record, told in each:
       _, messages, schema = prompts.request(told, *self.drawn(record["key"]))
       out["texts"] += 1
-      if self.ask.known(messages, schema):
+      asked = messages, schema
+      if self.ask.known(*asked) or self.ask.was_cut(*asked):
         out["known"] += 1
         continue
       size = sum(len(m["content"].encode()) for m in messages)
@@ -81,6 +84,12 @@ class Rewriter:
 
   def _count(self, row: Row | None, *what: str) -> list[Row]:
     self.counts.update(what)
+    self._dropped += row is None
+    if self._dropped == _USELESS and not self.counts["rewritten"]:
+      raise client.EndpointError(
+        f"not one of {_USELESS} answers can be used ({dict(self.counts)}): what "
+        "was asked is paid and kept; try another model"
+      )
     return [] if row is None else [row]
 
   def _one(self, key: str, told: text_lib.Told) -> tuple:
@@ -94,7 +103,8 @@ class Rewriter:
       return None, f"dropped: {e.kind}"
     except prompts.AnswerFormatError:
       return None, "dropped: junk"
-    why = check.broken(told.columns, told.rows, form, text, analysis)
+    names = style == prompts.FORMAT
+    why = check.broken(told.columns, told.rows, form, text, analysis, names)
     if why:
       return None, f"dropped: broken {why}"
     text = text.rstrip("\n") + "\n"

@@ -134,13 +134,11 @@ class Teller:
       text = front + forms.write(form, columns, newest, self.group)
       return text + behind(columns, newest) if behind else text
 
-    kept, text = len(found), None
+    kept = len(found)
     if count is not None:
-      kept = self._most(form, columns, found, count, room)
-      # Parts may have fewer tokens than the whole, and groups have headings.
-      while count(text := write(kept)) > room and kept:
-        kept -= 1 + kept // 32
-    text = write(kept) if text is None else text
+      guess = self._most(form, columns, found, count, room)
+      kept = _largest(lambda n: count(write(n)) <= room, guess, kept)
+    text = write(kept)
     cut = len(found) - kept
     self.counts.update(
       texts=1,
@@ -152,7 +150,7 @@ class Teller:
     return Told(text, form, tuple(columns), found[cut:], kept, cut)
 
   def _most(self, form, columns, found, count, room: int) -> int:
-    """Events whose own texts fit, the newest first."""
+    """About how many of the newest events fit, by their own texts."""
     f = forms.of("table" if form == forms.GROUPED else form)
     left, kept = room - count(f.head(columns) + f.foot(columns)), 0
     for row in reversed(found):
@@ -174,6 +172,22 @@ class Teller:
     sized = [(n, i) for i, n in enumerate(rows.sizes) if n]
     # Without categories a heading a day is the best there is.
     return min(sized)[1] if sized else 0
+
+
+def _largest(fits: Callable[[int], bool], guess: int, most: int) -> int:
+  """The largest number up to `most` that fits, near a guess; 0 where none does."""
+  low, high, step = guess, most + 1, 1
+  if fits(low):
+    while low < most and fits(min(low + step, most)):
+      low, step = min(low + step, most), 2 * step
+    high = min(low + step, high)
+  else:
+    while low and not fits(low):
+      low, high, step = max(low - step, 0), low, 2 * step
+  while high - low > 1:
+    middle = (low + high) // 2
+    low, high = (middle, high) if fits(middle) else (low, middle)
+  return low
 
 
 def encode_data(tokenizer: Any, text: str) -> list[int]:

@@ -265,7 +265,7 @@ def _routes(app: fastapi.FastAPI, service, metrics) -> None:
       return refusal(e)
 
   app.add_api_route(
-    _USERS + "{user_id}",
+    _USERS + "{user_id:path}",  # An id may hold a slash.
     delete,
     methods=["DELETE"],
     summary="Forget a user",

@@ -92,11 +92,12 @@ class Clock:
         # The first of an hour that comes twice; standard time in one skipped.
         at = at.replace(tzinfo=self._zone or _UTC, fold=0)
       instant = (at - _ORIGIN) // datetime.timedelta(microseconds=1)
+      # The first and the last day of the calendar lie outside it elsewhere.
+      return self._moment(instant)
     except (ValueError, OverflowError):
       raise EventError(
         f'{where}: no ISO 8601 time, for example "2020-01-31T12:00:00Z"'
       ) from None
-    return self._moment(instant)
 
   def _moment(self, instant: int) -> Moment:
     local = instant

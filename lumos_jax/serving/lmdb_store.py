@@ -14,6 +14,7 @@ import lmdb
 from lumos_jax.serving.store import (
   HEAD,
   KEY_BYTES,
+  PENDING,
   Change,
   StoreError,
   StoreFull,
@@ -134,6 +135,8 @@ class LmdbStore:
             for name in names:
               txn.delete(user + name)
             done.append(bool(names))
+          if any(done):
+            txn.put(_META + PENDING, b"1")
       except (lmdb.MapFullError, lmdb.DiskError) as e:
         raise StoreFull(self._full(e)) from e
     return done
@@ -177,8 +180,15 @@ class LmdbStore:
     aside = self.path.with_name(f".{self.path.name}.new")
     with self._writing:
       aside.unlink(missing_ok=True)
-      self._env.copy(str(aside), compact=True)
-      os.chmod(aside, 0o600)
+      try:
+        with open(aside, "wb", opener=_private) as f:
+          self._env.copyfd(f.fileno(), compact=True)
+      except (lmdb.Error, OSError) as e:
+        aside.unlink(missing_ok=True)
+        raise StoreError(
+          f"{self.path}: it is not compacted, and bytes of deleted users are "
+          f"still there: {e}"
+        ) from e
       _sync(aside)
       # Without readers, so that none is left in the old file.
       with self._reading:
@@ -192,6 +202,8 @@ class LmdbStore:
         finally:
           self._replacing = False
           self._reading.notify_all()
+      with self._env.begin(write=True) as txn:
+        txn.delete(_META + PENDING)
 
   def size(self) -> int:
     """See `Store`."""
@@ -215,6 +227,10 @@ def _fields(txn, user: bytes) -> Iterator[tuple[bytes, bytes]]:
       there = cursor.next()
 
 
+def _private(path: str, flags: int) -> int:
+  return os.open(path, flags, 0o600)
+
+
 def _sync(path: pathlib.Path) -> None:
   descriptor = os.open(path, os.O_RDONLY)
   try:
@@ -235,6 +251,6 @@ def _locked(folder: pathlib.Path) -> int | None:
     raise StoreError(
       f"{folder}: another process uses this store. LMDB serves one process, so "
       "that counters and cached states are one: stop that process, or share a "
-      "store between several with --store=redis://HOST:PORT"
+      "store between several with --redis=redis://HOST:PORT"
     ) from e
   return descriptor

@@ -83,32 +83,25 @@ class Model:
     if self.sessions:
       self.scores = "none"
     self.student = intent.student_of(workdir)
-    cfg, self.states = p.config.model, None
+    self.states = None
     self.last_day, self.calendar = self._data(data_dir)
     if self.events:
       self.states = states_lib.States(p)
       self.features = self.states.features
-      # Where the state before an event does not depend on the event's time, and
-      # all that is said of what comes next follows from it.
-      self.direct = not (
-        cfg.get("target_time") or cfg.get("tell_later") or cfg.get("copy")
-      )
       self._deviation = p.alone(self._deviation_fn)
       table = lambda m: m.model.scored_values(m.model.values())
       self._table = p.alone(table)()
     elif self.risks:
-      self.direct = False
       self._risk = p.alone(p.recipe.predict)
       if p.recipe.inputs.sequences is not None:
         self.states = states_lib.States(p)
     elif self.sessions:
-      self.direct = False
       self.vectors = intent.Encoder(p, self.sizes)
     else:
-      self.direct = False
       self._example = self._examples(self.calendar)
       self._forecast = p.alone(p.recipe.predict)
       self._embed = p.alone(p.recipe.embed)
+    self.direct = self.states is not None and self.states.direct
 
   def _data(self, data_dir) -> tuple[int, calendar_lib.Calendar]:
     p = self.predictor
@@ -188,7 +181,7 @@ class Model:
       users: Of the store.
       before: An earlier state of each, of this model; None for none.
     """
-    states, events, aggregates, kept = [], [], [], []
+    states, events, aggregates = [], [], []
     for user, old in zip(users, before, strict=True):
       new = user.events - old.events if old is not None else -1
       if old is None or old.born != user.born or not 0 <= new <= len(user.rows):
@@ -197,18 +190,23 @@ class Model:
         )
         new, known = len(user.rows), {}
       else:
-        state, known = old.state, old.aggregates
+        # Its own: events that are supposed are no part of the real user.
+        state, known = old.state, dict(old.aggregates)
       rows = user.rows[len(user.rows) - new :]
       states.append(state)
       aggregates.append(known)
       events.append({n: rows[n] for n in ("time", "categorical", "numeric")})
-    made = self.states.append(states, events)
-    direct = [s for s in made if s.rows] if self.direct else []
-    looks = iter(self.states.expect(direct)["state"] if direct else ())
-    for user, state, known in zip(users, made, aggregates, strict=True):
-      look = next(looks) if self.direct and state.rows else None
-      kept.append(Kept(user.born, user.events, state, look, known))
-    return kept
+    if self.direct:
+      made, looks = self.states.append_looks(states, events)
+    else:
+      made = self.states.append(states, events)
+      looks = [None] * len(made)
+    return [
+      Kept(user.born, user.events, state, look, known)
+      for user, state, look, known in zip(
+        users, made, looks, aggregates, strict=True
+      )
+    ]
 
   def following(
     self,
@@ -244,10 +242,15 @@ class Model:
       events: Ids int32 [C] and instant of each.
     """
     if not self.direct:
+      none = np.zeros((1, self.schema.numeric_width("activity")), np.float32)
       return self.states.deviation(
         [k.state for k in kept],
         [
-          {"time": np.asarray([at]), "categorical": np.asarray(ids)[None]}
+          {
+            "time": np.asarray([at]),
+            "categorical": np.asarray(ids)[None],
+            "numeric": none,  # What is expected is ids and times.
+          }
           for ids, at in events
         ],
       )
@@ -328,7 +331,8 @@ class Model:
     if not self.of_users:
       raw = ("time", "categorical", "numeric")
       events = [{k: r[k][n : n + 1] for k in raw} for r, n in points]
-    found = self.states.risk(states, days, context, events)
+    looks = [k.look for k in kept] if self.direct else None
+    found = self.states.risk(states, days, context, events, looks)
     return self._calibrated(found, len(states))
 
   def _context_of(self, kept: "Kept", record, place: int) -> np.ndarray:

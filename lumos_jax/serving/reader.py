@@ -27,7 +27,7 @@ _SIZES = (1, 2, 4, 8)  # Users that a program asks about, beside the most, B.
 Ask = Callable[..., dict[str, jax.Array]]
 
 
-STATES, DEVIATIONS = "states", "deviations"
+STATES, DEVIATIONS, _LOOK = "states", "deviations", "look"
 
 
 class Reader:
@@ -125,7 +125,7 @@ class Reader:
     most = max(len(r.next_time) for r in rows)
     chunk = next(c for c in self.chunks if c >= most)
     size = 1 if len(rows) == 1 else self.batch_size
-    batch, past = self._batch(rows, chunk, size)
+    batch, past = self._batch(rows, chunk, size), self._past(rows, size)
     found, new = self._run(("extend", size, chunk), None, batch, past)
     return np.asarray(found), {n: np.asarray(x) for n, x in new.items()}
 
@@ -135,6 +135,7 @@ class Reader:
     run: Ask,
     rows: Sequence[appends.Rows],
     more: Mapping[str, np.ndarray],
+    looks: np.ndarray | None = None,
   ) -> dict[str, np.ndarray]:
     """What is said of the event after one row of each of at most B users.
 
@@ -143,13 +144,19 @@ class Reader:
       run: Makes outputs {name: [B, ...]}.
       rows: One of each user.
       more: {name: [users, ...]}, joins the batch.
+      looks: float32 [users, D], states of the rows, where they were found before:
+        what is kept of the window is not read then, and nothing is copied.
     """
     size = next(n for n in self.sizes if n >= len(rows))
-    batch, past = self._batch(rows, 1, size)
+    batch, past = self._batch(rows, 1, size), None
+    if looks is None:
+      past = self._past(rows, size)
+    else:
+      more = {**more, _LOOK: looks}
     for key, x in more.items():
       batch[key] = np.zeros((size, *x.shape[1:]), x.dtype)
       batch[key][: len(x)] = x
-    found = self._run((name, size), run, batch, past)
+    found = self._run((name, size, past is None), run, batch, past)
     return {n: np.asarray(x)[: len(rows)] for n, x in found.items()}
 
   def _run(self, name, run, batch, past):
@@ -159,6 +166,8 @@ class Reader:
 
   def _program(self, run, params, table, batch, past):
     module, model = self._module(params)
+    if past is None:
+      return run(module, table, batch, batch[_LOOK], None)
     if "pointer" in past:
       past = past | {"pointer": past["pointer"][0]}
     states, new = model.extend(batch, past)
@@ -184,7 +193,7 @@ class Reader:
     return states, new
 
   def _batch(self, rows: Sequence[appends.Rows], chunk: int, size: int):
-    """What `Panther.extend` reads, of so many users, and what is kept of them."""
+    """What `Panther.extend` reads of so many users, but for what is kept."""
     length = self._length
     ids = np.zeros((size, chunk, self._columns), np.int32)
     numeric = np.zeros((size, chunk, self._numbers), np.float32)
@@ -217,7 +226,7 @@ class Reader:
         x[b, 0] = value
     time = instants.split(micros)
     window_time = time[:, 2 * chunk :]
-    batch = {
+    return {
       "ids": ids,
       "numeric": numeric,
       **({"next_ids": next_ids} if self.said else {}),
@@ -234,7 +243,6 @@ class Reader:
       "profile_before": before,
       "profile_user": np.zeros((size, 1), np.int32),
     }
-    return batch, self._past(rows, size)
 
   def _past(self, rows: Sequence[appends.Rows], size: int):
     """What is kept of B users' windows: {name: L of [B, ..., T, H]}."""

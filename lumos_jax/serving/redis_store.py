@@ -13,6 +13,7 @@ from absl import logging
 
 from lumos_jax.serving.store import (
   HEAD,
+  PENDING,
   VERSION_BYTES,
   Change,
   StoreError,
@@ -118,9 +119,10 @@ class RedisStore:
   def delete(self, users: Sequence[bytes]) -> list[bool]:
     """See `Store`."""
     with self._told(), self._redis.pipeline(transaction=False) as pipe:
+      pipe.hset(_META, PENDING, b"1")
       for user in users:
         pipe.delete(_USER + user)
-      return [bool(n) for n in pipe.execute()]
+      return [bool(n) for n in pipe.execute()[1:]]
 
   def users(self) -> Iterator[bytes]:
     """See `Store`; in no order."""
@@ -150,6 +152,7 @@ class RedisStore:
       if self._redis.config_get("save").get("save"):
         self._redis.bgsave(schedule=True)
         self._wait("rdb_bgsave_in_progress")
+      self._redis.hdel(_META, PENDING)
 
   def _wait(self, *flags: str) -> None:
     while True:

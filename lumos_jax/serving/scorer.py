@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from lumos_jax.data import instants
 from lumos_jax.serving import (
   answers,
   batching,
@@ -32,6 +33,7 @@ _MOST_WHYS = 8  # Explanations that wait.
 _TRIES = 5  # Of a commit that another service was quicker than.
 _FILL = 512  # Users written at a time.
 _FUTURE_SECONDS = 300  # Clocks of clients go wrong by so much.
+_FUTURE_DAYS = 366  # Beyond the newest day known, where days have no dates.
 
 
 class Live:
@@ -89,7 +91,8 @@ class Scorer:
     self.whys = batching.Batcher(
       "why", self._explain, 1, _MOST_WHYS, _MOST_WHYS * s.deadline_seconds
     )
-    self.deleted_since_compaction = 0
+    # Those of a process that ended before it compacted, too.
+    self.deleted_since_compaction = int(bool(store.get_meta(store_lib.PENDING)))
     self.commits = self.appended = self.conflicts = 0
 
   def _check_window(self, model):
@@ -109,7 +112,8 @@ class Scorer:
     elif theirs != mine:
       raise store_lib.StoreError(
         f"{self.store.about} holds rows that were encoded for another run's data "
-        "(other vocabularies, bins or fields): give this run a --store of its own"
+        "(other vocabularies, bins or fields): give this run a --store_dir of its "
+        "own"
       )
 
   def _install(self, model) -> None:
@@ -196,7 +200,10 @@ class Scorer:
     self.asks.close()
     self.whys.close()
     if self.deleted_since_compaction:
-      self.store.compact()
+      try:
+        self.store.compact()
+      except store_lib.StoreError as e:  # The next start goes on with it.
+        logging.error("%s", e)
     self.store.close()
 
   # What one thread does: reads users, asks the model.
@@ -268,10 +275,7 @@ class Scorer:
     answer = answers.Answers(self, live)
     for what, places in kinds.items():
       some = [(users[jobs[i].user], jobs[i]) for i in places]
-      try:
-        results = getattr(answer, what)(some)
-      except Exception as e:
-        results = [e] * len(some)
+      results = _isolated(getattr(answer, what), some)
       for i, result in zip(places, results, strict=True):
         found[i] = result
     return found
@@ -291,6 +295,10 @@ class Scorer:
     limit = None
     if now is not None and not future:
       limit = now.instant + _FUTURE_SECONDS * 1_000_000
+    elif now is None:
+      limit = (
+        (self.default_day + _FUTURE_DAYS) * instants.DAY_SECONDS * 1_000_000
+      )
     rows, before = [], user.last_time
     for i, event in enumerate(events):
       where = f"events[{i}]"
@@ -300,7 +308,10 @@ class Scorer:
       except encoder.EventError as e:
         raise problems.wrong(str(e)) from e
       if limit is not None and at.instant > limit:
-        raise problems.wrong(f"{where}.time lies in the future")
+        far = f", more than {_FUTURE_DAYS} days beyond all that is known"
+        raise problems.wrong(
+          f"{where}.time lies in the future{far if now is None else ''}"
+        )
       if before is not None and at.instant < before:
         raise problems.conflict(
           f"{where} is older than the event before it: events of a user come in "
@@ -346,8 +357,8 @@ class Scorer:
 
   def _other(self, job: Any) -> Any:
     if isinstance(job, jobs_lib.Compact):
-      self.deleted_since_compaction = 0
       self.store.compact()
+      self.deleted_since_compaction = 0
       return True
     (gone,) = self.store.delete([job.user])
     self._evict(job.user)
@@ -386,11 +397,12 @@ class Scorer:
       user = after.get(job.user) or before[job.user]
       try:
         user, found[i] = self._apply(user, job)
-      except Problem as e:
+      except Exception as e:
         found[i] = e
         continue
       if user is not None:
         after[job.user] = user
+      if job.user in after:  # A repeat stands and falls with what it repeats.
         owner.setdefault(job.user, []).append(i)
     if not after:
       return []
@@ -419,7 +431,10 @@ class Scorer:
     rows = user.open if len(user.open) else user.rows
     if len(rows) and int(rows["day"][-1]) > (self._newest_day or -(2**31)):
       self._newest_day = int(rows["day"][-1])
-      self.store.set_meta(_DAY, str(self._newest_day).encode())
+      try:
+        self.store.set_meta(_DAY, str(self._newest_day).encode())
+      except store_lib.StoreError as e:  # The events themselves are written.
+        logging.error("the newest day is not noted: %s", e)
 
   def _apply(
     self, user: history.User | None, job: jobs_lib.Append
@@ -478,6 +493,16 @@ class Scorer:
       enter=0,
       requests={},
     )
+
+
+def _isolated(answer: Callable, some: Sequence[tuple]) -> list[Any]:
+  """Answers to all; of what fails together, each alone, so that one fails alone."""
+  try:
+    return answer(some)
+  except Exception as e:
+    if len(some) == 1:
+      return [e]
+  return [x for one in some for x in _isolated(answer, [one])]
 
 
 def _refused(error: store_lib.StoreError) -> Problem:

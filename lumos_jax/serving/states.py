@@ -52,6 +52,8 @@ class States:
 
   Attributes:
     batch_size: B.
+    direct: Whether what is said of the next event follows from the state of the
+      last row, whenever it comes; but for a user's first event.
     features: Names of `deviation`'s columns.
     embedding_width: Of `embedding`.
     model_hash: 16 hex digits of what states depend on: parameters, fitted
@@ -77,7 +79,8 @@ class States:
     self._head = predictor.recipe if self._reader.said else None
     width = self._recipe.cfg.d_model + self._reader.vectors.shape[1]
     self._sums_width, self.embedding_width = width, 2 * width + 1
-    copies = bool(self._recipe.cfg.copy)
+    cfg, copies = self._recipe.cfg, bool(self._recipe.cfg.copy)
+    self.direct = not (cfg.target_time or cfg.tell_later or copies)
     self._settings = appends.Settings(
       self._data.sequence_length,
       self._recipe.column,
@@ -139,6 +142,21 @@ class States:
     """
     after, looks = self._appended(states, events, True)
     return after, self._embedded(after, looks)
+
+  def append_looks(
+    self, states: Sequence[State], events: Sequence[Events]
+  ) -> tuple[list[State], list[np.ndarray | None]]:
+    """`append`, and float32 [D] of each user's last row, in one call of the model.
+
+    All that is said of what comes next follows from it where `direct`; None of
+    users without a row.
+
+    Raises:
+      OutOfOrder, ValueError: See `append`.
+    """
+    after, looks = self._appended(states, events, True)
+    some = [i for i, s in enumerate(after) if s.rows]
+    return after, self._looked(after, looks, some)
 
   def _appended(self, states, events, look):
     """The users after more events; of some, what was found of their last row."""
@@ -206,7 +224,11 @@ class States:
         inputs = self._head.inputs
         context = np.zeros((users, len(inputs.context.names)), np.float32)
         events = None if inputs.users else [one] * users
-        self.risk(states, [0] * users, context, events)
+        if self.direct:
+          look = np.zeros(self._recipe.cfg.d_model, np.float32)
+          self.risk(states, [0] * users, context, events, [look] * users)
+        if users == 1 or not self.direct:
+          self.risk(states, [0] * users, context, events)
         continue
       width = _SEEN
       while True:
@@ -230,16 +252,9 @@ class States:
 
   def _embedded(self, states, looks) -> np.ndarray:
     """Embeddings of users; `looks` are states of their last rows, where known."""
-    sums, looks = np.stack([s.sums for s in states]), list(looks)
+    sums = np.stack([s.sums for s in states])
     some = [i for i, s in enumerate(states) if s.count]
-    absent = [i for i in some if looks[i] is None]
-    for i in range(0, len(absent), self.batch_size):
-      mine = absent[i : i + self.batch_size]
-      # The last one, which no other follows.
-      last = [self._last(states[j], states[j].last_time) for j in mine]
-      found, _ = self._reader.extend(last)
-      for j, x in zip(mine, found[:, 0], strict=False):
-        looks[j] = x
+    looks = self._looked(states, looks, some)
     if some:
       column = self._settings.column
       ids = [states[i].row("categorical")[-1][column] for i in some]
@@ -247,6 +262,19 @@ class States:
       sums[some] += np.concatenate([[looks[i] for i in some], vectors], 1)
     count = np.asarray([[s.count] for s in states], np.float64)
     return probe.pooled(sums, count).astype(np.float32)
+
+  def _looked(self, states, looks, some) -> list[np.ndarray | None]:
+    """States of last rows, found of `some` users where they are not known."""
+    looks = list(looks)
+    absent = [i for i in some if looks[i] is None]
+    for i in range(0, len(absent), self.batch_size):
+      mine = absent[i : i + self.batch_size]
+      # The last one, which no other follows.
+      last = [self._last(states[j], states[j].last_time or 0) for j in mine]
+      found, _ = self._reader.extend(last)
+      for j, x in zip(mine, found[:, 0], strict=False):
+        looks[j] = x
+    return looks
 
   def next_events(
     self,
@@ -276,11 +304,10 @@ class States:
     while width < max((len(s.seen) for s in states), default=0):
       width *= 2
 
-    def more(some: slice) -> dict[str, np.ndarray]:
-      mine = states[some]
-      seen = np.zeros((len(mine), width), np.int32)
-      for i, s in enumerate(mine):
-        seen[i, : len(s.seen)] = s.seen
+    def more(some: Sequence[int]) -> dict[str, np.ndarray]:
+      seen = np.zeros((len(some), width), np.int32)
+      for row, i in zip(seen, some, strict=True):
+        row[: len(states[i].seen)] = states[i].seen
       return {"seen": seen}
 
     run = functools.partial(reader.next_events, self._recipe, k)
@@ -341,7 +368,7 @@ class States:
     return at, [np.asarray(e["categorical"][0], np.int32) for e in events]
 
   def _deviations(self, states, at, ids, come=False):
-    more = lambda some: {"event": np.stack(ids[some])}
+    more = lambda some: {"event": np.stack([ids[i] for i in some])}
     run = functools.partial(reader.deviation, self._recipe)
     return self._ask("deviation", run, states, at, more, come)
 
@@ -351,6 +378,7 @@ class States:
     at: Sequence[int],
     context: np.ndarray,
     events: Sequence[Events] | None = None,
+    looks: Sequence[np.ndarray | None] | None = None,
   ) -> dict[str, np.ndarray]:
     """Raw scores of a hybrid, as `recipe.predict` gives them of whole windows.
 
@@ -359,6 +387,7 @@ class States:
       at: Instants of the points, microseconds; of users the begin of a day.
       context: float32 [n, F], of `data.scoring`.
       events: One of each user, where events are scored; then `at` is not read.
+      looks: Of `append_looks`, with which no row is read again; where `direct`.
 
     Returns:
       {task: float32 [n]}.
@@ -380,7 +409,7 @@ class States:
       series["event_ids"] = np.stack(ids)
     more = lambda some: {k: x[some] for k, x in series.items()}
     run = functools.partial(reader.risk, self._head)
-    return self._ask("risk", run, states, at, more, events is not None)
+    return self._ask("risk", run, states, at, more, events is not None, looks)
 
   def _series(self, state: State) -> dict[str, np.ndarray]:
     """What a hybrid's head reads of a user's last rows, see `predict_kept`."""
@@ -396,25 +425,35 @@ class States:
     out["seen"], out["told"] = place >= int(start), place >= 1
     return out
 
-  def _ask(self, name, run, states, at, more, come=False):
+  def _ask(self, name, run, states, at, more, come=False, looks=None):
     """Outputs of a program for all users, {name: [n, ...]}.
 
     With `come`, what comes next is an event: a user's first has its start token
-    beside it.
+    beside it, of which `looks` do not say what it is now.
     """
     at = [None] * len(states) if at is None else at
     when = [
       self._when(i, s, t)
       for i, (s, t) in enumerate(zip(states, at, strict=True))
     ]
-    parts = []
-    for i in range(0, len(states), self.batch_size):
-      some = slice(i, i + self.batch_size)
-      rows = [self._last(s, t, come) for s, t in zip(states[some], when[some])]
-      parts.append(self._reader.ask(name, run, rows, more(some)))
-    if not parts:
-      return {}
-    return {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+    everyone, out = list(range(len(states))), {}
+    groups = [(everyone, False)]
+    if looks is not None:
+      known = [i for i in everyone if states[i].count]
+      # Each alone: they are few, and need no programs of all sizes.
+      groups = [(known, True)]
+      groups += [([i], False) for i in everyone if not states[i].count]
+    for mine, look in groups:
+      for i in range(0, len(mine), self.batch_size):
+        some = mine[i : i + self.batch_size]
+        rows = [self._last(states[j], when[j], come) for j in some]
+        given = np.stack([looks[j] for j in some]) if look else None
+        found = self._reader.ask(name, run, rows, more(some), given)
+        for n, x in found.items():
+          if n not in out:
+            out[n] = np.zeros((len(states), *x.shape[1:]), x.dtype)
+          out[n][some] = x
+    return out
 
   def _when(self, i: int, state: State, at: int | None) -> int:
     """Instant of the next event that the model is told."""

@@ -21,6 +21,9 @@ VERSION_BYTES = 8
 KEY_BYTES = 32  # Of a user: LMDB allows 1 to 511 with the field's name.
 KEY_FILE = "key"
 _IDS = b"ids"
+PENDING = (
+  b"pending"  # Meta: users were deleted, and their bytes are still there.
+)
 NEW = 0  # Version of a user that is not there.
 
 
@@ -74,7 +77,10 @@ class Store(Protocol):
     """
 
   def delete(self, users: Sequence[bytes]) -> list[bool]:
-    """Removes users; whether each was there. Their bytes go with `compact`."""
+    """Removes users; whether each was there.
+
+    Their bytes go with `compact`, which the meta PENDING asks for until then.
+    """
 
   def users(self) -> Iterator[bytes]:
     """Hashes of all users."""

@@ -1,4 +1,7 @@
-"""Looks for newer checkpoints and intents of a run; the service answers with them."""
+"""Looks for what is new of a run; the service answers with it.
+
+Newer checkpoints, their calibration, and intents.
+"""
 
 import threading
 from collections.abc import Callable
@@ -6,6 +9,7 @@ from collections.abc import Callable
 from absl import logging
 from etils import epath
 
+from lumos_jax.evaluators import calibration
 from lumos_jax.intents import student as student_lib
 from lumos_jax.serving import intent
 from lumos_jax.serving import model as model_lib
@@ -21,9 +25,12 @@ def newest(workdir: epath.PathLike) -> int | None:
   return max((int(n) for n in names if n.isdecimal()), default=None)
 
 
-def stamp(workdir: epath.PathLike) -> tuple | None:
-  """Tells one student of a run from another; None for none."""
-  path = epath.Path(workdir) / intent.FOLDER / student_lib.ABOUT
+_STUDENT = f"{intent.FOLDER}/{student_lib.ABOUT}"
+
+
+def stamp(workdir: epath.PathLike, file: str = _STUDENT) -> tuple | None:
+  """Tells one file of a run from a later one; None for none."""
+  path = epath.Path(workdir) / file
   try:
     found = path.stat()
   except FileNotFoundError:
@@ -51,11 +58,13 @@ class Watch:
       swap: Takes a compiled model.
       make: Opens a checkpoint.
       seconds: Between looks.
-      live: The model in use, which gets a new student; None for no such look.
+      live: The model in use, which gets a new student and calibration; None for
+        no such look.
     """
     self._workdir, self._step, self._seconds = workdir, step, seconds
     self._swap, self._make, self._live = swap, make, live
     self._student: tuple | None = None
+    self._calibration = stamp(workdir, calibration.FILE)
     self._failed: dict[int, int] = {}
     self._end = threading.Event()
     self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -65,6 +74,28 @@ class Watch:
     while not self._end.wait(self._seconds):
       self.look()
       self.look_for_student()
+      self.look_for_calibration()
+
+  def look_for_calibration(self) -> bool:
+    """Reads the run's calibration where it has changed; whether it did.
+
+    Evaluators write it after the checkpoint that it belongs to.
+    """
+    try:
+      found = stamp(self._workdir, calibration.FILE)
+    except OSError as e:
+      logging.warning("the run's calibration cannot be looked at: %s", e)
+      return False
+    if self._live is None or found is None or found == self._calibration:
+      return False
+    self._calibration = found
+    try:
+      self._live().predictor.read_calibration()
+    except ValueError as e:  # The one in use goes on.
+      logging.warning("%s", e)
+      return False
+    logging.info("scores are calibrated anew")
+    return True
 
   def look_for_student(self) -> bool:
     """Takes the run's student where it has changed; whether it did.
