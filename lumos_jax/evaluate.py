@@ -272,7 +272,11 @@ def restored(
     k: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole)
     for k, s in shapes.items()
   }
-  read = lambda n: store.restore_params(abstract, n)
+
+  def read(n):
+    identity.check_inputs(store.meta(n), recipe, False)
+    return store.restore_params(abstract, n)
+
   return store.newest(read) if step is None else (step, read(step))
 
 

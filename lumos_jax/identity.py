@@ -116,6 +116,30 @@ def make_meta(
   }
 
 
+def inputs_of(recipe: Any) -> dict[str, str]:
+  """{what a recipe reads beside the data set: a digest of it}; {} for nothing."""
+  content = getattr(recipe.inputs, "content", None)
+  return content() if callable(content) else {}
+
+
+def check_inputs(meta: Mapping[str, Any], recipe: Any, resume: bool) -> None:
+  """Raises CheckpointError where files beside the data have changed.
+
+  Args:
+    meta: Of the checkpoint.
+    recipe: Of this run.
+    resume: Also compare what only training reads.
+  """
+  theirs, mine = meta.get("inputs", {}), inputs_of(recipe)
+  in_use = getattr(recipe.inputs, "IN_USE", ())
+  for name in sorted(theirs.keys() & mine.keys()):
+    if theirs[name] != mine[name] and (resume or name in in_use):
+      raise checkpoint.CheckpointError(
+        f"{name} holds something else than when the checkpoint was trained: put "
+        "back what was there, or train again in a new --workdir"
+      )
+
+
 def check_meta(
   meta: Mapping[str, Any],
   config,

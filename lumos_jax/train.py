@@ -212,6 +212,7 @@ def train(
     records.calendar.columns,
     identity.content(records.stats),
   )
+  meta["inputs"] = identity.inputs_of(recipe)
   iterator = recipe.inputs.train_iterator(
     records, config.data, tasks, cfg.batch_size, config.seed
   )
@@ -274,6 +275,7 @@ def _resume(config, trainer, checkpoints, records):
     True,
     identity.content(records.stats),
   )
+  identity.check_inputs(meta, trainer.recipe, True)
   steps, before = config.train.steps, meta["config"]["train"]["steps"]
   if steps < newest:
     raise ValueError(

@@ -326,6 +326,40 @@ def test_the_tokenizer_of_another_model_is_refused(tmp_path):
     tokenizer_lib.of(weights.open_source(str(tmp_path / "c")))
 
 
+def test_a_tokenizer_that_loses_letters_is_refused(tmp_path):
+  doc = tokenizer_doc()
+  vocab = doc["model"]["vocab"]
+  doc["model"]["vocab"] = {t: i for t, i in vocab.items() if t not in "xyz{|}"}
+  with pytest.raises(weights.WeightsError, match="texts would lose letters"):
+    tokenizer_lib.of(with_tokenizer(tmp_path / "a", doc))
+  (tmp_path / "a" / "tokenizer.json").write_text("[]")
+  with pytest.raises(weights.WeightsError, match="tokenizer.json is no JSON ob"):
+    tokenizer_lib.of(weights.open_source(str(tmp_path / "a")))
+
+
+def test_damaged_files_are_named(tmp_path):
+  pytest.importorskip("safetensors", reason="needs the llm extra")
+  tiny_llama.save(tmp_path / "a", "qwen2")
+  file = next((tmp_path / "a").glob("*.safetensors"))
+  file.write_bytes(file.read_bytes()[:-50])
+  with pytest.raises(weights.WeightsError, match="cut or damaged"):
+    weights.open_source(str(tmp_path / "a"))
+  for change, said in (
+    (dict(num_attention_heads=0), "sizes are none"),
+    (dict(hidden_size=None), "sizes are none"),
+    (dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
+    (dict(layer_types=["sliding_attention"]), "full_attention"),
+  ):
+    tiny_llama.save(tmp_path / "b", "qwen2")
+    about = tiny_llama.CONFIGS["qwen2"] | change
+    (tmp_path / "b" / "config.json").write_text(json.dumps(about))
+    with pytest.raises(weights.WeightsError, match=said):
+      weights.open_source(str(tmp_path / "b"))
+  (tmp_path / "b" / "config.json").write_text("[]")
+  with pytest.raises(weights.WeightsError, match="no JSON object"):
+    weights.open_source(str(tmp_path / "b"))
+
+
 # What users write, control tokens and other scripts among it.
 PROMPTS = (
   "Hello world",

@@ -1,6 +1,9 @@
 """The LLM4ES recipe: packing, cutting, accumulation, adapters, embeddings."""
 
+import dataclasses
+import hashlib
 import json
+import types
 
 import fake_texts
 import jax
@@ -12,8 +15,10 @@ from flax import nnx
 
 import lumos_jax
 from lumos_jax import (
+  checkpoint,
   evaluate,
   export,
+  identity,
   init_from,
   optimizer,
   predictor,
@@ -472,11 +477,16 @@ def test_written_texts_are_trained_on_in_place_of_told_ones(tmp_path):
     {"key": users, "form": "plain", "text": told, "source": "endpoint"}
   )
   frame.write_parquet(tmp_path / "part.parquet")
+  checksum = lambda: hashlib.sha256(
+    (tmp_path / "part.parquet").read_bytes()
+  ).hexdigest()
+  options = dataclasses.asdict(recipe.inputs.mixer.teller.options)
   about = {
     "split": "train",
     "schema_hash": records.schema.hash,
     "until_day": 70,
-    "files": ["part.parquet"],
+    "text": options,
+    "files": {"part.parquet": checksum()},
   }
   (tmp_path / "manifest.json").write_text(json.dumps(about))
   batch = batch_of(recipe, c, records, 8)
@@ -494,6 +504,51 @@ def test_written_texts_are_trained_on_in_place_of_told_ones(tmp_path):
   (tmp_path / "manifest.json").write_text(json.dumps(about | {"until_day": 99}))
   with pytest.raises(records_lib.DataError, match="its until_day is 99"):
     batch_of(build(data__written=str(tmp_path))[2], c, records, 8)
+  # Told by other settings than training has.
+  other = about | {"text": options | {"decimals": 7}}
+  (tmp_path / "manifest.json").write_text(json.dumps(other))
+  with pytest.raises(records_lib.DataError, match="decimals: 7, not 2"):
+    batch_of(build(data__written=str(tmp_path))[2], c, records, 8)
+  # A resume does not go on with other texts, nor with those of damaged files.
+  (tmp_path / "manifest.json").write_text(json.dumps(about))
+  meta = {"inputs": identity.inputs_of(recipe)}
+  identity.check_inputs(meta, recipe, True)
+  frame.with_columns(text=pl.lit("other")).write_parquet(
+    tmp_path / "part.parquet"
+  )
+  with pytest.raises(records_lib.DataError, match="part.parquet is absent or d"):
+    batch_of(build(data__written=str(tmp_path))[2], c, records, 8)
+  about["files"] = {"part.parquet": checksum()}
+  (tmp_path / "manifest.json").write_text(json.dumps(about))
+  with pytest.raises(checkpoint.CheckpointError, match="data.written holds"):
+    identity.check_inputs(meta, recipe, True)
+  identity.check_inputs(meta, recipe, False)  # It is not read in use.
+
+
+def test_another_tokenizer_is_refused_in_use_too():
+  recipe = build()[2]
+  meta = {"inputs": identity.inputs_of(recipe)}
+  identity.check_inputs(meta, recipe, False)
+  recipe.inputs.tokenizer = types.SimpleNamespace(digest="0" * 16)
+  with pytest.raises(checkpoint.CheckpointError, match="the tokenizer of model"):
+    identity.check_inputs(meta, recipe, False)
+
+
+def test_all_users_of_a_split_learn_where_others_are_asked():
+  _, records, recipe = build(
+    data__validation_split="validation", data__test_split="test"
+  )
+  told = [r for r in records.users if recipe.inputs.held_out(r)]
+  assert told and all(recipe.inputs._trains(r) for r in told if r["day"][0] < 70)
+  recipe = build()[2]
+  assert not any(recipe.inputs._trains(r) for r in told)
+
+
+def test_what_use_counts_is_not_what_training_counts():
+  c, records, recipe = build(data__sequence_length=40)
+  before = dict(recipe.inputs.counts)
+  batch_of(recipe, c, records, 8)
+  assert dict(recipe.inputs.counts) == before
 
 
 def test_the_report_has_perplexity_by_step(tmp_path):

@@ -297,15 +297,16 @@ def test_all_that_is_sent_is_in_the_key(serve, tmp_path):
   server = serve(lambda sent, n: fake_endpoint.reply(str(n)))
   connect(server, tmp_path).ask(MESSAGES)
   schema = {"type": "object"}
-  for change in (dict(temperature=0.1), dict(seed=3)):
+  for change in (
+    dict(temperature=0.1), dict(seed=3), dict(max_tokens=99),
+  ):  # fmt: skip
     assert not connect(server, tmp_path, **change).ask(MESSAGES).cached
   asks = connect(server, tmp_path)
   assert not asks.ask(MESSAGES, schema).cached
   assert not asks.ask([{"role": "user", "content": "hello!"}]).cached
-  assert server.paid == 5
-  # What is not sent is not in it, nor a limit that the answer kept.
-  for change in (dict(timeout_seconds=9.0), dict(max_tokens=99)):
-    assert connect(server, tmp_path, **change).ask(MESSAGES).cached
+  assert server.paid == 6
+  # What is not sent is not in it.
+  assert connect(server, tmp_path, timeout_seconds=9.0).ask(MESSAGES).cached
 
 
 def test_what_is_under_way_is_not_asked_twice(serve, tmp_path):
@@ -617,6 +618,58 @@ def test_offline_texts_need_no_endpoint(tmp_path):
     prepared.read(tmp_path, "test")
 
 
+def test_nobody_elses_file_is_deleted(tmp_path):
+  for name in ("train-mine.parquet", "train-extra-00000.parquet"):
+    (tmp_path / name).write_bytes(b"mine")
+  (tmp_path / "train-00007.parquet").write_bytes(b"of a killed run")
+  enrich.write(job(), tmp_path)
+  assert {p.name for p in tmp_path.iterdir()} == {
+    "manifest.json", "train-00000.parquet",
+    "train-mine.parquet", "train-extra-00000.parquet",
+  }  # fmt: skip
+  other = job()
+  other.split = "test"
+  with pytest.raises(records_lib.DataError, match="texts of split 'train'"):
+    enrich.write(other, tmp_path)
+  (tmp_path / "manifest.json").write_text('{"mine": 1}')
+  with pytest.raises(records_lib.DataError, match="manifest.json is absent or"):
+    enrich.write(job(), tmp_path)
+  assert (tmp_path / "train-00000.parquet").exists()
+
+
+def test_texts_of_a_config_are_those_that_its_run_reads(tmp_path, monkeypatch):
+  from lumos_jax import config as config_lib
+  from lumos_jax.llm import inputs, tokenizer
+
+  data = tiny_data.tiny_data_dir(tmp_path)
+  file = tmp_path / "mine.py"
+  file.write_text(
+    "from lumos_jax import config as config_lib\n"
+    "def get_config():\n"
+    "  c = config_lib.default('llm4es')\n"
+    "  c.data.text.form, c.data.train_origin_last = 'yaml', 60\n"
+    "  return c\n"
+  )
+  out = tmp_path / "texts"
+  args = [f"--config={file}", f"--data={data}", f"--out={out}", "--users=9"]
+  enrich.main(enrich._arguments(["enrich", *args]))
+  records = records_lib.Records.open(data)
+  c = config_lib.load(str(file))
+  with c.unlocked():
+    c.data.written = str(out)
+  texts = inputs.Texts(tokenizer.Bytes(), records.schema, c.data)
+  assert next(texts.train_iterator(records, c.data, (), 2, 0))
+  assert len(texts._written) > 3
+  other = tmp_path / "other.py"
+  other.write_text(
+    "from lumos_jax import config as c\nget_config = lambda: c.default('lumos')"
+  )
+  with pytest.raises(SystemExit):
+    enrich.main(
+      enrich._arguments(["enrich", f"--config={other}", f"--out={out}"])
+    )
+
+
 def test_written_texts_are_drawn_anew_each_epoch(tmp_path):
   work = job(epochs=2, until=70)
   enrich.write(work, tmp_path)
@@ -702,6 +755,22 @@ def test_the_command(serve, tmp_path, monkeypatch, capsys):
   with pytest.raises(SystemExit):
     command("--endpoint")
   assert "say what the endpoint costs" in capsys.readouterr().err
+  for bad in (
+    "--max_cost=nan",
+    "--price_in=-1",
+    "--users=-1",
+    "--workers=0",
+    "--max_tokens=-5",
+    "--until=0",
+    "--until=2020-01-01",
+    "--text=[]",
+    '--text={"decimals": "2"}',
+    '--text={"fields": [3]}',
+    '--text={"names": "no"}',
+  ):
+    with pytest.raises(SystemExit):
+      command(bad)
+    assert "error: " in capsys.readouterr().err and server.paid == 0
   with pytest.raises(SystemExit):
     command("--text={'form'}")
   assert "--text is no JSON object" in capsys.readouterr().err

@@ -204,9 +204,8 @@ class Client:
     return None
 
   def was_cut(self, messages, schema=None) -> bool:
-    """Whether the answer was cut before, at as many tokens as are allowed now."""
-    keys = self._keys(messages, schema)
-    return any(self.answers.was_cut(self._cut_key(k)) for k in keys)
+    """Whether the answer was cut before: the same request would be paid again."""
+    return any(map(self.answers.was_cut, self._keys(messages, schema)))
 
   def _keys(self, messages, schema) -> list[str]:
     """Keys that an answer may have, from before a lack was learned too."""
@@ -214,13 +213,10 @@ class Client:
     return [self._key(self.sent(messages, schema, x)) for x in each]
 
   def _key(self, sent: Mapping[str, Any]) -> str:
-    """Of all that is sent but the limit of tokens: a whole answer is within it."""
-    limits = (_OLD_LIMIT, _NEW_LIMIT)
-    kept = {k: v for k, v in sent.items() if k not in limits}
-    return answers_lib.key({"url": self.endpoint.url, **kept})
-
-  def _cut_key(self, key: str) -> str:
-    return f"{key}/{self.endpoint.max_tokens}"
+    """Of all that is sent; by which of its names the limit goes is no matter."""
+    sent = dict(sent)
+    sent[_OLD_LIMIT] = sent.pop(_NEW_LIMIT, None) or sent[_OLD_LIMIT]
+    return answers_lib.key({"url": self.endpoint.url, **sent})
 
   @contextlib.contextmanager
   def _alone(self, key: str) -> Iterator[None]:
@@ -335,7 +331,7 @@ class Client:
     # Before anything is read of the text: a cut one can be valid JSON.
     if reason == "length":
       self._works(sent)
-      self.answers.put_cut(self._cut_key(self._key(sent)))
+      self.answers.put_cut(self._key(sent))
       raise AnswerError("cut", "the answer was cut at max_tokens")
     if reason == "content_filter" or getattr(message, "refusal", None):
       self._works(sent)

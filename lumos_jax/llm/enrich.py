@@ -2,6 +2,7 @@ r"""Writes texts of users to train a language model on: base, mixed, rewritten.
 
   python -m lumos_jax.llm.enrich --data=data/shop --split=train --out=texts \
     [--endpoint --price_in=0.15 --price_out=0.6 --max_cost=5]
+  python -m lumos_jax.llm.enrich --config=llm4es:data=oulad --out=texts
 
 --out gets Parquet files with the columns key, form, text and source ("base",
 "offline", "endpoint"), and manifest.json, which counts what was told, cut and
@@ -16,7 +17,11 @@ import argparse
 import collections
 import dataclasses
 import datetime
+import hashlib
+import io
 import json
+import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -27,6 +32,7 @@ from absl.flags import argparse_flags
 from etils import epath
 
 from lumos_jax import files
+from lumos_jax.config import errors as config_errors
 from lumos_jax.data import records as records_lib
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.llm import answers as answers_lib
@@ -38,6 +44,7 @@ BASE, OFFLINE = "base", "offline"
 _TEXTS_A_PART = 8192
 # What a user can mend: printed as one line, without a traceback.
 ERRORS = (
+  config_errors.ConfigError,
   answers_lib.CacheError,
   client.EndpointError,
   answers_lib.LimitError,
@@ -141,9 +148,17 @@ def write(
   out, stopped = epath.Path(out), None
   out.mkdir(parents=True, exist_ok=True)
   file = out / prepared.MANIFEST
+  if file.exists() and prepared.manifest(out).get("split") != job.split:
+    raise records_lib.DataError(
+      f"{out} holds texts of split {prepared.manifest(out).get('split')!r}: give "
+      f"those of {job.split!r} a folder of their own"
+    )
   file.unlink(missing_ok=True)
-  for old in out.glob(f"{job.split}-*.parquet"):
-    old.unlink()
+  # Of an earlier run, perhaps a killed one: by our names alone.
+  own = re.compile(rf"{re.escape(job.split)}-\d{{5}}\.parquet(\.part)?")
+  for old in out.iterdir():
+    if own.fullmatch(old.name):
+      old.unlink()
   counts: collections.Counter = collections.Counter()
   parts = _Parts(out, job.split)
   for row in offline_rows(job):
@@ -171,7 +186,7 @@ def write(
     "base": dict(job.base.counts),
     "offline": dict(job.mixer.teller.counts),
     "endpoint": dict(sorted(rewriter.counts.items())) if rewriter else {},
-    "files": parts.names,
+    "files": parts.files,
   }
   if rewriter:
     manifest["model"] = rewriter.ask.endpoint.model
@@ -188,7 +203,7 @@ class _Parts:
 
   def __init__(self, out: epath.Path, split: str):
     self.out, self.split = out, split
-    self.names: list[str] = []
+    self.files: dict[str, str] = {}  # sha256 of each.
     self._rows: list[Row] = []
 
   def add(self, row: Row) -> None:
@@ -197,17 +212,18 @@ class _Parts:
       self.close()
 
   def close(self) -> None:
-    if not self._rows and self.names:
+    if not self._rows and self.files:
       return
-    name = f"{self.split}-{len(self.names):05d}.parquet"
+    name = f"{self.split}-{len(self.files):05d}.parquet"
     schema = dict.fromkeys(prepared.COLUMNS, pl.String)
     frame = pl.DataFrame(self._rows, schema)
+    data = io.BytesIO()
+    frame.write_parquet(data)
     part = self.out / f"{name}.part"
     with files.naming(part):
-      with part.open("wb") as f:
-        frame.write_parquet(f)
+      part.write_bytes(data.getvalue())
       part.replace(self.out / name)
-    self.names.append(name)
+    self.files[name] = hashlib.sha256(data.getvalue()).hexdigest()
     self._rows = []
 
 
@@ -215,17 +231,42 @@ def _day(text: str | None, schema: schema_lib.Schema) -> int:
   if text is None:
     return schema.train_until
   try:
-    return int(text)
+    day = int(text)
   except ValueError:
-    pass
-  try:
-    day = datetime.date.fromisoformat(text)
-    return (day - datetime.date.fromisoformat(schema.epoch)).days
-  except ValueError as e:
+    try:
+      day = datetime.date.fromisoformat(text)
+      day = (day - datetime.date.fromisoformat(schema.epoch)).days
+    except ValueError as e:
+      raise text_lib.TextError(
+        f"--until={text} is neither a day number nor a date, or the data have no "
+        "dates"
+      ) from e
+  if not day:  # It would stand for all days.
     raise text_lib.TextError(
-      f"--until={text} is neither a day number nor a date, or the data have no "
-      "dates"
-    ) from e
+      f"--until={text} is day 0 of the data: give a later day"
+    )
+  return day
+
+
+def _count(text: str) -> int:
+  """A whole number, 0 or more."""
+  if int(text) < 0:
+    raise argparse.ArgumentTypeError(f"{text} is below 0")
+  return int(text)
+
+
+def _positive(text: str) -> int:
+  """A whole number above 0."""
+  if int(text) < 1:
+    raise argparse.ArgumentTypeError(f"{text} is below 1")
+  return int(text)
+
+
+def _amount(text: str) -> float:
+  """A finite number, 0 or more: a limit that is none would bound nothing."""
+  if not 0 <= float(text) < math.inf:
+    raise argparse.ArgumentTypeError(f"{text} is no amount of 0 or more")
+  return float(text)
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -235,39 +276,40 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     conflict_handler="resolve",
   )
   add = parser.add_argument
-  add("--data", required=True, help="a prepared data set")
-  add("--split", default="train", help="whose users are told")
+  add("--data", help="a prepared data set; default that of --config")
+  add(
+    "--config",
+    help="of the run that is to train on the texts: its data, split, last day and "
+    "text options",
+  )
+  add("--split", help="whose users are told; default train")
   add("--out", required=True, help="folder to write to")
   add("--until", help="day or date; default where the data's training ends")
-  add(
-    "--text",
-    default="{}",
-    help='JSON of text options, e.g. \'{"time": "day"}\'',
-  )
-  add("--epochs", type=int, default=1, help="offline texts a user")
-  add("--users", type=int, default=0, help="at most so many; 0 for all")
+  add("--text", help='JSON of text options, e.g. \'{"time": "day"}\'')
+  add("--epochs", type=_count, default=1, help="offline texts a user")
+  add("--users", type=_count, default=0, help="at most so many; 0 for all")
   add("--seed", type=int, default=0, help="of forms and names")
   add(
     "--room",
-    type=int,
+    type=_count,
     default=0,
     help="most tokens a text, by three bytes each",
   )
   add("--endpoint", action="store_true", help="rewrite texts by a model, too")
   add("--answers", help="file of paid answers; default OUT/answers.sqlite")
-  add("--price_in", type=float, help="of a million tokens sent")
-  add("--price_out", type=float, help="of a million tokens received")
+  add("--price_in", type=_amount, help="of a million tokens sent")
+  add("--price_out", type=_amount, help="of a million tokens received")
   add(
     "--max_cost",
-    type=float,
+    type=_amount,
     default=0.0,
     help="most to spend, all runs together",
   )
-  add("--max_tokens", type=int, default=4096, help="of an answer")
-  add("--per_minute", type=int, default=60, help="requests; 0 for no limit")
-  add("--workers", type=int, default=4, help="requests at a time")
-  add("--timeout", type=float, default=120.0, help="seconds of a request")
-  add("--temperature", type=float, default=0.7, help="sent with each request")
+  add("--max_tokens", type=_positive, default=4096, help="of an answer")
+  add("--per_minute", type=_count, default=60, help="requests; 0 for no limit")
+  add("--workers", type=_positive, default=4, help="requests at a time")
+  add("--timeout", type=_amount, default=120.0, help="seconds without a byte")
+  add("--temperature", type=_amount, default=0.7, help="sent with each request")
   add("--estimate", action="store_true", help="tell the cost and stop")
   return parser.parse_args(argv[1:])
 
@@ -310,19 +352,49 @@ def _tell_cost(rewriter: rewriter_lib.Rewriter, job: Job) -> None:
     )
 
 
+def _read(args: argparse.Namespace) -> tuple[Any, str, dict[str, Any], int]:
+  """Data set, split, text options and day, of --config where there is one."""
+  from lumos_jax import config as config_lib
+  from lumos_jax import evaluate
+  from lumos_jax.llm import inputs
+
+  split, cfg, until = args.split or "train", {}, None
+  if args.config:
+    config = config_lib.load(args.config)
+    if config.recipe != "llm4es":
+      raise text_lib.TextError(
+        f"--config={args.config} is of recipe {config.recipe!r}, not 'llm4es'"
+      )
+    records = evaluate.open_data(config, args.data)
+    split = args.split or config.data.train_split
+    cfg = {k: config.data.text[k] for k in inputs.TEXT}
+    until = config.data.train_origin_last
+  elif args.data:
+    records = records_lib.Records.open(args.data)
+  else:
+    raise text_lib.TextError("give --data=FOLDER or --config=FILE or NAME")
+  if args.text is not None:
+    try:
+      more = json.loads(args.text)
+      if not isinstance(more, dict):
+        raise ValueError(f"it is a {type(more).__name__}")
+    except ValueError as e:
+      raise text_lib.TextError(f"--text is no JSON object: {e}") from e
+    cfg |= more
+  if args.until is not None or until is None:
+    until = _day(args.until, records.schema)
+  return records, split, cfg, until
+
+
 def main(args: argparse.Namespace) -> None:
   """Entry point."""
   try:
-    try:
-      cfg = json.loads(args.text)
-    except ValueError as e:
-      raise text_lib.TextError(f"--text is no JSON object: {e}") from e
-    records = records_lib.Records.open(args.data)
+    records, split, cfg, until = _read(args)
     job = Job(
       records,
-      args.split,
+      split,
       cfg,
-      until=_day(args.until, records.schema),
+      until=until,
       epochs=args.epochs,
       users=args.users,
       seed=args.seed,

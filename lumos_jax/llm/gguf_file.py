@@ -106,7 +106,8 @@ def open_gguf(path: epath.Path) -> Source:
       return unpermuted(value, a.n_kv_heads)
     return value
 
-  return Source(path, a, tuple(names), read, reader)
+  context = int(need("context_length", 0))
+  return Source(path, a, tuple(names), read, reader, context)
 
 
 def field_of(reader, key: str) -> Any:

@@ -8,6 +8,7 @@ Dimensions: B batch, T tokens of a row.
 """
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -17,6 +18,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from absl import logging
 
 from lumos_jax.data import hosts as hosts_lib
 from lumos_jax.data import instants, packing
@@ -50,6 +52,9 @@ class Texts:
   text.
   """
 
+  _TOKENIZER, _WRITTEN = "the tokenizer of model.weights", "data.written"
+  IN_USE = (_TOKENIZER,)
+
   def __init__(
     self,
     tokenizer: tokenizer_lib.Tokenizer,
@@ -72,11 +77,20 @@ class Texts:
     self._schema, self._written = schema, None
     options = {name: cfg.text[name] for name in TEXT}
     self.mixer = offline.Mixer(schema, options, seed)
+    # Training counts what it tells apart, in threads of its own.
+    self._base = text.Teller(schema, self.mixer.teller.options)
 
   @property
   def counts(self) -> collections.Counter:
-    """Of all that this process told, see `text.Teller`."""
-    return self.mixer.teller.counts
+    """Of the texts that were told in use, see `text.Teller`."""
+    return self._base.counts
+
+  def content(self) -> dict[str, str]:
+    """What is read beside the data set, by name: digests."""
+    out = {self._TOKENIZER: self.tokenizer.digest}
+    if self.cfg.written:
+      out[self._WRITTEN] = prepared.digest(self.cfg.written)
+    return out
 
   def ids(
     self, record: Batch, until: int = 0, epoch: int | None = None
@@ -97,14 +111,14 @@ class Texts:
       if written is not None:
         return self._newest(encode(written), room)
     if epoch is None:
-      told = self.mixer.teller.tell(record, **kw)
+      told = self._base.tell(record, **kw)
     else:
       told = self.mixer.tell(record, epoch, **kw)
     return np.asarray(encode(told.text)[:room], np.int32)
 
   def _newest(self, ids: list[int], room: int) -> np.ndarray:
     """The end of a written text; it has no events to leave out."""
-    self.counts.update(texts=1, cut_texts=int(len(ids) > room))
+    self.mixer.teller.counts.update(texts=1, cut_texts=int(len(ids) > room))
     return np.asarray(ids[-room:], np.int32)
 
   def held_out(self, record: Batch) -> bool:
@@ -151,6 +165,7 @@ class Texts:
         self._schema.hash,
         cfg.train_origin_last,
         seed,
+        self._base.options,
       )
     source = records.source(cfg.train_split)
     if not any(self._trains(source[i]) for i in range(len(source))):
@@ -180,8 +195,10 @@ class Texts:
     )
 
   def _trains(self, record: Batch) -> bool:
-    known = _events(record, self.cfg.train_origin_last)
-    return bool(known) and not self.held_out(record)
+    cfg, known = self.cfg, _events(record, self.cfg.train_origin_last)
+    # Where other splits are asked, all of this one may learn.
+    asked = cfg.train_split in (cfg.validation_split, cfg.test_split)
+    return bool(known) and not (asked and self.held_out(record))
 
   def eval_batches(
     self, records, cfg, split: str, batch_size: int
@@ -235,10 +252,11 @@ class Texts:
     """
     source = records.source(cfg[f"{split}_split"])
     until = cfg[f"{split}_origin"]
-    for i in range(0, len(source), batch_size):
-      stop = min(i + batch_size, len(source))
-      found = [source[j] for j in range(i, stop)]
-      yield self._of(found, until, batch_size)
+    with self._telling():
+      for i in range(0, len(source), batch_size):
+        stop = min(i + batch_size, len(source))
+        found = [source[j] for j in range(i, stop)]
+        yield self._of(found, until, batch_size)
 
   def batches_at(
     self,
@@ -251,8 +269,33 @@ class Texts:
   ) -> Iterator[Batch]:
     """A batch of each group of records, of events before a day."""
     del records, cfg, spare
-    for found in groups:
-      yield self._of(found, day, batch_size)
+    with self._telling():
+      for found in groups:
+        yield self._of(found, day, batch_size)
+
+  @contextlib.contextmanager
+  def _telling(self) -> Iterator[None]:
+    """Says at the end how many texts were cut, and how many are empty."""
+    before = dict(self.counts)
+    yield
+    told = {k: n - before[k] for k, n in self.counts.items()}
+    if told["cut_texts"]:
+      logging.info(
+        "%d of %d texts are cut: %d older events are not told (data.sequence_length "
+        "= %d)",
+        told["cut_texts"],
+        told["texts"],
+        told["cut_events"],
+        self.cfg.sequence_length,
+      )
+    if told["empty_texts"]:
+      logging.warning(
+        "%d of %d users have no event in their text: none before the day, or none "
+        "that fits data.sequence_length = %d",
+        told["empty_texts"],
+        told["texts"],
+        self.cfg.sequence_length,
+      )
 
   def _of(self, found: Sequence[Batch], until: int, batch_size: int) -> Batch:
     start = np.int32(self.tokenizer.start)

@@ -1,9 +1,13 @@
 """Texts that `llm.enrich` wrote, for training: one of a user's texts an epoch."""
 
+import dataclasses
+import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
+from absl import logging
 from etils import epath
 
 from lumos_jax.data import records as records_lib
@@ -21,12 +25,25 @@ def manifest(out: epath.PathLike) -> dict[str, Any]:
   """
   file = epath.Path(out) / MANIFEST
   try:
-    return json.loads(file.read_text())
+    found = json.loads(file.read_text())
+    if not isinstance(found, dict) or "files" not in found:
+      raise ValueError("it is no manifest of texts")
   except (OSError, ValueError) as e:
     raise records_lib.DataError(
       f"{file} is absent or damaged ({type(e).__name__}): write texts there with "
       f"python -m lumos_jax.llm.enrich --out={out}"
     ) from e
+  return found
+
+
+def digest(out: epath.PathLike) -> str:
+  """16 hex digits of which texts a folder holds.
+
+  Raises:
+    DataError: See `manifest`.
+  """
+  files = json.dumps(manifest(out)["files"], sort_keys=True)
+  return hashlib.sha256(files.encode()).hexdigest()[:16]
 
 
 def read(out: epath.PathLike, split: str) -> pl.DataFrame:
@@ -41,11 +58,13 @@ def read(out: epath.PathLike, split: str) -> pl.DataFrame:
       f"{out} holds texts of split {said.get('split')!r}, not {split!r}"
     )
   frames = []
-  for name in said.get("files", ()):
+  for name, checksum in said["files"].items():
     try:
-      with (out / name).open("rb") as f:
-        frames.append(pl.read_parquet(f))
-    except (OSError, pl.exceptions.PolarsError) as e:
+      data = (out / name).read_bytes()
+      if hashlib.sha256(data).hexdigest() != checksum:
+        raise ValueError("its bytes are not those that were written")
+      frames.append(pl.read_parquet(data, columns=list(COLUMNS)))
+    except (OSError, ValueError, pl.exceptions.PolarsError) as e:
       raise records_lib.DataError(
         f"{out / name} is absent or damaged ({type(e).__name__}): write the texts "
         "again"
@@ -67,6 +86,7 @@ class Texts:
     schema_hash: str,
     until: int,
     seed: int = 0,
+    options: Any = None,
   ):
     """Reads all of it.
 
@@ -77,9 +97,11 @@ class Texts:
       until: Day before which training knows events: texts of later ones would
         tell what is to be predicted.
       seed: Of what is drawn.
+      options: `text.Options` that training tells by; None for any.
 
     Raises:
-      DataError: The texts are of other data, or of events until another day.
+      DataError: The texts are of other data, of events until another day, or told
+        otherwise.
     """
     self.manifest, self._seed = manifest(out), seed
     for key, want in (("schema_hash", schema_hash), ("until_day", until)):
@@ -88,6 +110,20 @@ class Texts:
           f"{out}: its {key} is {self.manifest.get(key)}, training has {want}: "
           "write the texts again of this data, with --until"
         )
+    mine = json.loads(
+      json.dumps(dataclasses.asdict(options) if options else {})
+    )
+    differ = _differences(mine, self.manifest.get("text", {}))
+    if differ:
+      raise records_lib.DataError(
+        f"{out} was told with other settings than data.text has ({differ}): write "
+        "the texts again, with --config of this run"
+      )
+    if not self.manifest.get("complete", True):
+      logging.warning(
+        "%s is not complete: the endpoint stopped, and some users have fewer texts",
+        out,
+      )
     frame = read(out, split).group_by("key", maintain_order=True)
     self._texts = dict(frame.agg("text").iter_rows())
 
@@ -100,3 +136,12 @@ class Texts:
     if found is None:
       return None
     return offline.drawn(self._seed, "prepared", epoch, key).choice(found)
+
+
+def _differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+  """What two sets of options have otherwise, in words."""
+  return ", ".join(
+    f"{k}: {theirs.get(k)!r}, not {v!r}"
+    for k, v in sorted(mine.items())
+    if theirs.get(k) != v
+  )

