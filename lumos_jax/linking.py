@@ -15,19 +15,23 @@ before the event, and session_count. Source `tables` reads it.
 """
 
 import argparse
+import datetime
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 from absl import app
 from absl.flags import argparse_flags
 from etils import epath
 
-from lumos_jax import session_table
+from lumos_jax import ids, session_table
 from lumos_jax.data import records as records_lib
 
-ERRORS = (ValueError, OSError)
+ERRORS = (ValueError, OSError, pl.exceptions.PolarsError)
 _LINKS = ("visitor", "user", "start")
+_NEVER = datetime.datetime(9999, 1, 1)  # Of a logout that is not known.
 VECTOR, COUNT = "session_vector", "session_count"  # Columns of events.
 _SESSIONS = ("key", "visitor", "user", "start", "end", "login", "bot")
 
@@ -43,19 +47,26 @@ def usable(links: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
 
   Args:
     links: Columns visitor, user, start (of the login) and perhaps until (the
-      logout, exclusive; null where it is not known).
+      logout, exclusive; null where it is not known). Ids are taken as text, times
+      as in UTC where they name no zone.
 
   Returns:
-    The same with `until`, cut where another user's login came sooner; and counts.
+    The same with `until`, the latest of the user's links until then, cut where
+    another user's login came sooner; and counts.
 
   Raises:
-    ValueError: A column is absent, or two users log in at one instant.
+    ValueError: A column is absent or no time, or two users log in at one instant.
   """
   lost = [c for c in _LINKS if c not in links.columns]
   if lost:
     raise ValueError(f"the link table lacks {lost}; it has {links.columns}")
   if "until" not in links.columns:
-    links = links.with_columns(until=pl.lit(None, links["start"].dtype))
+    links = links.with_columns(until=pl.lit(None, pl.Datetime("us")))
+  links = links.with_columns(
+    pl.col("visitor", "user").cast(pl.String),
+    _moment(links, "start", "the link table"),
+    _moment(links, "until", "the link table"),
+  )
   whole = links.drop_nulls(_LINKS)
   backward = (pl.col("until") <= pl.col("start")).fill_null(False)
   counts = {
@@ -72,15 +83,51 @@ def usable(links: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, int]]:
       f"the link table has {n:,} instants at which one visitor is two users: "
       "keep one of them"
     )
-  following = pl.col("start").shift(-1).over("visitor")
-  other = pl.col("user").shift(-1).over("visitor") != pl.col("user")
-  clash = (other & (pl.col("until") > following)).fill_null(False)
+  whole = whole.with_columns(_run=_runs())
+  # Who logged in twice has left when the last of both has ended.
+  latest = pl.col("until").fill_null(_NEVER).cum_max().over("visitor", "_run")
+  end = pl.when(latest == _NEVER).then(None).otherwise(latest)
+  whole = whole.with_columns(until=end)
+  ends = pl.col("_run").shift(-1).over("visitor") != pl.col("_run")
+  after = pl.col("start").shift(-1).over("visitor")
+  whole = whole.with_columns(_next=pl.when(ends).then(after))
+  following = pl.col("_next").backward_fill().over("visitor", "_run")
+  clash = (pl.col("until") > following).fill_null(False)
   counts["links cut where another user logged in"] = int(
     whole.select(clash.sum()).item()
   )
-  return whole.with_columns(
-    until=pl.when(clash).then(following).otherwise(pl.col("until"))
-  ), counts
+  cut = pl.when(clash).then(following).otherwise(pl.col("until"))
+  return whole.with_columns(until=cut).drop("_run", "_next"), counts
+
+
+def _runs() -> pl.Expr:
+  """Number of each stretch of a visitor's sorted links that are one user's."""
+  other = pl.col("user") != pl.col("user").shift(1).over("visitor")
+  return other.fill_null(True).cum_sum().over("visitor")
+
+
+def _moment(frame: pl.DataFrame, name: str, where: str) -> pl.Expr:
+  """A column as times in UTC without a zone, in microseconds.
+
+  Raises:
+    ValueError: It is none.
+  """
+  kind, at = frame[name].dtype, pl.col(name)
+  if kind == pl.String:
+    try:
+      at = at.str.to_datetime(time_unit="us", time_zone="UTC")
+      kind = frame.select(at).to_series().dtype
+    except pl.exceptions.PolarsError as e:
+      raise ValueError(
+        f"column {name!r} of {where} holds a text that is no time: {e}"
+      ) from e
+  if isinstance(kind, pl.Datetime) and kind.time_zone:
+    at = at.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+  elif not isinstance(kind, pl.Datetime | pl.Date | pl.Null):
+    raise ValueError(
+      f"column {name!r} of {where} is {kind}, no date or time: read it as one"
+    )
+  return at.cast(pl.Datetime("us")).alias(name)
 
 
 def link(
@@ -88,10 +135,11 @@ def link(
 ) -> tuple[pl.DataFrame, dict[str, int]]:
   """Whose each session is, and since when that is known.
 
-  A session in which somebody was logged in is theirs. An anonymous one is of the
-  visitor's next login, if it is at most `days` ahead and nobody else can have been
-  there: before it nobody was known, or the same user, or the other one had logged
-  out. All others stay without a user, as do sessions of bots.
+  A session in which somebody was logged in is theirs, by the log or by the links:
+  who logged in during it, or had and logged out later. Another anonymous one is of
+  the visitor's next login, if it is at most `days` ahead. Always nobody else may
+  have been there: before it nobody was known, or the same user, or the other one
+  had logged out. All others stay without a user, as do sessions of bots.
 
   Args:
     sessions: sessions.parquet of a data set of source `clicks`.
@@ -107,19 +155,30 @@ def link(
   people = sessions.filter(~pl.col("bot"))
   own = people.filter(pl.col("user").is_not_null())
   unknown = people.filter(pl.col("user").is_null()).drop("user")
+  links = links.sort("visitor", "start").with_columns(_run=_runs())
   links = links.sort("start")
-  after = unknown.sort("end").join_asof(
-    links.select("visitor", next_user="user", known_at="start"),
-    left_on="end", right_on="known_at", by="visitor", strategy="forward",
-    check_sortedness=False,
+  near_by = dict(by="visitor", check_sortedness=False)
+  # The first login from the session's begin on, the last until its end, and the
+  # last before it.
+  found = unknown.sort("start").join_asof(
+    links.select(
+      "visitor", next_user="user", known_at="start", next_run="_run"
+    ),
+    left_on="start", right_on="known_at", strategy="forward", **near_by,
   )  # fmt: skip
-  both = after.sort("start").join_asof(
+  found = found.sort("end").join_asof(
+    links.select("visitor", end_start="start", end_run="_run"),
+    left_on="end", right_on="end_start", strategy="backward", **near_by,
+  )  # fmt: skip
+  found = found.sort("start").join_asof(
     links.select(
       "visitor", last_user="user", last_start="start", last_until="until"
     ),
-    left_on="start", right_on="last_start", by="visitor", strategy="backward",
-    check_sortedness=False,
+    left_on="start", right_on="last_start", strategy="backward",
+    allow_exact_matches=False, **near_by,
   )  # fmt: skip
+  inside = (pl.col("known_at") <= pl.col("end")).fill_null(False)
+  during = (pl.col("start") < pl.col("last_until")).fill_null(False) & ~inside
   near = pl.col("known_at") - pl.col("end") <= pl.duration(
     seconds=days * 86_400
   )
@@ -128,24 +187,35 @@ def link(
     | (pl.col("last_user") == pl.col("next_user"))
     | (pl.col("last_until") <= pl.col("start")).fill_null(False)
   )
+  alone = ~inside | (pl.col("next_run") == pl.col("end_run"))
   some = pl.col("next_user").is_not_null()
+  later = some & ~during
+  linked = later & near & free & alone
   counts = {
     "sessions of bots, not linked": len(sessions) - len(people),
     "sessions of a known user": len(own),
-    **both.select(
-      (some & near & free).sum().alias("sessions linked to a later login"),
-      (~some).sum().alias("sessions with no later login"),
-      (some & ~near).sum().alias("sessions too long before the login"),
-      (some & near & ~free)
+    **found.select(
+      during.sum().alias("sessions during a link"),
+      (linked & inside).sum().alias("sessions with a login in them"),
+      (linked & ~inside).sum().alias("sessions linked to a later login"),
+      (~some & ~during).sum().alias("sessions with no later login"),
+      (later & ~near).sum().alias("sessions too long before the login"),
+      (later & near & ~(free & alone))
       .sum()
       .alias("sessions that may be another user's, not linked"),
     ).row(0, named=True),
   }
-  found = both.filter(some & near & free).select(
-    "key", user="next_user", known_at="known_at"
+  whose = (
+    pl.when(during).then(pl.col("last_user")).otherwise(pl.col("next_user"))
+  )
+  since = (
+    pl.when(during).then(pl.col("last_start")).otherwise(pl.col("known_at"))
+  )
+  theirs = found.filter(linked | during).select(
+    "key", user=whose, known_at=since
   )
   mine = own.select("key", "user", known_at="login")
-  return pl.concat([mine, found]).sort("key"), counts
+  return pl.concat([mine, theirs]).sort("key"), counts
 
 
 def rows(
@@ -170,14 +240,14 @@ def rows(
       f"{lost:,} of {len(found):,} linked sessions have no vector: write the table "
       "of all sessions (lumos sessions without --first) of the same data set"
     )
-  width = found["embedding"].dtype.size
+  vector = pl.col("embedding")
+  if isinstance(found["embedding"].dtype, pl.Array):
+    vector = vector.arr.to_list()
   return found.select(
     key="user",
     time=pl.max_horizontal("end", "known_at"),
     session="key",
-    vector=pl.col("embedding").cast(pl.List(pl.Float32))
-    if width is None
-    else pl.col("embedding").arr.to_list(),
+    vector=vector.cast(pl.List(pl.Float32)),
   ).sort("key", "time", "session")
 
 
@@ -254,14 +324,7 @@ def joined(
     raise ValueError(
       f"the events have a column {taken[0]!r} already: rename it"
     )
-  kind = events[time].dtype
-  if not isinstance(kind, pl.Datetime | pl.Date):
-    raise ValueError(
-      f"column {time!r} of the events is {kind}, no date or time: read it as one"
-    )
-  at = pl.col(time)
-  if isinstance(kind, pl.Datetime) and kind.time_zone:
-    at = at.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+  at = _moment(events, time, "the events")
   asked = events.select(
     key=pl.col(key).cast(pl.String), as_of=at.cast(found["time"].dtype)
   )
@@ -302,16 +365,51 @@ def write(
       "sessions are"
     )
   sessions = pl.read_parquet(str(path))
-  given = logins(sessions) if links is None else pl.read_parquet(str(links))
+  stats = json.loads((epath.Path(data_dir) / records_lib.STATS).read_text())
+  if links is None:
+    given = logins(sessions)
+  else:
+    given = _stored(_table(links), ("visitor", "user"), stats)
   given, counts = usable(given)
   linked, more = link(sessions, given, days)
   table = rows(sessions, linked, session_table.read(vectors))
   if events is not None:
-    table, told = joined(pl.read_parquet(str(events)), table, key, time)
+    asked = _table(events)
+    same, told = joined(_stored(asked, (key,), stats), table, key, time)
+    # Under the ids that the events came with.
+    table = asked.with_columns(same[VECTOR], same[COUNT])
     more |= told
   with epath.Path(out).open("wb") as f:
     table.write_parquet(f)
   return counts | more
+
+
+def _table(file: epath.PathLike) -> pl.DataFrame:
+  """A Parquet file; ValueError names one that is none."""
+  try:
+    return pl.read_parquet(str(file))
+  except pl.exceptions.PolarsError as e:
+    raise ValueError(f"{file} is no Parquet file: {e}") from e
+
+
+def _stored(
+  frame: pl.DataFrame, columns: Sequence[str], stats: Mapping[str, Any]
+) -> pl.DataFrame:
+  """A table with ids as the data set has them: hashed where its are.
+
+  Raises:
+    IdError: They are, and the environment has no key, or another one.
+  """
+  there = [c for c in columns if c in frame.columns]
+  if not ids.hashed(stats) or not there:
+    return frame
+  key = ids.salt_of(stats["ids"]["fingerprint"])
+  return frame.with_columns(
+    pl.col(c)
+    .cast(pl.String)
+    .map_elements(lambda x: ids.hash_id(x, key), pl.String)
+    for c in there
+  )
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:

@@ -33,7 +33,7 @@ from lumos_jax import (
 )
 from lumos_jax import config as config_lib
 from lumos_jax import recipes as recipes_lib
-from lumos_jax.data import hosts, records
+from lumos_jax.data import hosts, raw_files, records
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import predict
@@ -93,7 +93,9 @@ def open_data(config) -> records.Records:
     from jax.experimental import multihost_utils
 
     multihost_utils.sync_global_devices("data prepared")
-  return records.Records.open(path)
+  found = records.Records.open(path)
+  raw_files.check(path, found.stats, config.data.source, options)
+  return found
 
 
 def warn_of_later_rows(config, schema: schema_lib.Schema) -> None:

@@ -39,6 +39,7 @@ def write(
   data_dir: epath.PathLike | None = None,
   first: int = 0,
   step: int | str | None = None,
+  replace: bool = False,
 ) -> dict[str, Any]:
   """Writes the table; see the module's text.
 
@@ -49,6 +50,7 @@ def write(
     first: Clicks that are read, of sessions that have more; 0 for all clicks of
       all sessions.
     step: Checkpoint; default the newest.
+    replace: Removes a table of another model, step or data that `out` holds.
 
   Returns:
     The manifest.
@@ -87,17 +89,22 @@ def write(
   folder = epath.Path(out)
   path = folder / MANIFEST
   if path.exists() and json.loads(path.read_text()) != manifest:
-    raise ValueError(
-      f"{folder} holds another table (see {MANIFEST}): choose another --out"
-    )
+    if not replace:
+      raise ValueError(
+        f"{folder} holds another table (see {MANIFEST}): choose another --out"
+      )
+    # The manifest last: what a kill leaves is still another table.
+    for old in folder.glob("*.parquet"):
+      old.unlink()
   folder.mkdir(parents=True, exist_ok=True)
   predict.write_atomic(path, json.dumps(manifest, indent=1).encode())
-  total = 0
+  total = kept = 0
   for split in records.splits:
     size = records.stats["splits"][split]["users"]
     for n, start in enumerate(range(0, size, PART_SESSIONS)):
       place = folder / f"{split}-{n:05d}.parquet"
       if place.exists():
+        kept += 1
         continue
       stop = min(size, start + PART_SESSIONS)
       frame = _frame(
@@ -108,7 +115,8 @@ def write(
         frame.write_parquet(f)
       aside.replace(place)
       total += len(frame)
-  print(f"{total:,} sessions written to {folder}", file=sys.stderr)
+  there = f"; {kept} parts were there" if kept else ""
+  print(f"{total:,} sessions written to {folder}{there}", file=sys.stderr)
   return manifest
 
 

@@ -91,3 +91,51 @@ def test_a_card_number_has_its_check_digit():
   assert addresses.is_card("4111 1111 1111 1111")
   assert not addresses.is_card("4111 1111 1111 1112")
   assert not addresses.is_card("0")
+
+
+def test_tokens_are_found_as_a_whole():
+  import random
+  import string
+
+  clean = addresses.Cleaner().text
+  for token in (
+    "86f7e437faa5a7fce15d1ddcb9eaeaea377667b8",
+    "ghp_16C7e42F292c6912E7710c838347Ae178B4a",
+    "AKIAIOSFODNN7EXAMPLE",
+  ):
+    assert clean(token) == "{token}"
+  rng = random.Random(0)
+  drawn = lambda more, n: "".join(
+    rng.choices(string.ascii_letters + string.digits + more, k=n)
+  )
+  for more, n, most in (("", 16, 0.05), ("-_", 22, 0.06), ("-_", 32, 0.01)):
+    whole = [t for t in (drawn(more, n) for _ in range(500)) if clean(t) == t]
+    assert len(whole) <= most * 500
+  for words in (
+    "iPhone-15-Pro-Max-256GB-Blue",
+    "MacBook-Pro-M3-16GB-512GB-SSD",
+    "how-to-buy-2-things-in-2024",
+  ):
+    assert clean(words) == words
+
+
+def test_what_is_private_has_many_spellings():
+  cleaner = addresses.Cleaner(["q"], [r"\d+"])
+  for text in (
+    "joe123@b.example",
+    "{joe.secret}@mail.example",
+    "joe%7D@b.example",
+    "joe%u0040b.example",
+    "joe&#0064;b.example",
+    "joe&%2364;b.example",
+  ):
+    assert cleaner.text(text) == "{email}"
+    assert cleaner.address(f"https://h/{text}") == ("h", "{email}")
+  assert cleaner.text("4111_1111_1111_1111") == "{card}"
+  address = addresses.Cleaner(["q"]).address
+  assert address("https://h/4111/1111/1111/1111/x") == ("h", "{card}", "x")
+  assert address("https://h/2024/05/31/12") == ("h", "2024", "05", "31", "12")
+  assert address("https://h/x&email=joe&token=SECRET12") == ("h", "x")
+  assert address("https://h/a&b") == ("h", "a&b")
+  assert address("https://h/?q=a?token=SEC1") == ("h", "?q=a")
+  assert address("https://h/?q=/p/x?email=joe") == ("h", "?q=/p/x")

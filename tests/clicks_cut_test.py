@@ -55,7 +55,8 @@ def test_any_order_gives_the_same_sessions_and_a_late_click_joins_two():
 
 def test_day_by_day_equals_one_run():
   rng = np.random.default_rng(1)
-  n, day = 400, 86_400
+  # Nights are as busy as days: sessions lie across midnight.
+  n, day = 900, 86_400
   users = np.where(rng.random(n) < 0.3, rng.choice(["a", "b"], n), "")
   rows = [
     (f"v{rng.integers(6)}", float(rng.integers(0, 4 * day)), u or None)
@@ -74,6 +75,9 @@ def test_day_by_day_equals_one_run():
   joined = pl.concat(parts).sort("key", "instant", "user")
   assert joined.equals(whole.sort("key", "instant", "user"))
   assert len(joined) == n and whole["key"].n_unique() > 20
+  of_day = pl.col("instant") // (day * SECOND)
+  nights = whole.group_by("key").agg(n=of_day.n_unique())
+  assert nights.filter(pl.col("n") > 1).height > 2
 
 
 def test_another_user_ends_a_session_and_a_login_does_not():
@@ -109,7 +113,8 @@ def test_only_page_views_end_a_dwell_and_equal_times_share_it():
 
 def test_bots_are_too_fast_or_never_end():
   fast = [("fast", 3600 + i * 0.9) for i in range(62)]
-  slow = [("slow", i * 1.0) for i in range(60)]
+  # A click more than so many within a minute, not at its end.
+  slow = [("slow", i * 60.0 / 60) for i in range(61)]
   endless = [("endless", i * 1500.0) for i in range(40)]
   frame = cut.sessions(clicks(*fast, *slow, *endless))
   found = cut.bots(frame, 60, 12).to_list()
@@ -123,7 +128,7 @@ def test_the_clients_clock_counts_where_it_agrees_with_arrival():
       "time": [0, 10, 10_000, 5, None, 99_999, None],
       "arrival": [1, 5, 20, None, 7, None, None],
     }
-  ).with_columns(pl.all() * SECOND)
+  ).with_columns(pl.all() * SECOND, visitor=pl.Series(list("vvwvvvv")))
   found, counts = cut.clocks(frame, 60, now=50_000 * SECOND)
   expected = [0, 10, 20, 5, 7, None, None]
   assert [x and x // SECOND for x in found["instant"]] == expected
@@ -132,6 +137,48 @@ def test_the_clients_clock_counts_where_it_agrees_with_arrival():
   assert counts["clicks whose client's clock was ahead of arrival"] == 1
   by = "clicks ordered by arrival, the client's clock being off"
   assert counts[by] == 1
+
+
+def test_one_clock_orders_what_belongs_together():
+  # Client and arrival agree on the order; the client's is at the tolerance's edge.
+  frame = pl.DataFrame(
+    {
+      "visitor": ["v", "v", "v", "w", "v"],
+      "time": [701, 709, 721, 701, 90_000],
+      "arrival": [1000, 1010, 1020, 1000, 90_010],
+    }
+  ).with_columns(pl.col("time", "arrival") * SECOND)
+  found, counts = cut.clocks(frame, 300, now=10**18)
+  instants = [x // SECOND for x in found["instant"]]
+  assert instants == [1000, 1010, 1020, 701, 90_000]
+  off = "clicks ordered by arrival, the client's clock being off"
+  assert counts[off] == 3
+
+
+def test_no_time_in_the_future_counts_whoever_says_it():
+  frame = pl.DataFrame(
+    {
+      "visitor": ["v"] * 4,
+      "time": [5, 2000, 2000, None],
+      "arrival": [2000, 2000, 7, 2000],
+    }
+  ).with_columns(pl.col("time", "arrival") * SECOND)
+  found, counts = cut.clocks(frame, 300, now=1000 * SECOND)
+  assert found["instant"].to_list() == [None, None, 7 * SECOND, None]
+  assert counts["clicks with a time in the future"] == 3
+
+
+def test_another_user_ends_a_given_session_too():
+  frame = clicks(
+    ("v", 0.0, None, "1"), ("v", 1.0, "a", "1"), ("v", 2.0, None, "1"),
+    ("v", 3.0, "b", "1"), ("v", 4.0, None, "1"), ("v", 5.0, "a", "1"),
+  )  # fmt: skip
+  found = cut.sessions(frame)
+  assert found["key"].to_list() == [
+    "v/s/1", "v/s/1", "v/s/1", "v/s/1/1", "v/s/1/1", "v/s/1/2",
+  ]  # fmt: skip
+  frame = clicks(("w", 0.0, "a", "1"), ("v", 1.0, "b", "1"))
+  assert len(groups(frame, scope="everywhere")) == 2
 
 
 def test_keys_do_not_change_as_later_clicks_come():

@@ -1,5 +1,6 @@
 """lumos intents: endpoints good and bad, kills, what is paid, what is edited."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -207,6 +208,54 @@ def test_a_review_that_nobody_edited_is_replaced(tables, tmp_path):
 
 
 # Endpoints that answer badly.
+
+
+def test_labels_that_are_lost_or_damaged_are_made_again(tables, tmp_path):
+  chain(tables, tmp_path).run()
+  first = tmp_path / "labels" / "part-00000.parquet"
+  before = first.read_bytes()
+  for damage in (first.unlink, lambda: first.write_bytes(before[:300])):
+    damage()
+    say = Quiet()
+    chain(tables, tmp_path, say=say).run()
+    assert first.read_bytes() == before
+    assert "label all: done before" not in say.lines
+    assert "distil: done before" in say.lines
+
+
+def test_a_kill_while_the_review_is_written_is_no_edit(
+  tables, tmp_path, monkeypatch
+):
+  from lumos_jax.intents import chain as chain_lib
+
+  write = chain_lib.stages.write
+
+  def killed(path, content):
+    write(path, content)
+    if str(path).endswith(".review"):
+      raise Stop
+
+  monkeypatch.setattr(chain_lib.stages, "write", killed)
+  with pytest.raises(Stop):
+    chain(tables, tmp_path).run()
+  monkeypatch.setattr(chain_lib.stages, "write", write)
+  other = dataclasses.replace(OPTIONS, labels=OPTIONS.labels + 1)
+  assert chain(tables, tmp_path, options=other).run()
+
+
+def test_a_teacher_of_no_use_is_not_asked_on(tables, serve, tmp_path):
+  def behave(sent, n):
+    if LABEL in sent["messages"][0]["content"]:
+      return fake_endpoint.reply("I would rather talk about the weather.")
+    return fake_intents.behave(sent, n)
+
+  server = serve(behave)
+  options = dataclasses.replace(OPTIONS, teach=10_000, workers=1)
+  asks = asking(server, tmp_path)
+  with pytest.raises(
+    sessions.IntentError, match="none of the first 40 sessions"
+  ):
+    chain(tables, tmp_path, asks, options=options).run()
 
 
 def build(endpoint, folder, count=4, batches=None):

@@ -66,11 +66,74 @@ def test_a_session_long_before_the_login_stays_unknown():
 def test_between_two_users_it_is_of_the_second_only_after_a_logout():
   frame = sessions(("a", "v", None, 4), ("b", "v", None, 6))
   found, counts = linked(frame, ("v", "u1", 3, 5), ("v", "u2", 8, None))
-  assert found == {"b": ("u2", 8)}
-  assert counts["sessions that may be another user's, not linked"] == 1
+  assert found == {"a": ("u1", 3), "b": ("u2", 8)}
+  assert counts["sessions during a link"] == 1
+  # Who never logged out may be there still.
+  found, counts = linked(frame, ("v", "u1", 3, None), ("v", "u2", 8, None))
+  assert not found
+  assert counts["sessions that may be another user's, not linked"] == 2
   # The same user on both sides leaves no doubt.
   found, _ = linked(frame, ("v", "u1", 3, None), ("v", "u1", 8, None))
   assert found == {"a": ("u1", 8), "b": ("u1", 8)}
+
+
+def test_who_logs_in_during_a_session_was_there():
+  frame = sessions(("a", "v", None, 1))  # An hour.
+  soon, late = 1 + 12 / 24 / 60, 1 + 50 / 24 / 60
+  for until in (None, 1 + 20 / 24 / 60):
+    found, _ = linked(frame, ("v", "u1", soon, until), ("v", "u2", 2, None))
+    assert found == {"a": ("u1", 1)}
+  found, counts = linked(frame, ("v", "u1", soon, None))
+  assert found == {"a": ("u1", 1)}
+  assert counts["sessions with a login in them"] == 1
+  # Two in one session, or one before who may be there still: nobody's.
+  for more in (("v", "u2", late, None), ("v", "u2", 0, None)):
+    found, counts = linked(frame, ("v", "u1", soon, None), more)
+    assert not found
+    assert counts["sessions that may be another user's, not linked"] == 1
+  # The end of a session is before the login, not its begin.
+  found, _ = linked(frame, ("v", "u1", 31.03, None))
+  assert found == {"a": ("u1", 31)}
+
+
+def test_of_two_links_of_a_user_the_later_end_counts():
+  frame = sessions(("a", "v", None, 3.5))
+  given = ("v", "u1", 1, 20), ("v", "u1", 2, 3)
+  found, _ = linked(frame, *given, ("v", "u2", 5, None))
+  assert found == {"a": ("u1", 2)}
+  ends, counts = linking.usable(links(*given, ("v", "u2", 5, None)))
+  assert ends["until"].to_list() == [at(5), at(5), None]
+  assert counts["links cut where another user logged in"] == 2
+
+
+def test_link_tables_come_in_many_types():
+  given = links(("1", "7", 5, None), ("2", "8", 1, 3))
+  frame = sessions(("a", "1", None, 4), ("b", "2", None, 2))
+  wanted, _ = linking.link(frame, linking.usable(given)[0])
+  assert wanted["user"].to_list() == ["7", "8"]
+  whole = lambda c: given.with_columns(pl.col(c).cast(pl.Int64))
+  made = [
+    whole("visitor"),
+    whole("user"),
+    given.with_columns(pl.col("start", "until").cast(pl.Datetime("ns"))),
+    given.with_columns(
+      pl.col("start")
+      .dt.replace_time_zone("UTC")
+      .dt.convert_time_zone("Asia/Tokyo")
+    ),
+    given.with_columns(pl.col("start").cast(pl.Date)),
+    given.with_columns(pl.col("start").dt.strftime("%Y-%m-%dT%H:%M:%S")),
+  ]
+  for table in made:
+    found, _ = linking.link(frame, linking.usable(table)[0])
+    assert found.equals(wanted)
+  bad = given.with_columns(start=pl.lit("soon"))
+  with pytest.raises(
+    ValueError, match="'start' of the link table holds a text"
+  ):
+    linking.usable(bad)
+  with pytest.raises(ValueError, match="'start' of the link table is Int64"):
+    linking.usable(given.with_columns(start=pl.lit(3, pl.Int64)))
 
 
 def test_a_visitor_is_one_user_at_a_time():

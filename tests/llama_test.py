@@ -333,7 +333,9 @@ def test_a_tokenizer_that_loses_letters_is_refused(tmp_path):
   with pytest.raises(weights.WeightsError, match="texts would lose letters"):
     tokenizer_lib.of(with_tokenizer(tmp_path / "a", doc))
   (tmp_path / "a" / "tokenizer.json").write_text("[]")
-  with pytest.raises(weights.WeightsError, match="tokenizer.json is no JSON ob"):
+  with pytest.raises(
+    weights.WeightsError, match="tokenizer.json is no JSON ob"
+  ):
     tokenizer_lib.of(weights.open_source(str(tmp_path / "a")))
 
 

@@ -516,7 +516,9 @@ def test_written_texts_are_trained_on_in_place_of_told_ones(tmp_path):
   frame.with_columns(text=pl.lit("other")).write_parquet(
     tmp_path / "part.parquet"
   )
-  with pytest.raises(records_lib.DataError, match="part.parquet is absent or d"):
+  with pytest.raises(
+    records_lib.DataError, match="part.parquet is absent or d"
+  ):
     batch_of(build(data__written=str(tmp_path))[2], c, records, 8)
   about["files"] = {"part.parquet": checksum()}
   (tmp_path / "manifest.json").write_text(json.dumps(about))
@@ -530,7 +532,9 @@ def test_another_tokenizer_is_refused_in_use_too():
   meta = {"inputs": identity.inputs_of(recipe)}
   identity.check_inputs(meta, recipe, False)
   recipe.inputs.tokenizer = types.SimpleNamespace(digest="0" * 16)
-  with pytest.raises(checkpoint.CheckpointError, match="the tokenizer of model"):
+  with pytest.raises(
+    checkpoint.CheckpointError, match="the tokenizer of model"
+  ):
     identity.check_inputs(meta, recipe, False)
 
 
@@ -539,7 +543,9 @@ def test_all_users_of_a_split_learn_where_others_are_asked():
     data__validation_split="validation", data__test_split="test"
   )
   told = [r for r in records.users if recipe.inputs.held_out(r)]
-  assert told and all(recipe.inputs._trains(r) for r in told if r["day"][0] < 70)
+  assert told and all(
+    recipe.inputs._trains(r) for r in told if r["day"][0] < 70
+  )
   recipe = build()[2]
   assert not any(recipe.inputs._trains(r) for r in told)
 

@@ -14,10 +14,14 @@ from collections.abc import Sequence
 
 _MOST_DECODINGS = 6
 _MOST_LETTERS = 2000  # Of an address; the rest is cut.
-_ENCODED = re.compile(r"%[0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|&(?:#|amp|commat)")
-_AT = re.compile(r"&(?:amp;)?(?:#64|#x40|commat);?", re.I)
-_EMAIL = re.compile(r"[^\s/@{}]+(?:@|\(at\)|\[at\])[^\s/@{}]+", re.I)
-_DIGITS = re.compile(r"(?<![0-9])\+?[0-9](?:[ .()\u2010-\u2015-]?[0-9]){8,}")
+_ENCODED = re.compile(r"%[0-9a-fA-F]{2}|[%\\]u[0-9a-fA-F]{4}|&(?:#|amp|commat)")
+# "&#64;", as HTML has it, percent-encoded or not.
+_AND, _HASH = r"(?:&|%(?:25)*26)(?:amp;)?", r"(?:#|%(?:25)*23)"
+_AT = re.compile(
+  rf"{_AND}(?:{_HASH}(?:0*64|x0*40)|commat)(?:;|%(?:25)*3b)?", re.I
+)
+_EMAIL = re.compile(r"[^\s/@]+(?:@|\(at\)|\[at\])[^\s/@]*", re.I)
+_DIGITS = re.compile(r"(?<![0-9])\+?[0-9](?:[ .()_\u2010-\u2015-]?[0-9]){8,}")
 _IP = re.compile(
   r"(?<![0-9.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![0-9.])"
   r"|(?<![0-9a-f:])(?:[0-9a-f]{0,4}:){3,7}[0-9a-f]{0,4}(?![0-9a-f:])",
@@ -25,10 +29,12 @@ _IP = re.compile(
 )
 _NESTED = re.compile(r"(?:[a-z][a-z0-9+.-]*:/?/?/|www\.)\S*", re.I)
 _UUID = re.compile(
-  r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}", re.I
+  r"(?<![0-9a-f])[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}(?![0-9a-f])",
+  re.I,
 )
 _LONG = re.compile(r"[A-Za-z0-9+=_~.-]{16,}")
 _HEX = re.compile(r"[0-9a-f]{16,}", re.I)
+_CHANGES = 6  # Of a token; names of products with their sizes have fewer.
 EMAIL, CARD, NUMBER, IP, URL, TOKEN, OWN = (
   "{email}", "{card}", "{number}", "{ip}", "{url}", "{token}", "{masked}"
 )  # fmt: skip
@@ -94,6 +100,9 @@ class Cleaner:
       if matrix:
         self._note("matrix parameters dropped")
       decoded = _decoded(part)
+      if "=" in decoded.partition("&")[2]:  # A query without its "?".
+        self._note("queries in paths dropped")
+        decoded = decoded.partition("&")[0]
       # A part that holds slashes, a query or a fragment once decoded is an
       # address in an address: its own query is dropped alike.
       if re.search(r"[?#]", decoded):
@@ -102,18 +111,37 @@ class Cleaner:
       for inner in self._nested(decoded).split("/"):
         inner = inner.partition(";")[0]
         if inner and inner != ".":
-          parts.append(self.text(inner))
+          parts.append(inner)
+    parts = [self.text(p) for p in self._cards(parts)]
     kept = []
     if asked:
       for pair in re.split("[&;]", query):
         key, _, value = pair.partition("=")
         if key in self._allowed:
           value = self._nested(_decoded(value.replace("+", " ")))
+          if re.search(r"[?#]", value):
+            self._note("queries in values dropped")
+            value = re.split(r"[?#]", value)[0]
           kept.append(f"{key}={self.text(value)}")
         elif pair:
           self._note("query keys dropped")
     host = self.text(host) if host else ""
     return (host, *parts, *(("?" + "&".join(sorted(kept)),) if kept else ()))
+
+  def _cards(self, parts: Sequence[str]) -> list[str]:
+    """Parts of a path, with a word for those that are one card number together."""
+    out, i = list(parts), 0
+    while i < len(out):
+      stop = i
+      while stop < len(out) and out[stop].isdecimal():
+        stop += 1
+      for end in range(stop, i + 1, -1):
+        if is_card("".join(out[i:end])):
+          self._note(f"{CARD} masked")
+          out[i:end] = [CARD]
+          break
+      i += 1
+    return out
 
   def _nested(self, text: str) -> str:
     if not _NESTED.search(text):
@@ -132,16 +160,18 @@ class Cleaner:
         self._note(f"{word} masked")
         out = done
 
-    for own in self._own:
-      mask(own, OWN)
     mask(_NESTED, URL)
     mask(_EMAIL, EMAIL)
     mask(_UUID, TOKEN)
     mask(_DIGITS, CARD, is_card)
     mask(_IP, IP, lambda t: t.count(".") == 3 or t.count(":") > 2)
-    mask(_HEX, TOKEN, lambda t: any(c.isdigit() for c in t))
+    # Whole runs before the parts of them that are hexadecimal.
     mask(_LONG, TOKEN, is_token)
+    mask(_HEX, TOKEN, lambda t: any(c.isdigit() for c in t))
     mask(_DIGITS, NUMBER)
+    # Last: what they leave of an address or token is none of the above any more.
+    for own in self._own:
+      mask(own, OWN)
     return out
 
 
@@ -164,7 +194,7 @@ def _decoded(text: str) -> str:
       return text
     new = urllib.parse.unquote(text, errors="replace")
     new = re.sub(
-      r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m.group(1), 16)), new
+      r"[%\\]u([0-9a-fA-F]{4})", lambda m: chr(int(m.group(1), 16)), new
     )
     new = _AT.sub("@", new)
     new = _plain(new.encode("utf-8", "replace").decode())
@@ -188,18 +218,25 @@ def is_token(text: str) -> bool:
   """Whether a long run of letters and digits is random, not words.
 
   Words of an address are joined by "-" or "_" and hold few digits each; a token
-  has a run of 16 or more that mixes digits with letters, or changes case often.
+  has a run of 16 or more that mixes digits with letters, or changes case often, or
+  it changes between small letters, large ones and digits often as a whole.
   """
-  for run in re.split(r"[-_.~]", text):
+  whole = 0
+  for run in re.split(r"[-_.~+=]", text):
+    pairs = list(zip(run, run[1:], strict=False))
+    changes = sum(a.islower() and b.isupper() for a, b in pairs)
+    whole += changes + sum(
+      a.isalnum() and b.isalnum() and a.isdigit() != b.isdigit()
+      for a, b in pairs
+    )
     if len(run) < 16:
       continue
     digits = sum(c.isdigit() for c in run)
     letters = sum(c.isalpha() for c in run)
-    changes = sum(
-      a.islower() and b.isupper() for a, b in zip(run, run[1:], strict=False)
-    )
-    if (digits >= 2 and letters >= 2) or changes >= 4:
+    if (digits >= 1 and letters >= 2) or changes >= 4:
       return True
+  if whole >= _CHANGES:
+    return True
   # A signed token: three long parts between points.
   pieces = text.split(".")
   return (

@@ -19,24 +19,39 @@ _ORDER = ("visitor", "instant", "user", "page", "event")
 
 
 def clocks(
-  frame: pl.DataFrame, tolerance_seconds: float, now: int
+  frame: pl.DataFrame,
+  tolerance_seconds: float,
+  now: int,
+  pause_minutes: float = 30,
 ) -> tuple[pl.DataFrame, dict[str, int]]:
   """Adds `instant`: the client's time where it agrees with arrival.
 
+  One clock orders all clicks of a visitor between which no arrival is missing for
+  longer than the pause: two, click by click, could turn an order on which both agree.
+
   Args:
-    frame: Columns time and arrival, int64 microseconds or null.
-    tolerance_seconds: What the two may differ by. Where they differ by more, the
-      time is arrival's.
+    frame: Columns visitor, and time and arrival, int64 microseconds or null.
+    tolerance_seconds: What the two may differ by. Where they differ by more for one
+      click of a stretch, the stretch's times are arrival's.
     now: Microseconds; a time beyond it, without an arrival that says better, is
-      no time: null.
+      no time: null. An arrival beyond it says nothing.
+    pause_minutes: As of `sessions`.
 
   Returns:
     The frame, and counts.
   """
   time, arrival = pl.col("time"), pl.col("arrival")
-  both = time.is_not_null() & arrival.is_not_null()
-  away = (time - arrival).abs() > tolerance_seconds * 1e6
-  future = (time > now) & arrival.is_null()
+  late = (arrival > now).fill_null(False)
+  future = late | ((time > now) & arrival.is_null()).fill_null(False)
+  both = time.is_not_null() & arrival.is_not_null() & ~late
+  off = both & ((time - arrival).abs() > tolerance_seconds * 1e6)
+  frame = frame.with_row_index("_row").sort("visitor", "arrival")
+  gap = arrival.diff().over("visitor") > int(pause_minutes * MINUTE)
+  stretch = gap.fill_null(True).cum_sum().over("visitor")
+  frame = frame.with_columns(_stretch=stretch)
+  away = off.any().over("visitor", "_stretch")
+  frame = frame.with_columns(_away=away).sort("_row")
+  away = pl.col("_away")
   instant = (
     pl.when(future)
     .then(None)
@@ -51,9 +66,10 @@ def clocks(
     .sum()
     .alias("clicks ordered by arrival, the client's clock being off"),
     ahead.sum().alias("clicks whose client's clock was ahead of arrival"),
-    (future.fill_null(False)).sum().alias("clicks with a time in the future"),
+    future.sum().alias("clicks with a time in the future"),
   ).row(0, named=True)
-  return frame.with_columns(instant=instant), counts
+  frame = frame.with_columns(instant=instant)
+  return frame.drop("_row", "_stretch", "_away"), counts
 
 
 def sessions(
@@ -64,7 +80,7 @@ def sessions(
   Args:
     frame: Columns visitor, instant, user and session (null where not given).
     pause_minutes: A longer pause ends a session. Where `session` is given, it is
-      the session, whatever pauses it has.
+      the session, whatever pauses it has; another known user ends it, too.
     scope: Whether a given session id is unique within a "visitor" (the rule), or
       "everywhere".
 
@@ -93,9 +109,20 @@ def sessions(
   found = (
     pl.when(twin > 0).then(pl.format("{}/{}", found, twin)).otherwise(found)
   )
+  of = ["visitor", "session"]
   own = pl.format("{}/s/{}", _quoted("visitor"), _quoted("session"))
   if scope == "everywhere":
-    own = pl.format("s/{}", _quoted("session"))
+    own, of = pl.format("s/{}", _quoted("session")), ["session"]
+  # Who was there last, within a given session.
+  mine = pl.col("user").forward_fill().over(of, order_by="instant")
+  frame = frame.with_columns(_mine=mine)
+  last = pl.col("_mine").shift(1).over(of, order_by="instant")
+  passed = (pl.col("user") != last).fill_null(False)
+  frame = frame.with_columns(_passed=passed)
+  turn = pl.col("_passed").cum_sum().over(of, order_by="instant")
+  frame = frame.with_columns(_turn=turn)
+  turn = pl.col("_turn")
+  own = pl.when(turn > 0).then(pl.format("{}/{}", own, turn)).otherwise(own)
   frame = frame.with_columns(key=pl.when(given).then(own).otherwise(found))
   extra = [c for c in frame.columns if c.startswith("_")]
   return frame.drop(extra).sort("key", "instant", maintain_order=True)
@@ -162,7 +189,8 @@ def closed(
 
   For who builds sessions day by day: the second part is carried to the next day
   and cut again with it. Sessions are then those of one run, as long as no click
-  comes that is older than the watermark.
+  comes that is older than the watermark, and no session id is given: of such a
+  session no pause says that it is over.
 
   Args:
     frame: Clicks with `key`.

@@ -8,6 +8,7 @@ there are such. A record is a session; the rules stand in docs/clicks.md.
 import datetime
 import hashlib
 import pathlib
+import re
 import zlib
 from collections.abc import Sequence
 
@@ -101,11 +102,16 @@ def load(
   raw, where = _columns(read, names, time_zone)
   total = len(raw)
   raw = _pages(raw, cleaner)
-  beat = pl.col("event").is_in(list(heartbeats)).fill_null(False)
+  # "PageView", "page-view" and "page_view" are one event.
+  kind = pl.col("event").str.to_lowercase().str.replace_all(r"[^a-z0-9]", "")
+  kinds = lambda names: [re.sub(r"[^a-z0-9]", "", n.lower()) for n in names]
+  beat = kind.is_in(kinds(heartbeats)).fill_null(False)
   beats = int(raw.select(beat.sum()).item())
   raw = raw.filter(~beat)
   reference = _now(now)
-  raw, notes = cut.clocks(raw, clock_tolerance_seconds, reference)
+  raw, notes = cut.clocks(
+    raw, clock_tolerance_seconds, reference, pause_minutes
+  )
   usable = pl.col("instant").is_not_null() & pl.col("visitor").is_not_null()
   clicks, broken = raw.filter(usable), raw.filter(~usable)
   if not len(clicks):
@@ -114,7 +120,7 @@ def load(
     )
   clicks = cut.sessions(clicks, pause_minutes, session_scope)
   has_events = event in read.frame.collect_schema().names()
-  seen = pl.col("event").is_in(list(views)).fill_null(False)
+  seen = kind.is_in(kinds(views)).fill_null(False)
   seen = seen if has_events else pl.lit(True)
   clicks = cut.dwell(clicks, seen)
   marked = cut.bots(clicks, bot_clicks_per_minute, bot_hours)
@@ -126,6 +132,9 @@ def load(
     **notes,
     "clicks without an address": int(clicks["page"].is_null().sum()),
     "clicks without a title": int(clicks["title"].is_null().sum()),
+    "clicks that are no page view (option views), without a dwell": int(
+      clicks.select((~seen).sum()).item()
+    ),
     "sessions": clicks["key"].n_unique(),
     "sessions of one click": int(
       (clicks["key"].value_counts()["count"] == 1).sum()
@@ -181,7 +190,17 @@ def _read(path: str, file, names) -> files.Read:
   if root.is_file():
     root, file = root.parent, root.name
   text = {v for k, v in names.items() if k not in ("time", "arrival")}
-  return files.read(root, "clicks", {"file": file}, text)
+  try:
+    return files.read(root, "clicks", {"file": file}, text)
+  except InputError:
+    # One cell that is no time makes a file's column text: then all are read as
+    # text, and what is no time is rejected by its row.
+    times_too = text | {names["time"], names["arrival"]}
+    try:
+      return files.read(root, "clicks", {"file": file}, times_too)
+    except InputError:
+      pass
+    raise
 
 
 def _columns(read: files.Read, names, time_zone: str):

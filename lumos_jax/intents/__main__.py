@@ -130,6 +130,7 @@ def _embedded(args, out: epath.Path, say: stages.Say) -> tuple[Any, str]:
     args.workdir,
     data_dir=args.data_dir,
     step=int(step) if step and step.isdecimal() else step,
+    replace=True,
   )
   return folder, manifest["model"]
 

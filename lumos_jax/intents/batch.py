@@ -5,6 +5,7 @@ of all labels it has, the likeliest first) and confidences (theirs, in this orde
 """
 
 import collections
+import hashlib
 import io
 import json
 from collections.abc import Callable
@@ -70,7 +71,7 @@ def write(
   out: epath.Path,
   say: Callable[[str], None] = lambda text: None,
 ) -> None:
-  """Labels of all sessions; parts that are there are kept.
+  """Labels of all sessions; parts that are there, and whole, are kept.
 
   Args:
     student: Labels them.
@@ -85,17 +86,22 @@ def write(
     manifest.unlink(missing_ok=True)
     for old in out.glob("part-*.parquet") if out.exists() else ():
       old.unlink()
-    stages.write(manifest, json.dumps({"name": name, "complete": False}))
+    there = {"name": name, "complete": False, "parts": {}}
+    stages.write(manifest, json.dumps(there))
+  sums: dict[str, str] = dict(there.get("parts", {}))
   sizes: collections.Counter = collections.Counter()
   labelled, total = 0, 0
   for n, (keys, vectors) in enumerate(source.parts()):
     path = out / f"part-{n:05d}.parquet"
-    if path.exists():
-      frame = pl.read_parquet(path.read_bytes())
+    data = path.read_bytes() if path.exists() else b""
+    if data and hashlib.sha256(data).hexdigest() == sums.get(path.name):
+      frame = pl.read_parquet(data)
     else:
       frame, buffer = label(student, keys, vectors), io.BytesIO()
       frame.write_parquet(buffer, compression="zstd")
       stages.write(path, buffer.getvalue())
+      sums[path.name] = hashlib.sha256(buffer.getvalue()).hexdigest()
+      stages.write(manifest, json.dumps(there | {"parts": sums}))
     sizes.update(frame["intent"].to_list())
     labelled += int((frame["intents"].list.len() > 0).sum())
     total += len(frame)
@@ -103,8 +109,16 @@ def write(
   doc = {
     "name": name,
     "complete": True,
+    "parts": sums,
     "sessions": total,
     "coverage": labelled / max(total, 1),
     "sizes": dict(sorted(sizes.items())),
   }
   stages.write(manifest, json.dumps(doc, indent=1))
+
+
+def files(out: epath.Path) -> list[str]:
+  """Manifest and parts as it names them, below the folder of the labels."""
+  path = out / MANIFEST
+  parts = json.loads(path.read_text()).get("parts", {}) if path.exists() else {}
+  return [f"{out.name}/{n}" for n in (MANIFEST, *parts)]

@@ -155,7 +155,8 @@ class Chain:
     inputs = {"of": done, "files": files["0"]}
     name = stages.digest(inputs)
     make = lambda: self._label_all(name)
-    done = run("label all", inputs, [f"labels/{batch.MANIFEST}"], make)
+    labels = lambda: batch.files(self.folder / "labels")
+    done = run("label all", inputs, labels, make)
     inputs = {"of": done, "changes": changes, "named": named}
     inputs["order"] = list(taxonomy.ids)
     make = lambda: summary.write(self, taxonomy, changes)
@@ -179,7 +180,7 @@ class Chain:
       found = namer.name(
         sessions, assigned, len(clusters.centers), self.options.labels
       )
-      if len(found) < self.options.labels:
+      if len(found) != self.options.labels:
         told.append(
           f"{len(found)} labels, {self.options.labels} were asked for"
         )
@@ -230,17 +231,20 @@ class Chain:
     if path.exists() and written.get("of") != proposed.digest:
       if records_lib.checksum(path) != written.get("sum"):
         raise sessions_lib.IntentError(
-          f"{path} was edited for another taxonomy than this one: move it away, "
-          "and a new one is written"
+          f"{path} was edited for another taxonomy than this one, or lost its "
+          f"{mark.name}: move it away, and a new one is written"
         )
       path.unlink()
     if not path.exists():
       shown = json.loads((self.folder / "naming.json").read_text())
+      aside = path.with_name(".review.json.new")
       taxonomy_lib.write_review(
-        path, proposed, shown.get("sizes"), shown.get("examples")
+        aside, proposed, shown.get("sizes"), shown.get("examples")
       )
-      doc = {"of": proposed.digest, "sum": records_lib.checksum(path)}
+      # The mark first: a kill between the two leaves no file that looks edited.
+      doc = {"of": proposed.digest, "sum": records_lib.checksum(aside)}
       stages.write(mark, json.dumps(doc))
+      aside.replace(path)
     found, changes = taxonomy_lib.read_review(path, proposed)
     for text in changes:
       self.say(f"  review: {text}")

@@ -15,6 +15,7 @@ from typing import Any
 
 from lumos_jax.intents import sessions as sessions_lib
 from lumos_jax.intents import taxonomy as taxonomy_lib
+from lumos_jax.llm import prompts
 
 GENERATE, UPDATE, REVIEW, LABEL = "generate", "update", "review", "label"
 _PAGES, _PAGE = 12, 80  # Pages of a session, characters of a page.
@@ -105,7 +106,7 @@ def request(
   name = digest[:12]
   messages = [
     {"role": "system", "content": system},
-    {"role": "user", "content": json.dumps({"id": name} | doc)},
+    {"role": "user", "content": prompts.quoted({"id": name} | doc)},
   ]
   return Request(name, messages, _schema(task))
 

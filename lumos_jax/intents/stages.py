@@ -54,7 +54,7 @@ class Stages:
     self,
     name: str,
     inputs: Mapping[str, Any],
-    files: list[str],
+    files: Callable[[], list[str]] | list[str],
     make: Callable[[], None],
   ) -> str:
     """Runs a stage unless it is done.
@@ -62,7 +62,7 @@ class Stages:
     Args:
       name: Of the stage.
       inputs: What its result depends on, as JSON's values.
-      files: What it writes below the folder.
+      files: What it writes below the folder; a function where that shows later.
       make: Writes them.
 
     Returns:
@@ -70,13 +70,14 @@ class Stages:
     """
     asked = digest(inputs)
     done = self._done.get(name, {})
-    if done.get("inputs") == asked and done.get("files") == self._sums(files):
+    named = files if callable(files) else lambda: files
+    if done.get("inputs") == asked and done.get("files") == self._sums(named()):
       self.say(f"{name}: done before")
     else:
       self.say(f"{name} ...")
       begin = time.monotonic()
       make()
-      self._done[name] = {"inputs": asked, "files": self._sums(files)}
+      self._done[name] = {"inputs": asked, "files": self._sums(named())}
       write(self.folder / FILE, json.dumps(self._done, indent=1))
       self.say(f"{name}: {time.monotonic() - begin:.1f} s")
     return digest(self._done[name])

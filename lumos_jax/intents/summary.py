@@ -49,7 +49,7 @@ def of(chain: Any, taxonomy, changes: list[str]) -> dict[str, Any]:
   clusters = chain.clusters
   assigned = clusters.assign(sample.vectors)
   agreement = {}
-  if known is not None:
+  if known is not None and any(known):
     agreement = {
       "labels": scores.agreement(top, known),
       "clusters": scores.agreement(assigned.tolist(), known),

@@ -15,6 +15,7 @@ from lumos_jax.intents import taxonomy as taxonomy_lib
 
 MODEL, CLUSTERS = "model", "clusters"
 A_REQUEST = 8  # Sessions of a request.
+_USELESS = 5  # Requests without any answer of use, before no more are asked.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +90,12 @@ def by_model(
         made, unknown = job.result()
         found |= made
         counts["unknown labels"] += unknown
+        if n + 1 == _USELESS and not found:
+          raise sessions_lib.IntentError(
+            f"the model labelled none of the first {_USELESS * A_REQUEST} sessions "
+            f"({dict(asker.counts)}): what was asked is paid and kept; use another "
+            "model, or none"
+          )
         say(f"{n + 1:,} of {len(jobs):,} requests labelled")
     finally:
       for job in jobs:

@@ -8,6 +8,7 @@ may repeat what was sent.
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 import os
 import random
@@ -148,6 +149,8 @@ class Client:
       ) from e
     self._openai, self.endpoint, self.answers = openai, endpoint, answers
     self._sleep, self._clock = sleep, clock
+    # It logs a line a request.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     # Retries are ours: each may be paid, so each is booked.
     self._client = openai.OpenAI(
       base_url=endpoint.url,

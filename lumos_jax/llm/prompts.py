@@ -88,8 +88,7 @@ def request(
   doc = {"id": name, "events": told.kept, "table": told.text}
   messages = [
     {"role": "system", "content": system},
-    # Escaped to ASCII no character of a value is a character of the request.
-    {"role": "user", "content": json.dumps(doc)},
+    {"role": "user", "content": quoted(doc)},
   ]
   schema = {
     "type": "object",
@@ -98,6 +97,15 @@ def request(
     "additionalProperties": False,
   }
   return name, messages, schema
+
+
+def quoted(doc: Any) -> str:
+  """A JSON value in which no character of a text is one of the request.
+
+  Escaped to ASCII; "<", which begins control tokens, too: some servers read these
+  wherever they stand.
+  """
+  return json.dumps(doc).replace("<", "\\u003c")
 
 
 def answer(text: str, name: str, style: str) -> tuple[str, str]:

@@ -7,6 +7,13 @@ from lumos_jax.presets import datasets
 TEXT_WIDTHS = {"none": 0, "words": 256, "minilm": 384}
 
 
+# Options of source clicks that name what a log calls its columns.
+_COLUMNS = (
+  "visitor", "time", "url", "arrival", "user", "session", "title", "event",
+  "device", "time_zone",
+)  # fmt: skip
+
+
 def start(arg: str | None):
   """A config of the intent recipe on a data set.
 
@@ -14,7 +21,9 @@ def start(arg: str | None):
     arg: Of the config file: data=, path= (of its files), texts= (none, words,
       minilm; default words where pages have titles), size= (tiny, small, large),
       causal (next pages instead of hidden ones), contrastive= (lambda), batch=,
-      steps=, seed=, smoke.
+      steps=, seed=, smoke, root= (of prepared data); of data=clicks also the log's
+      columns, visitor=, time=, url=, arrival=, user=, session=, title=, event=,
+      device=, and time_zone=.
 
   Returns:
     The config, not locked.
@@ -35,7 +44,14 @@ def start(arg: str | None):
     steps=0,
     seed=0,
     smoke=False,
+    root="",
+    **dict.fromkeys(_COLUMNS, ""),
   )
+  columns = {n: args[n] for n in _COLUMNS if args[n]}
+  if columns and args.data != "clicks":
+    raise config_lib.ConfigError(
+      f"config arguments {sorted(columns)} are of data=clicks, a log of your own"
+    )
   if args.smoke and args.size != "small":
     raise config_lib.ConfigError(
       "config arguments smoke and size= exclude each other"
@@ -63,6 +79,8 @@ def start(arg: str | None):
     next_page=dict(type="next_page"),
   )
   datasets.use(c, args.data, args.path)
+  c.data.options.update(columns)
+  c.data.root = args.root or c.data.root
   if not untitled:
     c.data.options.texts = args.texts
   c.model.text_width = TEXT_WIDTHS[args.texts]

@@ -1,0 +1,48 @@
+"""Raw files that are not those a data set was made of are told."""
+
+import pytest
+
+from lumos_jax.data import raw_files, shards
+
+STATS = {"contents": {"inputs": {"a.csv": 3, "b.csv": 4}}}
+
+
+def check(folder, source="clicks", stats=STATS, **options):
+  raw_files.check("data/x", stats, source, {"path": str(folder), **options})
+
+
+def written(folder, **files):
+  folder.mkdir(exist_ok=True)
+  for name, text in files.items():
+    (folder / f"{name}.csv").write_text(text)
+  return folder
+
+
+def test_the_same_files_pass_wherever_they_lie(tmp_path):
+  check(written(tmp_path / "one", a="123", b="1234"))
+  check(tmp_path / "nowhere")
+  check("gs://bucket/log")
+  check(tmp_path / "one", stats={})
+  raw_files.check("data/x", STATS, "clicks", {})
+
+
+@pytest.mark.parametrize(
+  "files, said",
+  [
+    (dict(a="123", b="12345"), "b.csv had 4 bytes and has 5"),
+    (dict(a="123"), "b.csv is absent"),
+    (dict(a="123", b="1234", c="1"), "c.csv is new"),
+    (dict(other="123"), "a.csv is absent"),
+  ],
+)
+def test_other_files_are_named_with_the_way_out(tmp_path, files, said):
+  with pytest.raises(shards.DataError, match=said) as e:
+    check(written(tmp_path / "log", **files))
+  assert "data.root" in str(e.value) and "--overwrite" in str(e.value)
+
+
+def test_files_beside_those_that_a_source_reads_do_not_matter(tmp_path):
+  folder = written(tmp_path / "log", a="123", b="1234", c="1")
+  check(folder, source="oulad")
+  check(folder, stats={"contents": STATS["contents"] | {"appended": [1]}})
+  check(folder, file="[ab].csv")
