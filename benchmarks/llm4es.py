@@ -1,7 +1,8 @@
 r"""What user embeddings know: events, contrast, language models.
 
   LUMOS_MOVIELENS_DIR=DIR python benchmarks/llm4es.py --data=movielens --users=1000 \
-    --steps=150 [--weights=smollm2] [--out=runs/llm4es_table] [--only=names,enriched]
+    --steps=150 [--weights=smollm2] [--out=runs/llm4es_table] \
+    [--only=names,enriched] [--labels=gender]
 
 Asks gender, age band and occupation group on MovieLens-1M, whether students who are
 still there after 18 weeks pass (--data=oulad, LUMOS_OULAD_DIR), and whether clients
@@ -224,7 +225,12 @@ def score(bench: Bench, tables: dict, seconds: dict) -> list[dict]:
     j: tuple(tables[n] for n in j) for j in JOINED if set(j) <= set(tables)
   }
   metrics: dict[str, dict] = {" + ".join(parts): {} for parts in whole}
-  for label, ids in bench.data.questions(bench.schema, bench.users).items():
+  asked = bench.data.questions(bench.schema, bench.users)
+  wanted = args.labels.split(",") if args.labels else list(asked)
+  if unknown := set(wanted) - set(asked):
+    raise SystemExit(f"--labels: no {unknown}; there are {list(asked)}")
+  for label in wanted:
+    ids = asked[label]
     y, known = _classes(label, ids)
     folds = list(probe.splits(y, _FOLDS))
     tests, scores = [test for _, test in folds], {}
@@ -298,6 +304,7 @@ def main():
   add("--root", default="data", help="of prepared data")
   add("--seed", type=int, default=0, help="of all runs")
   add("--only", default="", help="variants, separated by commas")
+  add("--labels", default="", help="what is asked, with commas; default all")
   add("--smoke", action="store_true", help="tiny models: does it run?")
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)

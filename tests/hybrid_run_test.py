@@ -68,6 +68,19 @@ def test_a_run_is_opened_to_score(hybrid_run):
   calibrated = run.predictor.calibrated("buys", raw)
   own = calibration.load(workdir, run.predictor.model_hash)["buys"]
   np.testing.assert_array_equal(calibrated, own(raw))
+  # Fitted on validation, and on nothing of the test.
+  session = evaluate.Session(
+    c, workdir / "again", RECORDS, *build(c), only=("risk",)
+  )
+  placed = session.predictor.place(run.predictor.parameters)
+  known = session.evaluators["risk"]._on_validation(placed)
+  points = session.predictor.inputs.points(RECORDS, "validation")
+  keys = [str(points.records[u]["key"]) for u in points.user]
+  at = np.searchsorted(known.key, predict.hash_keys(keys))
+  np.testing.assert_array_equal(known.y[at], points.y)
+  use = known.mask[:, 0].astype(bool)
+  fitted = calibration.fit(own.kind, known.y[use, 0], known.p["buys"][use])
+  np.testing.assert_allclose(fitted.x, own.x, atol=1e-4)
   # Isotonic was asked for, and there are too few labels for it.
   assert len(RECORDS.users) < calibration.LEAST_ISOTONIC
   assert own.kind == "temperature"

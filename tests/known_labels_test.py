@@ -170,6 +170,17 @@ def test_labels_known_later_do_not_leak_into_training():
   assert not np.array_equal(own.y, early.y)
   # What is tested on is what became known in the end.
   assert not np.array_equal(found["own"]["test"].y, found["late"]["test"].y)
+  # What validation chooses by was known on the test's day, the 75th.
+  parts = {}
+  for at in (None, 75, 68):
+    records = Late(after=5, flipped_from=at)
+    recipe = recipes.build(c, records, tasks)
+    parts[at] = recipe.inputs.points(records, "validation")
+  mask = parts[None].mask
+  assert mask.any() and not mask.all()
+  np.testing.assert_array_equal(mask, parts[75].mask)
+  np.testing.assert_array_equal(parts[None].y[mask], parts[75].y[mask])
+  assert not np.array_equal(parts[None].y[mask], parts[68].y[mask])
   c.data.known_by = 80
   recipe = recipes.build(c, Late(after=30), tasks)
   assert max(day(recipe.inputs.points(Late(after=30), "train"))) > 30

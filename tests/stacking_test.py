@@ -98,6 +98,42 @@ def test_the_stack_is_of_the_model_and_baselines_and_is_compared(ran):
   )
 
 
+def test_no_outcome_of_the_test_moves_a_weight(ran):
+  path, _, session = ran
+  stacked = session.evaluators["stack"]
+  own = json.loads((path / "predictions" / "stack.json").read_text())["weights"]
+  found = stacked._forecasts()
+
+  def weights(turned):
+    """Of outcomes turned round in validation (0) or test (1)."""
+    parts = {
+      n: tuple(
+        predict.Predictions(p.key, 1 - p.y, p.mask, p.p) if i == turned else p
+        for i, p in enumerate(pair)
+      )
+      for n, pair in found.items()
+    }
+    stacked._forecasts = lambda: parts
+    try:
+      return {
+        k.removeprefix("weight/churn/"): v
+        for k, v in stacked.run()
+        if k.startswith("weight/churn/")
+      }
+    finally:
+      del stacked._forecasts
+
+  before = (path / "predictions" / "stack.npz").read_bytes()
+  try:
+    assert weights(1) == pytest.approx(own["churn"], abs=1e-9)
+    assert weights(0) != pytest.approx(own["churn"], abs=1e-3)
+  finally:
+    (path / "predictions" / "stack.npz").write_bytes(before)
+    (path / "predictions" / "stack.json").write_text(
+      json.dumps({"weights": own}, indent=1)
+    )
+
+
 def test_the_report_shows_the_best_all_and_the_stack(ran):
   path, *_ = ran
   text = report.build(path, path / "data").read_text().split("<script>")[0]
