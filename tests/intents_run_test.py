@@ -119,24 +119,27 @@ def test_config_says_which_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_from_a_raw_log_in_one_command(tmp_path, monkeypatch):
+def test_from_a_raw_log_in_one_command(tmp_path, monkeypatch, capsys):
   """A log in CSV becomes labelled sessions; a second run changes nothing."""
   rng = np.random.default_rng(0)
-  lines, words = ["visitor,time,url,title"], ("shoes", "lamps", "novels")
+  lines, words = ["cookie,ts,href,name"], ("shoes", "lamps", "novels")
+  said = {}
   for v in range(300):
     topic, second = v % 3, int(rng.integers(0, 86_400 * 20))
     for _ in range(int(rng.integers(2, 9))):
       page, second = topic * 6 + int(rng.integers(6)), second + 30
       time = np.datetime64("2026-01-01T00:00:00") + np.timedelta64(second, "s")
-      lines.append(
-        f"v{v},{time},https://shop.example/t{topic}/p{page},{words[topic]} {page}"
-      )
+      url = f"https://shop.example/t{topic}/p{page}?token=x"
+      lines.append(f"v{v},{time},{url},{words[topic]} {page}")
+      fields = {"url": url}
+      said.setdefault(v, []).append({"time": f"{time}Z", "fields": fields})
   log = tmp_path / "log"
   log.mkdir()
   (log / "clicks.csv").write_text("\n".join(lines))
   monkeypatch.chdir(tmp_path)
+  columns = "visitor=cookie,time=ts,url=href,title=name"
   argv = [
-    f"--config=intent:data=clicks,path={log},smoke",
+    f"--config=intent:data=clicks,path={log},{columns},smoke",
     "--labels=3",
     "--k=3",
   ]
@@ -147,3 +150,27 @@ def test_from_a_raw_log_in_one_command(tmp_path, monkeypatch):
   before = (out / "student.npz").stat().st_mtime_ns
   command.main(command._arguments(["", *argv]))
   assert (out / "student.npz").stat().st_mtime_ns == before
+  # The service labels the log's own clicks as the table has them.
+  pytest.importorskip("fastapi", reason='needs pip install -e ".[serve]"')
+  import serving
+
+  mine = {
+    k.partition("/")[0]: i for k, i in table.select("key", "intent").rows()
+  }
+  with serving.serving(str(out.parent), tmp_path / "store") as (client, _):
+    for v in range(0, 30, 3):
+      status, found = client.post("/intent", events=said[v])
+      assert status == 200 and found["intent"] == mine[f"v{v}"], found
+    for bad, words_ in (
+      ({"url": "https://x.example/", "page": "x"}, "give url"),
+      ({"url": 3}, "are texts"),
+      ({"dwell_seconds": -1.0}, "below 0"),
+    ):
+      event = {"time": "2026-01-01T00:00:00Z", "fields": bad}
+      status, found = client.post("/intent", events=[event])
+      assert status == 422 and words_ in found["reason"]
+  # Another log is no data of this run.
+  (log / "more.csv").write_text("\n".join(lines[:50]))
+  with pytest.raises(SystemExit):
+    command.main(command._arguments(["", *argv, "--workdir=runs/other"]))
+  assert "more.csv is new" in capsys.readouterr().err

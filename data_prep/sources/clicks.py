@@ -8,8 +8,6 @@ there are such. A record is a session; the rules stand in docs/clicks.md.
 import datetime
 import hashlib
 import pathlib
-import re
-import zlib
 from collections.abc import Sequence
 
 import polars as pl
@@ -19,13 +17,12 @@ from lumos_jax.data import schema as schema_lib
 
 from .. import times
 from ..clicks import addresses, cut
+from ..clicks import fields as fields_lib
 from ..inputs import InputError, Inputs, missing_column
 from ..pages import Pages
 from ..readers import files
 
 _OPTIONAL = ("arrival", "user", "session", "title", "event", "device")
-_VIEWS = ("view", "page_view", "pageview", "impression")
-_HEARTBEATS = ("heartbeat", "ping", "keepalive")
 _SCOPES = ("visitor", "everywhere")
 _HELD_OUT = 80, 90  # Of a hundred visitors: validation and test.
 
@@ -46,8 +43,8 @@ def load(
   time_zone: str = "",
   pause_minutes: float = 30,
   session_scope: str = "visitor",
-  views: Sequence[str] = _VIEWS,
-  heartbeats: Sequence[str] = _HEARTBEATS,
+  views: Sequence[str] = fields_lib.VIEWS,
+  heartbeats: Sequence[str] = fields_lib.HEARTBEATS,
   clock_tolerance_seconds: float = 300,
   now: str = "",
   bot_clicks_per_minute: int = 60,
@@ -55,7 +52,7 @@ def load(
   query_keys: Sequence[str] = (),
   patterns: Sequence[str] = (),
   max_pages: int = 50_000,
-  buckets: int = 512,
+  buckets: int = fields_lib.BUCKETS,
   texts: str = "words",
   train_until: str = "",
 ) -> Inputs:
@@ -102,10 +99,9 @@ def load(
   raw, where = _columns(read, names, time_zone)
   total = len(raw)
   raw = _pages(raw, cleaner)
-  # "PageView", "page-view" and "page_view" are one event.
+  # As fields.kind has it.
   kind = pl.col("event").str.to_lowercase().str.replace_all(r"[^a-z0-9]", "")
-  kinds = lambda names: [re.sub(r"[^a-z0-9]", "", n.lower()) for n in names]
-  beat = kind.is_in(kinds(heartbeats)).fill_null(False)
+  beat = kind.is_in(fields_lib.kinds(heartbeats)).fill_null(False)
   beats = int(raw.select(beat.sum()).item())
   raw = raw.filter(~beat)
   reference = _now(now)
@@ -120,7 +116,7 @@ def load(
     )
   clicks = cut.sessions(clicks, pause_minutes, session_scope)
   has_events = event in read.frame.collect_schema().names()
-  seen = kind.is_in(kinds(views)).fill_null(False)
+  seen = kind.is_in(fields_lib.kinds(views)).fill_null(False)
   seen = seen if has_events else pl.lit(True)
   clicks = cut.dwell(clicks, seen)
   marked = cut.bots(clicks, bot_clicks_per_minute, bot_hours)
@@ -234,13 +230,13 @@ def _columns(read: files.Read, names, time_zone: str):
 def _pages(frame: pl.DataFrame, cleaner: addresses.Cleaner) -> pl.DataFrame:
   """Puts `page`, `one` and `two` (begin of the address) in the place of url."""
   urls = frame["url"].unique().drop_nulls().sort()
-  found = [cleaner.address(u) for u in urls]
+  found = [fields_lib.page(cleaner, u) for u in urls]
   table = pl.DataFrame(
     {
       "url": urls,
-      "page": [None if p is None else "/".join(p) or "/" for p in found],
-      "one": [None if p is None else "/".join(p[:2]) for p in found],
-      "two": [None if p is None else "/".join(p[:3]) for p in found],
+      "page": [p for p, _, _ in found],
+      "one": [one for _, one, _ in found],
+      "two": [two for _, _, two in found],
     },
     schema=dict.fromkeys(("url", "page", "one", "two"), pl.String),
   )
@@ -259,7 +255,7 @@ def _pages(frame: pl.DataFrame, cleaner: addresses.Cleaner) -> pl.DataFrame:
 
 def _parts(frame: pl.DataFrame, buckets: int) -> pl.DataFrame:
   """Hashes the begins of addresses; a bucket depends on the text alone."""
-  bucket = lambda s: f"h{zlib.crc32(s.encode('utf-8', 'replace')) % buckets}"
+  bucket = lambda s: fields_lib.bucket(s, buckets)
   return frame.with_columns(
     pl.col(old).map_elements(bucket, return_dtype=pl.String).alias(new)
     for old, new in (("one", "part1"), ("two", "part2"))

@@ -104,7 +104,8 @@ class Answers:
     for i, (user, ask) in enumerate(pairs):
       try:
         self._check_intents()
-        rows = self._scorer.encode(user, ask.args["events"], future=True)
+        events = self._clicks(ask.args["events"])
+        rows = self._scorer.encode(user, events, future=True)
         user = self._scorer.extended(user, rows)
         records.append(user.record(self._model.layout))
         owner.append(i)
@@ -119,6 +120,53 @@ class Answers:
       busy = problems.busy("the model gives no finite number")
       out[i] = self._about(**x) if ok else busy
     return out
+
+  def _clicks(self, events: Sequence[Mapping[str, Any]]):
+    """Events as the model reads them; clicks with a url as a log has them.
+
+    Raises:
+      Problem: The run reads no addresses, or a click is wrong.
+    """
+    for i, e in enumerate(events):
+      dwell = e["fields"].get("dwell_seconds")
+      if isinstance(dwell, int | float) and dwell < 0:
+        raise problems.wrong(f"events[{i}]: dwell_seconds is below 0")
+    if not any("url" in e["fields"] for e in events):
+      return events
+    data = self._model.predictor.config.data
+    if data.source != "clicks":
+      raise problems.wrong(
+        "events: this run's pages are no addresses: give page"
+      )
+    from lumos_jax.data_prep.clicks import fields as fields_lib
+
+    known, instants = {"url", "event", "device"}, []
+    for i, e in enumerate(events):
+      fields = e["fields"]
+      if "url" not in fields or set(fields) - known:
+        raise problems.wrong(
+          f"events[{i}]: give url, and perhaps event and device, of every click, or "
+          "the fields that the model reads"
+        )
+      if not all(x is None or isinstance(x, str) for x in fields.values()):
+        raise problems.wrong(f"events[{i}]: url, event and device are texts")
+      try:
+        at = self._scorer.clock.read(e["time"], f"events[{i}].time")
+      except ValueError as error:
+        raise problems.wrong(str(error)) from error
+      instants.append(at.instant)
+    if instants != sorted(instants):
+      raise problems.conflict("events of a session come in order of time")
+    clicks = [e["fields"] for e in events]
+    made = fields_lib.of_session(clicks, instants, data.options.to_dict())
+    kept = [
+      {"time": e["time"], "fields": f}
+      for e, f in zip(events, made, strict=True)
+      if f is not None
+    ]
+    if not kept:
+      raise problems.wrong("events: heartbeats alone are no session")
+    return kept
 
   def _check_intents(self) -> None:
     """Raises Problem where clicks cannot be answered."""
