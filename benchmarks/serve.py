@@ -36,9 +36,12 @@ from benchmarks.serve_load import ITEMS, USERS  # noqa: E402
 LENGTH = 512
 HISTORY = 100  # Events that the hybrid reads, as configs/risk.py has it.
 APPENDS = 0.2
-PANTHER = f"PANTHER, D 128, 4 layers, T {LENGTH}, V {ITEMS}"
+PANTHER = (
+  f"PANTHER, D 128, 4 layers, T {LENGTH}, V {ITEMS}, told of later events"
+)
 HYBRID = (
-  f"hybrid of events over PANTHER, D 96, 2 layers, T {HISTORY}, V {ITEMS}"
+  f"hybrid of events over PANTHER, D 96, 2 layers, T {HISTORY}, V {ITEMS}, told "
+  "of later events"
 )
 
 
@@ -85,6 +88,11 @@ def _panther(width: int, layers: int):
     model__n_heads=4,
     model__n_encoder_layers=layers,
     model__activity_width=64,
+    # As configs/panther.py has it where events have times.
+    data__holdout="time",
+    data__start_token=True,
+    model__time_bias=True,
+    model__tell_later=True,
   )
 
 

@@ -39,7 +39,12 @@ FORMS = {
   ),
   "no start": (
     dict(unit="event", tune="full"),
-    dict(data__start_token=False, model__positions="rotary"),
+    dict(
+      data__start_token=False,
+      data__holdout="time",
+      model__positions="rotary",
+      model__tell_later=True,
+    ),
   ),
 }
 

@@ -92,36 +92,40 @@ def test_a_hybrids_score_is_calibrated_and_of_the_events_that_are_there(
       looks.close()
 
 
-def test_what_a_pointer_and_told_times_expect_is_scored(tmp_path):
-  config = fake_events.config(
-    data__filter_seen=False,
-    model__copy=True,
-    model__time_bias=True,
-    model__target_time=True,
-  )
+@pytest.mark.parametrize(
+  "told", [dict(model__target_time=True), dict(model__tell_later=True), dict()]
+)
+def test_what_is_told_of_the_time_is_scored(told, tmp_path):
+  """As by states alone, of later events and of those at the last one's time."""
+  more = dict(model__copy=True, data__filter_seen=False)
+  more |= dict(model__time_bias=True, data__start_token=True)
+  held = dict(model__time_bias=True, data__holdout="time")
+  config = fake_events.config(**(told or more) | held)
   workdir, records, _ = serving.made_run(tmp_path, config=config)
   with serving.serving(workdir, tmp_path / "store", records) as (client, core):
     model = core.live.model
-    assert not model.direct
+    assert model.direct == ("model__tell_later" in told)
     user = max(records.users, key=lambda u: len(u["day"]))
-    events = [event("04-20", item="i5"), event("04-21", item="i6")]
+    times = ("04-20", "2020-04-20T10:00:00Z", "04-21")
+    events = [event(t, item=f"i{i}") for i, t in enumerate(times)]
     ask = dict(user_id=user["key"], events=events)
     status, found = client.post("/score", **ask)
-    assert status == 200 and len(found["events"]) == 2, found
+    assert status == 200 and len(found["events"]) == 3, found
     (kept,) = core.lookup([core.keys.user(user["key"])]).values()
     rows = core.encode(kept, events)
-    more = {
+    arrays = {
       "time": np.asarray([r.time for r in rows]),
       "categorical": np.stack([r.categorical for r in rows]),
       "numeric": np.stack([r.numeric for r in rows]),
     }
-    cut = lambda a, b: {k: x[a:b] for k, x in more.items()}
-    (state,) = model.advanced([kept], [None])
-    (after,) = model.states.append([state.state], [cut(0, 1)])
-    for i, before in enumerate((state.state, after)):
-      (right,) = model.states.deviation([before], [cut(i, i + 1)])
-      said = [found["events"][i][n] for n in model.features]
+    cut = lambda a, b: {k: x[a:b] for k, x in arrays.items()}
+    (now,) = model.advanced([kept], [None])
+    state = now.state
+    for i, said in enumerate(found["events"]):
+      (right,) = model.states.deviation([state], [cut(i, i + 1)])
+      said = [said[n] for n in model.features]
       np.testing.assert_allclose(said, right, rtol=1e-4, atol=1e-5)
+      (state,) = model.states.append([state], [cut(i, i + 1)])
 
 
 def test_one_request_that_fails_fails_alone(made, monkeypatch):

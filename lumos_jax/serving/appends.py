@@ -114,11 +114,11 @@ class Draft:
     """Row behind the last one that this window reads."""
     return min(self._begin + self._of.length, self._end - 1)
 
-  def next(self, most: int, look: bool = False) -> Rows | None:
+  def next(self, most: int, ahead: int | None = None) -> Rows | None:
     """The next rows, at most so many; None where all is read.
 
-    With `look` the last of these calls has the user's last row too, as if no event
-    followed it.
+    With `ahead` the last of these calls has the user's last row too, as if what
+    follows it came so many microseconds later.
     """
     while self._row >= self._stop:
       if self._begin + self._of.length >= self._end:
@@ -130,10 +130,10 @@ class Draft:
       beyond = self._more["time"][stop - self._base]
       after = np.append(after, beyond)
     # Unless the last row begins the next window.
+    look = ahead is not None and stop - self._row < most
     look &= stop == self._end - 1 < self._begin + self._of.length
-    look &= stop - self._row < most
     if look:
-      after = np.append(after, self._raw("time", stop, stop + 1))
+      after = np.append(after, self._raw("time", stop, stop + 1) + ahead)
     return Rows(
       self._state,
       self._window,

@@ -126,9 +126,15 @@ class Model:
       self.states.compile(MOST_NEXT, _MOST_SEEN)
       none = np.zeros(widest, np.int32)
       look = np.zeros(self.predictor.config.model.d_model, np.float32)
+      new = self.states.new()
+      raw = {
+        n: np.zeros((1, *x.shape[1:]), x.dtype)
+        for n, x in new.window.raw.items()
+      }
+      (state,) = self.states.append([new], [raw])
       for size in self.sizes if self.direct else ():
-        kept = Kept(0, 0, self.states.new(), look)
-        self.deviations([kept] * size, [(none, 0)] * size)
+        kept = Kept(0, 0, state, look)
+        self.deviations([kept] * size, [(none, 1)] * size)
     elif self.risks:
       place = self.last_day if self.of_users else 0
       for size in self.sizes:
@@ -241,21 +247,27 @@ class Model:
       kept: States of users with something to expect from.
       events: Ids int32 [C] and instant of each.
     """
-    if not self.direct:
+    out = np.zeros((len(kept), len(self.features)), np.float32)
+    known, slow = [], []
+    for i, (k, (_, at)) in enumerate(zip(kept, events, strict=True)):
+      follows = k.look is not None and self.states.follows(k.state, at)
+      (known if follows else slow).append(i)
+    if slow:
       none = np.zeros((1, self.schema.numeric_width("activity")), np.float32)
-      return self.states.deviation(
-        [k.state for k in kept],
+      out[slow] = self.states.deviation(
+        [kept[i].state for i in slow],
         [
           {
-            "time": np.asarray([at]),
-            "categorical": np.asarray(ids)[None],
+            "time": np.asarray([events[i][1]]),
+            "categorical": np.asarray(events[i][0])[None],
             "numeric": none,  # What is expected is ids and times.
           }
-          for ids, at in events
+          for i in slow
         ],
       )
     parts = []
-    for k, (ids, at) in zip(kept, events, strict=True):
+    for i in known:
+      k, (ids, at) = kept[i], events[i]
       last = k.state.last_time
       gap = 0.0 if last is None else (at - last) / 1e6
       parts.append({
@@ -263,11 +275,13 @@ class Model:
         "ids": np.asarray(ids, np.int32),
         "gap": np.float32(gap),
       })  # fmt: skip
-    out = []
-    for batch, count in self._padded(parts):
-      found = self._deviation(*batch.values(), self._table)
-      out.append(np.asarray(found)[:count])
-    return np.concatenate(out)
+    found = [
+      np.asarray(self._deviation(*batch.values(), self._table))[:count]
+      for batch, count in self._padded(parts)
+    ]
+    if known:
+      out[known] = np.concatenate(found)
+    return out
 
   def next_events(
     self, kept: Sequence["Kept"], at: Sequence[int]

@@ -53,7 +53,7 @@ class States:
   Attributes:
     batch_size: B.
     direct: Whether what is said of the next event follows from the state of the
-      last row, whenever it comes; but for a user's first event.
+      last row, but for a few; see `follows`.
     features: Names of `deviation`'s columns.
     embedding_width: Of `embedding`.
     model_hash: 16 hex digits of what states depend on: parameters, fitted
@@ -80,7 +80,8 @@ class States:
     width = self._recipe.cfg.d_model + self._reader.vectors.shape[1]
     self._sums_width, self.embedding_width = width, 2 * width + 1
     cfg, copies = self._recipe.cfg, bool(self._recipe.cfg.copy)
-    self.direct = not (cfg.target_time or cfg.tell_later or copies)
+    self.direct = not (cfg.target_time or copies)
+    self._ahead = int(bool(cfg.tell_later))  # Microseconds to what comes next.
     self._settings = appends.Settings(
       self._data.sequence_length,
       self._recipe.column,
@@ -130,7 +131,7 @@ class States:
         place. Nobody has changed.
       ValueError: Events have other columns than the model's.
     """
-    return self._appended(states, events, False)[0]
+    return self._appended(states, events)[0]
 
   def append_embedding(
     self, states: Sequence[State], events: Sequence[Events]
@@ -140,7 +141,7 @@ class States:
     Raises:
       OutOfOrder, ValueError: See `append`.
     """
-    after, looks = self._appended(states, events, True)
+    after, looks = self._appended(states, events, 0)
     return after, self._embedded(after, looks)
 
   def append_looks(
@@ -148,17 +149,24 @@ class States:
   ) -> tuple[list[State], list[np.ndarray | None]]:
     """`append`, and float32 [D] of each user's last row, in one call of the model.
 
-    All that is said of what comes next follows from it where `direct`; None of
-    users without a row.
+    All that is said of what comes next follows from it where `follows` says so;
+    None of users without a row.
 
     Raises:
       OutOfOrder, ValueError: See `append`.
     """
-    after, looks = self._appended(states, events, True)
+    after, looks = self._appended(states, events, self._ahead)
     some = [i for i, s in enumerate(after) if s.rows]
-    return after, self._looked(after, looks, some)
+    return after, self._looked(after, looks, some, self._ahead)
 
-  def _appended(self, states, events, look):
+  def follows(self, state: State, at: int) -> bool:
+    """Whether what is said of an event at an instant follows from a look."""
+    if not self.direct or not state.count:
+      return False  # A start token is as old as the first event.
+    # What a look says is of a later event; some models are told of one at once.
+    return not self._ahead or at > state.last_time
+
+  def _appended(self, states, events, ahead=None):
     """The users after more events; of some, what was found of their last row."""
     for i, (state, more) in enumerate(zip(states, events, strict=True)):
       refusals.check_events(i, state, more)
@@ -167,17 +175,17 @@ class States:
       for s, e in zip(states, events, strict=True)
     ]
     waiting = [d for d in drafts if d is not None]
-    while waiting := self._read_some(waiting, look):
+    while waiting := self._read_some(waiting, ahead):
       pass
     after = [s if d is None else d.done() for s, d in zip(states, drafts)]
     looks = [None if d is None else d.look for d in drafts]
     return after, looks
 
   def _read_some(
-    self, drafts: list[appends.Draft], look: bool
+    self, drafts: list[appends.Draft], ahead: int | None
   ) -> list[appends.Draft]:
     """Lets each draft read some rows; those that are not at their end."""
-    found = [(d, d.next(self._reader.chunks[-1], look)) for d in drafts]
+    found = [(d, d.next(self._reader.chunks[-1], ahead)) for d in drafts]
     found = [(d, rows) for d, rows in found if rows is not None]
     # Alike many rows together.
     found.sort(key=lambda x: len(x[1].next_time))
@@ -226,7 +234,10 @@ class States:
         events = None if inputs.users else [one] * users
         if self.direct:
           look = np.zeros(self._recipe.cfg.d_model, np.float32)
-          self.risk(states, [0] * users, context, events, [look] * users)
+          later = (
+            None if inputs.users else [one | {"time": one["time"] + 1}] * users
+          )
+          self.risk(states, [1] * users, context, later, [look] * users)
         if users == 1 or not self.direct:
           self.risk(states, [0] * users, context, events)
         continue
@@ -254,7 +265,7 @@ class States:
     """Embeddings of users; `looks` are states of their last rows, where known."""
     sums = np.stack([s.sums for s in states])
     some = [i for i, s in enumerate(states) if s.count]
-    looks = self._looked(states, looks, some)
+    looks = self._looked(states, looks, some, 0)
     if some:
       column = self._settings.column
       ids = [states[i].row("categorical")[-1][column] for i in some]
@@ -263,14 +274,17 @@ class States:
     count = np.asarray([[s.count] for s in states], np.float64)
     return probe.pooled(sums, count).astype(np.float32)
 
-  def _looked(self, states, looks, some) -> list[np.ndarray | None]:
-    """States of last rows, found of `some` users where they are not known."""
+  def _looked(self, states, looks, some, ahead) -> list[np.ndarray | None]:
+    """States of last rows, found of `some` users where they are not known.
+
+    As if what follows came so many microseconds later.
+    """
     looks = list(looks)
     absent = [i for i in some if looks[i] is None]
     for i in range(0, len(absent), self.batch_size):
       mine = absent[i : i + self.batch_size]
-      # The last one, which no other follows.
-      last = [self._last(states[j], states[j].last_time or 0) for j in mine]
+      when = [(states[j].last_time or 0) + ahead for j in mine]
+      last = [self._last(states[j], t) for j, t in zip(mine, when)]
       found, _ = self._reader.extend(last)
       for j, x in zip(mine, found[:, 0], strict=False):
         looks[j] = x
@@ -439,10 +453,10 @@ class States:
     everyone, out = list(range(len(states))), {}
     groups = [(everyone, False)]
     if looks is not None:
-      known = [i for i in everyone if states[i].count]
+      known = [i for i in everyone if self.follows(states[i], when[i])]
       # Each alone: they are few, and need no programs of all sizes.
       groups = [(known, True)]
-      groups += [([i], False) for i in everyone if not states[i].count]
+      groups += [([i], False) for i in everyone if i not in known]
     for mine, look in groups:
       for i in range(0, len(mine), self.batch_size):
         some = mine[i : i + self.batch_size]
