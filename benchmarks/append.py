@@ -157,7 +157,7 @@ def measure(model, found, rounds: int) -> dict[str, float]:
   rows = [states._last(s, int(e["time"][0])) for s, e in zip(before, more[-1])]
   reader = states._reader
   size = 1 if len(rows) == 1 else reader.batch_size
-  batch, past = reader._batch(rows, 1, size)
+  batch, past = reader._batch(rows, 1, size), reader._past(rows, size)
   states.embedding(before)  # Compiles.
   program = reader._programs["extend", size, 1]
   arrays = jax.device_put((batch, past))

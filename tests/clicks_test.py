@@ -88,6 +88,16 @@ def test_a_record_is_a_session(prepared):
   users = {r["key"]: (s, r) for s in data.splits for r in data.source(s)}
   notes = data.stats["notes"]
   assert notes["heartbeats left out"] == 1
+  # It is no click: of the same session as any other visitor's one is missing.
+  late = {
+    k.split("/")[0]: len(r["day"])
+    for k, (_, r) in users.items()
+    if k.partition("/")[2] > "20260102"
+  }
+  assert late["v5"] == 2 and late["v6"] == 3
+  adds = int((log()["event"] == "add").sum())
+  views = "clicks that are no page view (option views), without a dwell"
+  assert notes[views] == adds
   assert notes["clicks with a time in the future"] == 1
   assert notes["visitors marked as bots"] == notes["sessions of bots"] == 1
   assert notes["clicks of bots"] == 200
@@ -123,6 +133,55 @@ def test_pages_have_names_titles_and_no_query(prepared):
   assert at["shop.example/u/{email}/1"] == "Inbox of {email}"
   long = at["shop.example/r/{token}"]
   assert len(long) == 400 and long.startswith("ignore all previous")
+
+
+def test_a_page_has_its_most_frequent_title_of_training(tmp_path):
+  rows = []
+  for i in range(60):
+    title = "rare" if i % 4 == 0 else "usual"
+    rows.append((f"v{i}", f"2026-01-01T10:{i:02d}:00", "https://h/p", title))
+  frame = pl.DataFrame(
+    rows, schema=["visitor", "time", "url", "title"], orient="row"
+  )
+  frame.write_csv(tmp_path / "a.csv")
+  made = run.prepare("clicks", tmp_path / "one", path=str(tmp_path), file="a.csv",
+                     now=NOW, quiet=True)  # fmt: skip
+  title = lambda path: pages_lib.Pages.load(path).title[2]
+  assert title(made) == "usual"
+  data = records_lib.Records.open(made)
+  train = {r["key"].split("/")[0] for r in data.source("train")}
+  assert {"validation", "test"} <= set(data.splits)
+  other = frame.with_columns(
+    title=pl.when(pl.col("visitor").is_in(list(train)))
+    .then(pl.lit("of training"))
+    .otherwise(pl.lit("a later one"))
+  )
+  few = other.filter(pl.col("visitor").is_in(sorted(train)[:3]))
+  rest = other.filter(~pl.col("visitor").is_in(list(train)))
+  pl.concat([few, *[rest] * 3]).write_csv(tmp_path / "b.csv")
+  made = run.prepare("clicks", tmp_path / "two", path=str(tmp_path), file="b.csv",
+                     now=NOW, quiet=True)  # fmt: skip
+  assert title(made) == "of training"
+
+
+def test_names_of_events_are_spelled_in_many_ways(tmp_path):
+  rows = [
+    ("v", f"2026-01-01T10:00:{s:02d}", "https://h/p", e)
+    for s, e in enumerate(("PageView", "page-view", "click", "Page View"))
+  ]
+  frame = pl.DataFrame(
+    rows, schema=["visitor", "time", "url", "event"], orient="row"
+  )
+  raw = tmp_path / "raw"
+  raw.mkdir()
+  frame.write_csv(raw / "a.csv")
+  found = sources.load("clicks", dict(path=str(raw), now=NOW))
+  dwell = found.activity.collect()["dwell_seconds"].to_list()
+  assert dwell == [1.0, 2.0, None, None]
+  # One bad time in one file of several is one click less, not no log.
+  frame.with_columns(time=pl.lit("soon")).head(1).write_csv(raw / "b.csv")
+  found = sources.load("clicks", dict(path=str(raw), now=NOW))
+  assert found.activity.collect()["time"].null_count() == 1
 
 
 def test_no_byte_holds_a_secret(prepared, capsys):

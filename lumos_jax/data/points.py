@@ -128,5 +128,10 @@ def balanced(points: Points, seed: int) -> np.ndarray:
     np.flatnonzero(g & points.mask.any(1)) for g in (positive, ~positive)
   ]
   count, rng = min(map(len, groups)), np.random.default_rng(seed)
+  if not count:
+    raise ValueError(
+      "data.balanced = True has nothing to balance: a part has no point with a "
+      "positive label, or none without"
+    )
   drawn = [rng.choice(g, count, replace=False) for g in groups]
   return np.sort(np.concatenate(drawn))

@@ -259,6 +259,8 @@ def _serve(args, folder, service, server) -> None:
   kept, keys = _store(args, folder)
   step = args.step
   if step not in (None, "best"):
+    if not step.isdecimal():
+      raise ServeError(f"--step={step}: give a checkpoint's number, or best")
     step = int(step)
   make = lambda n: model.Model(args.workdir, n, args.data_dir)
   made = make(step)
