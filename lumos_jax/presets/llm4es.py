@@ -42,6 +42,8 @@ def start(arg: str | None):
   c = config_lib.default("llm4es")
   c.name, c.seed = f"llm4es_{args.data}", args.seed
   datasets.use(c, args.data, args.path)
+  for probe in (v for v in c.evals.values() if v.type == "probe"):
+    probe.models = ("lightgbm_llm4es",)  # As published.
   c.model.weights = args.weights or "smollm2"
   c.train.steps = args.steps or 300
   own = c.evals
