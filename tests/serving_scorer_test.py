@@ -11,6 +11,7 @@ import serving  # noqa: E402
 
 from lumos_jax.evaluators import calibration  # noqa: E402
 from lumos_jax.serving import jobs as jobs_lib  # noqa: E402
+from lumos_jax.serving import problems  # noqa: E402
 from lumos_jax.serving import scorer as scorer_lib  # noqa: E402
 from lumos_jax.serving import store as store_lib  # noqa: E402
 from lumos_jax.serving import watch  # noqa: E402
@@ -220,5 +221,5 @@ def test_days_without_dates_have_a_future_too(made):
   last = core.default_day + scorer_lib._FUTURE_DAYS
   fields = event("01-05")["fields"]
   assert core.encode(user, [dict(time=last, fields=fields)])
-  with pytest.raises(scorer_lib.Problem, match="366 days beyond"):
+  with pytest.raises(problems.Problem, match="366 days beyond"):
     core.encode(user, [dict(time=last + 1, fields=fields)])

@@ -21,9 +21,10 @@ import numpy as np
 from absl import logging
 
 from lumos_jax.data import hosts as hosts_lib
-from lumos_jax.data import instants, packing
+from lumos_jax.data import packing
 from lumos_jax.data import schema as schema_lib
 from lumos_jax.llm import offline, prepared, text
+from lumos_jax.llm import rows as rows_lib
 from lumos_jax.llm import tokenizer as tokenizer_lib
 
 Batch = dict[str, Any]
@@ -195,7 +196,7 @@ class Texts:
     )
 
   def _trains(self, record: Batch) -> bool:
-    cfg, known = self.cfg, _events(record, self.cfg.train_origin_last)
+    cfg, known = self.cfg, rows_lib.events(record, self.cfg.train_origin_last)
     # Where other splits are asked, all of this one may learn.
     asked = cfg.train_split in (cfg.validation_split, cfg.test_split)
     return bool(known) and not (asked and self.held_out(record))
@@ -221,7 +222,8 @@ class Texts:
     chosen = [
       i
       for i in range(len(source))
-      if _events(source[i], until) and (not own or self.held_out(source[i]))
+      if rows_lib.events(source[i], until)
+      and (not own or self.held_out(source[i]))
     ]
     if not chosen:
       raise ValueError(
@@ -328,10 +330,3 @@ class Texts:
     out["user_mask"] = np.arange(batch_size) < len(windows)
     out["key"] = np.asarray([*keys, *[""] * (batch_size - len(keys))])
     return out
-
-
-def _events(record: Batch, until: int) -> int:
-  """Rows before a day; all where it is 0."""
-  if not until:
-    return len(record["day"])
-  return int(np.searchsorted(instants.days(record), until))
