@@ -11,10 +11,12 @@ import serving  # noqa: E402
 
 from lumos_jax.evaluators import calibration  # noqa: E402
 from lumos_jax.serving import jobs as jobs_lib  # noqa: E402
-from lumos_jax.serving import problems  # noqa: E402
+from lumos_jax.serving import (
+  problems,  # noqa: E402
+  watch,  # noqa: E402
+)
 from lumos_jax.serving import scorer as scorer_lib  # noqa: E402
 from lumos_jax.serving import store as store_lib  # noqa: E402
-from lumos_jax.serving import watch  # noqa: E402
 
 event = serving.event
 
