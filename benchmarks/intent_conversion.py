@@ -1,13 +1,14 @@
-r"""What labels keep of a session's vector: conversion on Wikispeedia.
+r"""What labels keep of a session's vector: conversion on Wikispeedia and OULAD.
 
   python benchmarks/intent_conversion.py --workdir=RUN --intents=RUN/intents \
-    [--data_dir=DIR]
+    [--data_dir=DIR] [--label=submits --clicks=0 --name=intent_conversion_oulad]
 
-Will a path reach its target, from its first four pages? Simple models on counts of
-pages, on the run's vector, on the teacher's confidences and on the student's, all of
-the same four pages (evaluator `conversion`; intervals are paired bootstraps over the
-test paths). The teacher is the clusters: the one of `lumos intents` without a language
-model, which can tell any session. Writes benchmarks/results/intent_conversion.json.
+Will a path reach its target, from its first four pages? Does a student hand something
+in within 7 days of a day's clicks? Simple models on counts of pages, on the run's
+vector, on the teacher's confidences and on the student's, all of the same clicks
+(evaluator `conversion`; intervals are paired bootstraps over the test sessions). The
+teacher is the clusters: the one of `lumos intents` without a language model, which
+can tell any session. Writes benchmarks/results/NAME.json.
 """
 
 import argparse
@@ -22,7 +23,6 @@ from lumos_jax import evaluate, predictor, session_table
 from lumos_jax.intents import cluster, taxonomy
 from lumos_jax.intents import student as student_lib
 
-_CLICKS = 4
 _METRICS = ("auc", "log_loss", "micro_f1", "macro_f1")
 _ENDS = ("difference", "low", "high")
 
@@ -58,11 +58,14 @@ def main():
   add("--intents", required=True, help="folder of lumos intents, no endpoint")
   add("--data_dir", help="a prepared data set; default the run's own")
   add("--models", default="logistic,lightgbm", help="on the features")
+  add("--label", default="finished", help="what is asked")
+  add("--clicks", type=int, default=4, help="that are read; 0 for all")
+  add("--name", default="intent_conversion", help="of the result file")
   args = parser.parse_args()
   begin = time.monotonic()
   out = pathlib.Path(tempfile.mkdtemp())
   manifest = session_table.write(
-    out / "first", args.workdir, data_dir=args.data_dir, first=_CLICKS
+    out / "first", args.workdir, data_dir=args.data_dir, first=args.clicks
   )
   intents = pathlib.Path(args.intents)
   made_for = student_lib.Student.load(intents).model_hash
@@ -76,8 +79,8 @@ def main():
     config.evals = dict(
       conversion=dict(
         type="conversion",
-        label="finished",
-        clicks=_CLICKS,
+        label=args.label,
+        clicks=args.clicks,
         models=tuple(args.models.split(",")),
         tables=paths,
       )
@@ -101,10 +104,12 @@ def main():
       print(f"{how:10s}{features:10s}{metrics}", flush=True)
       rows.append(
         dict(
-          dataset=f"wikispeedia, {found['sessions']:,.0f} test paths of more "
-          "than 4 pages",
+          dataset=f"{config.data.source}, {found['sessions']:,.0f} test sessions"
+          + (f" of more than {args.clicks} clicks" if args.clicks else ""),
           split="test",
-          protocol=f"first {_CLICKS} pages, {how}",
+          protocol=f"first {args.clicks} pages, {how}"
+          if args.clicks
+          else f"{args.label}, {how}",
           model=features,
           config=f"{labels} labels",
           steps=model.step,
@@ -112,7 +117,7 @@ def main():
           metrics=metrics,
         )
       )
-  print(results.write("intent_conversion", rows))
+  print(results.write(args.name, rows))
 
 
 if __name__ == "__main__":
