@@ -9,7 +9,7 @@ singular value decomposition of the link graph): k-means of both, and the labels
 NMI and adjusted Rand are with the one of the 15 top categories that most of a
 session's pages have, on the test split; whatever is fitted is fitted on the training
 split. Seeds are of k-means, namer and student: the encoder is one. Writes
-benchmarks/results/intent_taxonomy.json.
+benchmarks/results/NAME.json.
 """
 
 import argparse
@@ -92,6 +92,7 @@ def main():
   add("--labels", type=int, default=15, help="as many as categories")
   add("--clusters", type=int, default=45, help="that labels are joined from")
   add("--sample", type=int, default=20_000, help="training sessions")
+  add("--name", default="intent_taxonomy", help="of the result file")
   args = parser.parse_args()
   files = sorted(pathlib.Path(args.sessions).glob("*.parquet"))
   frame = pl.concat([pl.read_parquet(f) for f in files])
@@ -151,7 +152,7 @@ def main():
     made = row(train, parts["test"][name], name, how, 0, 0.0, found)
     made["protocol"] = f"adjusted Rand over pairs of {args.seeds} seeds"
     rows.append(made)
-  print(results.write("intent_taxonomy", rows))
+  print(results.write(args.name, rows))
 
 
 def row(train, test, vectors, how, seed, seconds, metrics):
