@@ -253,11 +253,14 @@ def _checked(workdir, config, records, step) -> checkpoint_lib.Checkpoints:
   """The checkpoints, once the data set is known to be the checkpoint's."""
   store = checkpoint_lib.Checkpoints(workdir, read_only=True)
   columns = records.calendar.columns
-  _, meta = (
-    store.newest(store.meta) if step is None else (step, store.meta(step))
-  )
+  meta = _meta(store, step)
   identity.check_meta(meta, config, records.schema, columns, False)
   return store
+
+
+def _meta(store: checkpoint_lib.Checkpoints, step: int | None) -> dict:
+  """What a step says of itself, by default the newest that can be read."""
+  return store.newest(store.meta)[1] if step is None else store.meta(step)
 
 
 def restored(
@@ -272,11 +275,9 @@ def restored(
     k: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=whole)
     for k, s in shapes.items()
   }
-
-  def read(n):
-    identity.check_inputs(store.meta(n), recipe, False)
-    return store.restore_params(abstract, n)
-
+  # Not as a step is read: other steps' files are no more those that were there.
+  identity.check_inputs(_meta(store, step), recipe, resume=False)
+  read = lambda n: store.restore_params(abstract, n)
   return store.newest(read) if step is None else (step, read(step))
 
 

@@ -116,10 +116,15 @@ def make_meta(
   }
 
 
-def inputs_of(recipe: Any) -> dict[str, str]:
-  """{what a recipe reads beside the data set: a digest of it}; {} for nothing."""
+def inputs_of(recipe: Any, training: bool) -> dict[str, str]:
+  """{what a recipe reads beside the data set: a digest of it}; {} for nothing.
+
+  Args:
+    recipe: Of a run.
+    training: Also what only training reads: in use it need not be there.
+  """
   content = getattr(recipe.inputs, "content", None)
-  return content() if callable(content) else {}
+  return content(training) if callable(content) else {}
 
 
 def check_inputs(meta: Mapping[str, Any], recipe: Any, resume: bool) -> None:
@@ -130,10 +135,9 @@ def check_inputs(meta: Mapping[str, Any], recipe: Any, resume: bool) -> None:
     recipe: Of this run.
     resume: Also compare what only training reads.
   """
-  theirs, mine = meta.get("inputs", {}), inputs_of(recipe)
-  in_use = getattr(recipe.inputs, "IN_USE", ())
+  theirs, mine = meta.get("inputs", {}), inputs_of(recipe, resume)
   for name in sorted(theirs.keys() & mine.keys()):
-    if theirs[name] != mine[name] and (resume or name in in_use):
+    if theirs[name] != mine[name]:
       raise checkpoint.CheckpointError(
         f"{name} holds something else than when the checkpoint was trained: put "
         "back what was there, or train again in a new --workdir"

@@ -153,12 +153,13 @@ class Predictor:
   def read_calibration(self) -> None:
     """Reads the maps again: a run writes them after its checkpoint.
 
+    Where the file is another checkpoint's by now, those in use stay.
+
     Raises:
       ValueError: The file is damaged.
     """
-    self.__dict__["calibration"] = calibration_lib.load(
-      self.workdir, self.model_hash
-    )
+    found = calibration_lib.load(self.workdir, self.model_hash)
+    self.__dict__["calibration"] = found or self.calibration
 
   @functools.cached_property
   def why(self) -> why_lib.Why:

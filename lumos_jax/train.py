@@ -212,7 +212,7 @@ def train(
     records.calendar.columns,
     identity.content(records.stats),
   )
-  meta["inputs"] = identity.inputs_of(recipe)
+  meta["inputs"] = identity.inputs_of(recipe, training=True)
   iterator = recipe.inputs.train_iterator(
     records, config.data, tasks, cfg.batch_size, config.seed
   )

@@ -511,7 +511,7 @@ def test_written_texts_are_trained_on_in_place_of_told_ones(tmp_path):
     batch_of(build(data__written=str(tmp_path))[2], c, records, 8)
   # A resume does not go on with other texts, nor with those of damaged files.
   (tmp_path / "manifest.json").write_text(json.dumps(about))
-  meta = {"inputs": identity.inputs_of(recipe)}
+  meta = {"inputs": identity.inputs_of(recipe, training=True)}
   identity.check_inputs(meta, recipe, True)
   frame.with_columns(text=pl.lit("other")).write_parquet(
     tmp_path / "part.parquet"
@@ -524,12 +524,14 @@ def test_written_texts_are_trained_on_in_place_of_told_ones(tmp_path):
   (tmp_path / "manifest.json").write_text(json.dumps(about))
   with pytest.raises(checkpoint.CheckpointError, match="data.written holds"):
     identity.check_inputs(meta, recipe, True)
-  identity.check_inputs(meta, recipe, False)  # It is not read in use.
+  # In use they are not read, and need not be there.
+  (tmp_path / "manifest.json").unlink()
+  identity.check_inputs(meta, recipe, False)
 
 
 def test_another_tokenizer_is_refused_in_use_too():
   recipe = build()[2]
-  meta = {"inputs": identity.inputs_of(recipe)}
+  meta = {"inputs": identity.inputs_of(recipe, training=False)}
   identity.check_inputs(meta, recipe, False)
   recipe.inputs.tokenizer = types.SimpleNamespace(digest="0" * 16)
   with pytest.raises(

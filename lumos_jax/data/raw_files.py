@@ -36,18 +36,18 @@ def check(
     return
   folder = pathlib.Path(root)
   files = [folder] if folder.is_file() else folder.rglob("*")
-  there = {
-    f.name: f.stat().st_size
-    for f in files
-    if f.is_file() and not f.name.startswith((".", "_"))
-  }
+  # Partitions have files of one name.
+  there: dict[str, set[int]] = {}
+  for f in files:
+    if f.is_file() and not f.name.startswith((".", "_")):
+      there.setdefault(f.name, set()).add(f.stat().st_size)
   if not set(known) & set(there) and source not in _WHOLE_FOLDERS:
     return  # Queries, and files of other places.
   changed = [f"{n} is absent" for n in known if n not in there]
   changed += [
-    f"{n} had {known[n]:,} bytes and has {there[n]:,}"
+    f"{n} had {known[n]:,} bytes and has {min(there[n]):,}"
     for n in known
-    if n in there and there[n] != known[n]
+    if n in there and known[n] not in there[n]
   ]
   if source in _WHOLE_FOLDERS and "appended" not in contents:
     if options.get("file", "*") == "*":
@@ -57,6 +57,7 @@ def check(
     raise shards.DataError(
       f"{path} was made of other files than {root} holds: "
       f"{', '.join(changed[:_SHOWN])}{more}. Give these a data.root of their own "
-      "(--config.data.root=FOLDER, or root=FOLDER behind the config's name), or "
-      "prepare them anew with python -m data_prep --overwrite"
+      "(--config.data.root=FOLDER, or root=FOLDER behind the config's name), "
+      "prepare them anew with python -m data_prep --overwrite, or leave out path to "
+      "go on with what is prepared"
     )

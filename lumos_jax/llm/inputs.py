@@ -53,9 +53,6 @@ class Texts:
   text.
   """
 
-  _TOKENIZER, _WRITTEN = "the tokenizer of model.weights", "data.written"
-  IN_USE = (_TOKENIZER,)
-
   def __init__(
     self,
     tokenizer: tokenizer_lib.Tokenizer,
@@ -86,11 +83,11 @@ class Texts:
     """Of the texts that were told in use, see `text.Teller`."""
     return self._base.counts
 
-  def content(self) -> dict[str, str]:
-    """What is read beside the data set, by name: digests."""
-    out = {self._TOKENIZER: self.tokenizer.digest}
-    if self.cfg.written:
-      out[self._WRITTEN] = prepared.digest(self.cfg.written)
+  def content(self, training: bool) -> dict[str, str]:
+    """Digests of what is read beside the data set, see `identity.inputs_of`."""
+    out = {"the tokenizer of model.weights": self.tokenizer.digest}
+    if training and self.cfg.written:
+      out["data.written"] = prepared.digest(self.cfg.written)
     return out
 
   def ids(

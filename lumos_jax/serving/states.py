@@ -407,10 +407,10 @@ class States(head.Head):
     everyone, out = list(range(len(states))), {}
     groups = [(everyone, False)]
     if looks is not None:
-      known = [i for i in everyone if self.follows(states[i], when[i])]
-      # Each alone: they are few, and need no programs of all sizes.
-      groups = [(known, True)]
-      groups += [([i], False) for i in everyone if i not in known]
+      told = [self.follows(s, t) for s, t in zip(states, when, strict=True)]
+      groups = [([i for i in everyone if told[i]], True)]
+      # Others each alone: they are few, and need no programs of all sizes.
+      groups += [([i], False) for i in everyone if not told[i]]
     for mine, look in groups:
       for i in range(0, len(mine), self.batch_size):
         some = mine[i : i + self.batch_size]

@@ -21,9 +21,7 @@ VERSION_BYTES = 8
 KEY_BYTES = 32  # Of a user: LMDB allows 1 to 511 with the field's name.
 KEY_FILE = "key"
 _IDS = b"ids"
-PENDING = (
-  b"pending"  # Meta: users were deleted, and their bytes are still there.
-)
+PENDING = b"pending"  # Meta: bytes of deleted users are still there.
 NEW = 0  # Version of a user that is not there.
 
 

@@ -63,8 +63,8 @@ class Watch:
     """
     self._workdir, self._step, self._seconds = workdir, step, seconds
     self._swap, self._make, self._live = swap, make, live
-    self._student: tuple | None = None
-    self._calibration = stamp(workdir, calibration.FILE)
+    # The model in use has read its calibration; a student may have come since.
+    self._stamps = {calibration.FILE: stamp(workdir, calibration.FILE)}
     self._failed: dict[int, int] = {}
     self._end = threading.Event()
     self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -76,25 +76,31 @@ class Watch:
       self.look_for_student()
       self.look_for_calibration()
 
+  def _changed(self, file: str) -> bool:
+    """Whether a file of the run is another one than at the last look."""
+    try:
+      found = stamp(self._workdir, file)
+    except OSError as e:
+      logging.warning("%s of the run cannot be looked at: %s", file, e)
+      return False
+    if self._live is None or found in (None, self._stamps.get(file)):
+      return False
+    self._stamps[file] = found
+    return True
+
   def look_for_calibration(self) -> bool:
     """Reads the run's calibration where it has changed; whether it did.
 
     Evaluators write it after the checkpoint that it belongs to.
     """
-    try:
-      found = stamp(self._workdir, calibration.FILE)
-    except OSError as e:
-      logging.warning("the run's calibration cannot be looked at: %s", e)
+    if not self._changed(calibration.FILE):
       return False
-    if self._live is None or found is None or found == self._calibration:
-      return False
-    self._calibration = found
     try:
       self._live().predictor.read_calibration()
     except ValueError as e:  # The one in use goes on.
       logging.warning("%s", e)
       return False
-    logging.info("scores are calibrated anew")
+    logging.info("scores are calibrated by the run's newest map for them")
     return True
 
   def look_for_student(self) -> bool:
@@ -102,14 +108,8 @@ class Watch:
 
     One that cannot be read is told once, and the present one goes on.
     """
-    try:
-      found = stamp(self._workdir)
-    except OSError as e:
-      logging.warning("the run's intents cannot be looked at: %s", e)
+    if not self._changed(_STUDENT):
       return False
-    if self._live is None or found is None or found == self._student:
-      return False
-    self._student = found
     student = intent.student_of(self._workdir)
     if student is None:
       return False
