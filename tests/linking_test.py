@@ -8,6 +8,7 @@ import pytest
 from lumos_jax.data_prep import engine, sources
 
 from lumos_jax import linking
+from lumos_jax import links as links_lib
 
 DAY = datetime.datetime(2026, 1, 1)
 
@@ -42,7 +43,7 @@ def links(*rows):
 
 
 def linked(frame, *rows, **kw):
-  found, counts = linking.link(frame, linking.usable(links(*rows))[0], **kw)
+  found, counts = links_lib.link(frame, links_lib.usable(links(*rows))[0], **kw)
   return {k: (u, (t - DAY).days) for k, u, t in found.rows()}, counts
 
 
@@ -101,7 +102,7 @@ def test_of_two_links_of_a_user_the_later_end_counts():
   given = ("v", "u1", 1, 20), ("v", "u1", 2, 3)
   found, _ = linked(frame, *given, ("v", "u2", 5, None))
   assert found == {"a": ("u1", 2)}
-  ends, counts = linking.usable(links(*given, ("v", "u2", 5, None)))
+  ends, counts = links_lib.usable(links(*given, ("v", "u2", 5, None)))
   assert ends["until"].to_list() == [at(5), at(5), None]
   assert counts["links cut where another user logged in"] == 2
 
@@ -109,7 +110,7 @@ def test_of_two_links_of_a_user_the_later_end_counts():
 def test_link_tables_come_in_many_types():
   given = links(("1", "7", 5, None), ("2", "8", 1, 3))
   frame = sessions(("a", "1", None, 4), ("b", "2", None, 2))
-  wanted, _ = linking.link(frame, linking.usable(given)[0])
+  wanted, _ = links_lib.link(frame, links_lib.usable(given)[0])
   assert wanted["user"].to_list() == ["7", "8"]
   whole = lambda c: given.with_columns(pl.col(c).cast(pl.Int64))
   made = [
@@ -125,19 +126,19 @@ def test_link_tables_come_in_many_types():
     given.with_columns(pl.col("start").dt.strftime("%Y-%m-%dT%H:%M:%S")),
   ]
   for table in made:
-    found, _ = linking.link(frame, linking.usable(table)[0])
+    found, _ = links_lib.link(frame, links_lib.usable(table)[0])
     assert found.equals(wanted)
   bad = given.with_columns(start=pl.lit("soon"))
   with pytest.raises(
     ValueError, match="'start' of the link table holds a text"
   ):
-    linking.usable(bad)
+    links_lib.usable(bad)
   with pytest.raises(ValueError, match="'start' of the link table is Int64"):
-    linking.usable(given.with_columns(start=pl.lit(3, pl.Int64)))
+    links_lib.usable(given.with_columns(start=pl.lit(3, pl.Int64)))
 
 
 def test_a_visitor_is_one_user_at_a_time():
-  found, counts = linking.usable(
+  found, counts = links_lib.usable(
     links(
       ("v", "u1", 3, 9),
       ("v", "u2", 5, None),
@@ -150,9 +151,9 @@ def test_a_visitor_is_one_user_at_a_time():
   with pytest.raises(
     ValueError, match="1 instants at which one visitor is two"
   ):
-    linking.usable(links(("v", "u1", 3, None), ("v", "u2", 3, None)))
+    links_lib.usable(links(("v", "u1", 3, None), ("v", "u2", 3, None)))
   with pytest.raises(ValueError, match=r"lacks \['user'\]"):
-    linking.usable(links().drop("user"))
+    links_lib.usable(links().drop("user"))
 
 
 def test_rows_come_when_they_are_known_and_features_know_no_later_ones():
@@ -160,8 +161,8 @@ def test_rows_come_when_they_are_known_and_features_know_no_later_ones():
     ("a", "v", None, 1), ("b", "v", "u1", 5), ("c", "robot", None, 1),
     ("d", "x", None, 2),
   )  # fmt: skip
-  given, _ = linking.usable(linking.logins(frame))
-  found, counts = linking.link(frame, given)
+  given, _ = links_lib.usable(links_lib.logins(frame))
+  found, counts = links_lib.link(frame, given)
   assert counts["sessions of bots, not linked"] == 1
   vectors = pl.DataFrame(
     {
