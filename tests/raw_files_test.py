@@ -1,6 +1,10 @@
 """Raw files that are not those a data set was made of are told."""
 
+import json
+import pathlib
+
 import pytest
+from lumos_jax.data_prep import run
 
 from lumos_jax.data import raw_files, shards
 
@@ -56,3 +60,24 @@ def test_partitions_have_files_of_one_name(tmp_path):
     written(tmp_path / "log" / day, a=text)
   stats = {"contents": {"inputs": {"a.csv": 3}}}
   check(tmp_path / "log", stats=stats)
+
+
+def test_a_description_may_lie_anywhere(tmp_path):
+  """As configs/online_retail.py has it: the description is the package's."""
+  raw = written(tmp_path / "raw", shop="user,day,amount\na,0,1\na,9,2\nb,3,1\n")
+  text = """
+from lumos_jax.data.schema import Numeric, Schema
+SCHEMA = Schema(name="shop", activity=(Numeric("amount"),))
+TABLES = {"activity": {"file": "shop.csv",
+                       "columns": {"key": "user", "time": "day"}}}
+TRAIN_UNTIL = 8
+"""
+  (tmp_path / "shop.py").write_text(text)
+  options = {"schema": str(tmp_path / "shop.py"), "path": str(raw)}
+  data = pathlib.Path(run.prepare("tables", str(tmp_path / "data"), **options))
+  stats = json.loads((data / "stats.json").read_text())
+  assert set(stats["contents"]["inputs"]) == {"shop.csv", "shop.py"}
+  raw_files.check(data, stats, "tables", options)
+  (raw / "shop.csv").write_text("user,day,amount\na,0,1\n")
+  with pytest.raises(shards.DataError, match="shop.csv had"):
+    raw_files.check(data, stats, "tables", options)
