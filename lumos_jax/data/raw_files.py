@@ -33,7 +33,9 @@ def check(
   contents = stats.get("contents", {})
   # What has a digest is the description, which may lie anywhere.
   digests = contents.get("digests", {})
-  known = {n: s for n, s in contents.get("inputs", {}).items() if n not in digests}
+  known = {
+    n: s for n, s in contents.get("inputs", {}).items() if n not in digests
+  }
   if not root or "://" in root or not pathlib.Path(root).exists() or not known:
     return
   folder = pathlib.Path(root)
