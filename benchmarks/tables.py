@@ -1,7 +1,7 @@
-"""Writes the tables of README.md and docs/*.md from benchmarks/results/*.json.
+"""Writes the figures of README.md and docs/*.md from benchmarks/results/*.json.
 
   python benchmarks/tables.py            # rewrites what stands between markers
-  python benchmarks/tables.py --check    # fails where a table is stale
+  python benchmarks/tables.py --check    # fails where a table or value is stale
 
 A table stands between two markers; NAME is a file of benchmarks/results:
 
@@ -17,6 +17,14 @@ that differ among the kept rows become columns. A cell is the mean over seeds
 +- their standard deviation (n - 1). A metric that rows have as NAME/difference,
 NAME/low and NAME/high can be asked for as NAME: the cell is then the difference
 with its interval, of one row. A rank metric of fewer than 30 positives is marked.
+
+A figure of running text stands in its sentence, as one cell without a leading 0:
+
+  <!-- value:NAME metric=mean_auc model=stack protocol=pooled -->.8733<!-- /value -->
+
+Options: metric=, model=, digits=, the fields that keep rows, seed= (one alone),
+seeds=no (no standard deviation), and as=percent (times 100) or as=excess (of a
+ratio: how many per cent it is away from 1, without a sign).
 """
 
 import argparse
@@ -37,12 +45,18 @@ _MARKER = re.compile(
   r"(<!-- /table -->)",
   re.DOTALL | re.MULTILINE,
 )
-# An opening marker at the start of a line that finds no end is a mistake.
-_OPENING = re.compile(r"^<!-- table:", re.MULTILINE)
+_VALUE = re.compile(
+  r"(<!-- value:(?P<name>[\w.-]+)(?P<options>[^>]*?) *-->)"
+  r"(?P<body>[^<]*)"
+  r"(<!-- /value -->)"
+)
+# An opening marker that finds no end is a mistake.
+_OPENING = re.compile(r"^<!-- table:|<!-- value:", re.MULTILINE)
 _FIELDS = ("dataset", "split", "protocol", "model", "config", "steps")
 _OPTIONS = (
   "metrics", "models", "layout", "digits", "seeds", "heads", *_FIELDS
 )  # fmt: skip
+_VALUE_OPTIONS = ("metric", "digits", "seeds", "seed", "as", *_FIELDS)
 _NAMES = {"hit_rate": "HitRate", "ndcg": "NDCG", "mrr": "MRR"}
 _SHORT = {
   "auc": "AUC",
@@ -70,14 +84,14 @@ def _label(metric: str) -> str:
   return " ".join(_SHORT.get(w, w) for w in words)
 
 
-def _options(text: str) -> dict[str, str]:
+def _options(text: str, known: tuple[str, ...] = _OPTIONS) -> dict[str, str]:
   """Reads "a=1 b='2 3'"."""
   out = {}
   for part in shlex.split(text):
     key, given, value = part.partition("=")
-    if not given or key not in _OPTIONS:
+    if not given or key not in known:
       raise TableError(
-        f"option {part!r} is none of {', '.join(k + '=' for k in _OPTIONS)}"
+        f"option {part!r} is none of {', '.join(k + '=' for k in known)}"
       )
     out[key] = value
   return out
@@ -118,6 +132,50 @@ def _markdown(head: list[str], body: list[list[str]], left: int) -> str:
   return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def _kept(result: dict, options: dict[str, str]) -> list[dict]:
+  """Rows whose fields are those of the options."""
+  fields = [f for f in (*_FIELDS, "seed") if f in options]
+  rows = [
+    r
+    for r in result["rows"]
+    if all(str(r.get(f)) == options[f] for f in fields)
+  ]
+  if not rows:
+    raise TableError(f"no row of {result['name']!r} has {options}")
+  return rows
+
+
+def value(result: dict, options: dict[str, str]) -> str:
+  """A figure of running text.
+
+  Raises:
+    TableError: No row is left, none has the metric, or rows of different models
+      or protocols would be averaged.
+  """
+  rows, name = _kept(result, options), options.get("metric", "")
+  digits, form = int(options.get("digits", "4")), options.get("as", "")
+  mixed = [f for f in _FIELDS if len({str(r.get(f)) for r in rows}) > 1]
+  if set(mixed) - {"steps"}:
+    raise TableError(f"rows differ in {', '.join(mixed)}: say which")
+  shown = (
+    _interval(rows[0]["metrics"], name, digits) if len(rows) == 1 else None
+  )
+  if not shown:
+    values = [r["metrics"][name] for r in rows if name in r["metrics"]]
+    if not values:
+      raise TableError(f"no row has the metric {name!r}")
+    if form == "percent":
+      values = [100 * v for v in values]
+    elif form == "excess":
+      values = [100 * abs(statistics.fmean(values) - 1)]
+    elif form:
+      raise TableError(f"as={form}: use percent or excess")
+    if options.get("seeds") == "no":
+      values = [statistics.fmean(values)]
+    shown = _cell(values, digits)
+  return re.sub(r"(?<![\d.])0\.(?=\d)", ".", shown)
+
+
 def render(result: dict, options: dict[str, str] | None = None) -> str:
   """The markdown of a result file's content.
 
@@ -129,13 +187,7 @@ def render(result: dict, options: dict[str, str] | None = None) -> str:
     TableError: No row is left, or an asked-for model or metric is absent.
   """
   options = options or {}
-  rows = [
-    r
-    for r in result["rows"]
-    if all(str(r.get(f)) == options[f] for f in _FIELDS if f in options)
-  ]
-  if not rows:
-    raise TableError(f"no row of {result['name']!r} has {options}")
+  rows = _kept(result, options)
   models = list(dict.fromkeys(r["model"] for r in rows))
   metrics = list(dict.fromkeys(m for r in rows for m in r["metrics"]))
   for what, have in (("models", models), ("metrics", metrics)):
@@ -201,26 +253,34 @@ def _origin(result: dict) -> str:
 
 
 def fill(text: str, results: pathlib.Path, where: str) -> str:
-  """A page's text with all its tables rendered.
+  """A page's text with all its tables and values rendered.
 
   Raises:
-    TableError: Names the page, the table and what is wrong.
+    TableError: Names the page, the table or value, and what is wrong.
   """
 
-  def one(match: re.Match) -> str:
+  def of(match: re.Match, what: str, make, known: tuple[str, ...]) -> str:
     name = match["name"]
     path = results / f"{name}.json"
     try:
       if not path.exists():
         raise TableError(f"there is no {path.name} in {path.parent}")
-      table = render(json.loads(path.read_text()), _options(match["options"]))
+      return make(
+        json.loads(path.read_text()), _options(match["options"], known)
+      )
     except (TableError, KeyError, ValueError) as e:
-      raise TableError(f"{where}, table:{name}: {e}") from e
-    return f"{match[1]}\n{table}\n{match[5]}"
+      raise TableError(f"{where}, {what}:{name}: {e}") from e
 
-  if len(_OPENING.findall(text)) != len(_MARKER.findall(text)):
-    raise TableError(f"{where}: a table's marker is malformed or never closed")
-  return _MARKER.sub(one, text)
+  def table(match: re.Match) -> str:
+    return f"{match[1]}\n{of(match, 'table', render, _OPTIONS)}\n{match[5]}"
+
+  def figure(match: re.Match) -> str:
+    return f"{match[1]}{of(match, 'value', value, _VALUE_OPTIONS)}{match[5]}"
+
+  found = len(_MARKER.findall(text)) + len(_VALUE.findall(text))
+  if len(_OPENING.findall(text)) != found:
+    raise TableError(f"{where}: a marker is malformed or never closed")
+  return _VALUE.sub(figure, _MARKER.sub(table, text))
 
 
 def main(argv: list[str] | None = None, root: pathlib.Path = ROOT) -> int:

@@ -95,6 +95,15 @@ def test_check_finds_stale_tables(root):
     ("<!-- table:forecast metric=x -->\n<!-- /table -->", "option 'metric=x'"),
     ("<!-- table:forecast split=no -->\n<!-- /table -->", "no row"),
     ("<!-- table:forecast -->\n", "never closed"),
+    ("is <!-- value:forecast metric=mean_auc -->", "never closed"),
+    (
+      "<!-- value:forecast metric=mean_auc -->1<!-- /value -->",
+      "differ in model",
+    ),
+    (
+      "<!-- value:forecast model=LUMOS metric=x -->1<!-- /value -->",
+      "metric 'x'",
+    ),
   ],
 )
 def test_errors_name_the_page_and_the_table(root, capsys, marker, message):
@@ -102,6 +111,33 @@ def test_errors_name_the_page_and_the_table(root, capsys, marker, message):
   assert tables.main([], root) == 2
   error = capsys.readouterr().err
   assert "docs/page.md" in error and message in error
+
+
+@pytest.mark.parametrize(
+  "options, shown",
+  [
+    ("model=LUMOS metric=mean_auc digits=3", ".850 ± .071"),
+    ("model=LUMOS metric=mean_auc seeds=no digits=2", ".85"),
+    ("model=LUMOS metric=mean_auc seed=1 digits=2", ".90"),
+    ("model=LUMOS metric=spend/wape as=percent digits=0 seeds=no", "50"),
+    ("model=LUMOS metric=mean_auc as=excess digits=1", "15.0"),
+    ("model=Other metric=gain digits=2", "−.02 [−.10, +1.05]"),
+  ],
+)
+def test_figures_of_running_text(root, options, shown):
+  result = copy.deepcopy(RESULT)
+  gain = {"gain/difference": -0.02, "gain/low": -0.1, "gain/high": 1.05}
+  result["rows"].append(
+    {**result["rows"][0], "model": "Other", "metrics": gain}
+  )
+  path = root / "benchmarks/results/forecast.json"
+  path.write_text(json.dumps(result))
+  marker = f"<!-- value:forecast {options} -->"
+  (root / "README.md").write_text(f"AUC {marker}.1<!-- /value --> (test)\n")
+  assert tables.main(["--check"], root) == 1
+  assert tables.main([], root) == 0
+  page = (root / "README.md").read_text()
+  assert page == f"AUC {marker}{shown}<!-- /value --> (test)\n"
 
 
 def test_rows_are_added_and_replaced(tmp_path, monkeypatch):
