@@ -11,10 +11,11 @@ on the config's origins whatever is tested, so that one training a seed serves
 all origins. Baselines are fitted anew for each origin and seed.
 
 Writes benchmarks/results/NAME.json: a row a model, origin and seed, with the
-paired bootstrap intervals over users; then, with protocol "pooled", a row a
-model with the mean over all runs and, as vs_OTHER/METRIC, differences with 95 %
-intervals over users, seeds and origins (evaluators/hierarchical.py). Runs that
-were interrupted go on; finished ones are read.
+paired bootstrap intervals over users, and one of the model at the validation
+origin; then, with protocol "pooled", a row a model with the mean over all runs
+and, as vs_OTHER/METRIC, differences with 95 % intervals over users, seeds and
+origins (evaluators/hierarchical.py). Runs that were interrupted go on; finished
+ones are read.
 """
 
 import argparse
@@ -87,12 +88,12 @@ def evaluate_elsewhere(config, trained, workdir) -> None:
   session.evaluate(step, params, last=True)
 
 
-def kinds(config) -> dict[str, str]:
-  """{evaluator: type} of those that forecast the test origin."""
+def kinds(config, split: str = "test") -> dict[str, str]:
+  """{evaluator: type} of those that forecast the split's origin."""
   return {
     name: kw["type"]
     for name, kw in config.evals.items()
-    if kw.get("split", "test") == "test"
+    if kw.get("split", "test") == split
   }
 
 
@@ -102,33 +103,34 @@ def rows_of(config, workdir, trained, seed):
   lines = metric_writer.read(trained)
   wall = max((x.get("elapsed", 0.0) for x in lines), default=0.0)
   d = config.data
-  protocol = (
-    f"origin day {d.test_origin}, all users of split {d.test_split}; training "
-    f"origins up to day {d.train_origin_last}"
-  )
   keep = lambda d: {k: v for k, v in d.items() if v is not None}
   out = []
-  for name, kind in kinds(config).items():
-    values = keep(found.get(name, {}))
-    for other in config.evals:
-      versus = found.get(f"{name}_vs_{other}", {})
-      values |= {f"vs_{other}/{k}": v for k, v in keep(versus).items()}
-    own = kind in ("forecast", "ablation", "what_if")
-    if not values:
-      continue
-    out.append(
-      dict(
-        dataset=d.source,
-        split="test",
-        protocol=protocol,
-        seed=seed,
-        model=title(name, kind),
-        config=config.name,
-        steps=config.train.steps if own else 0,
-        wall_seconds=wall if own else 0.0,
-        metrics=values,
-      )
+  for split in ("test", "validation"):
+    protocol = (
+      f"origin day {d[f'{split}_origin']}, all users of split "
+      f"{d[f'{split}_split']}; training origins up to day {d.train_origin_last}"
     )
+    for name, kind in kinds(config, split).items():
+      values = keep(found.get(name, {}))
+      for other in config.evals:
+        versus = found.get(f"{name}_vs_{other}", {})
+        values |= {f"vs_{other}/{k}": v for k, v in keep(versus).items()}
+      own = kind in ("forecast", "ablation", "what_if")
+      if not values:
+        continue
+      out.append(
+        dict(
+          dataset=d.source,
+          split=split,
+          protocol=protocol,
+          seed=seed,
+          model=title(name, kind),
+          config=config.name,
+          steps=config.train.steps if own else 0,
+          wall_seconds=wall if own else 0.0,
+          metrics=values,
+        )
+      )
   return out
 
 
@@ -146,12 +148,13 @@ def pooled_rows(runs) -> list[dict]:
   """
   config = runs[0][0]
   found = kinds(config)
+  validation = kinds(config, "validation")
   load = lambda workdir, name: predict.Predictions.load(
     workdir / "predictions" / f"{name}.npz"
   )
   evals = [json.loads((w / "eval.json").read_text()) for _, w, *_ in runs]
   out = []
-  for name, kind in found.items():
+  for name, kind in (found | validation).items():
     if kind not in ("forecast", "stack") and not kind.startswith("baseline_"):
       continue
     each = [e.get(name, {}) for e in evals]
@@ -161,7 +164,7 @@ def pooled_rows(runs) -> list[dict]:
       if all(e.get(k) is not None for e in each)
     }
     for other, other_kind in found.items():
-      if other_kind.startswith(_COMPARED.get(kind, "-")):
+      if name in found and other_kind.startswith(_COMPARED.get(kind, "-")):
         pairs = [
           hierarchical.Run(origin, seed, load(w, name), load(w, other))
           for _, w, origin, seed in runs
@@ -174,7 +177,7 @@ def pooled_rows(runs) -> list[dict]:
     out.append(
       dict(
         dataset=config.data.source,
-        split="test",
+        split="test" if name in found else "validation",
         protocol=POOLED,
         model=title(name, kind),
         config=config.name,

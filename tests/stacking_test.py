@@ -270,10 +270,17 @@ def test_runs_are_pooled_over_seeds_and_origins(backtest, tmp_path):
         file = work / "predictions" / f"{name}.npz"
         predictions.save(file, list(p))
         evals[name] = {"mean_auc": 0.5 + 0.1 * seed}
+      evals["validation"] = {"spend/bias": 1.02 + 0.02 * seed}
       (work / "eval.json").write_text(json.dumps(evals))
       found.append((config, work, origin, seed))
   rows = {r["model"]: r for r in backtest.pooled_rows(found)}
-  assert set(rows) == {"LUMOS forecast", "baseline_best", "stack"}
+  assert set(rows) == {
+    "LUMOS forecast", "LUMOS validation", "baseline_best", "stack"
+  }  # fmt: skip
+  # Beside the test's rows, and not compared with anything.
+  told = rows["LUMOS validation"]
+  assert told["split"] == "validation" and rows["stack"]["split"] == "test"
+  assert told["metrics"] == pytest.approx({"spend/bias": 1.03})
   values = rows["LUMOS forecast"]["metrics"]
   assert values["mean_auc"] == pytest.approx(0.55)
   assert values["vs_baseline_best/spend/wape/difference"] < 0
