@@ -11,12 +11,13 @@ A table stands between two markers; NAME is a file of benchmarks/results:
 Options: metrics= (which, in order; default all), models= (which, in order),
 layout=metrics (a row a metric, for many metrics and few models), digits=4,
 seeds=no (no column of run counts), heads= (titles of the columns before the
-metrics, in order), and any field of a result row (dataset=,
-split=, protocol=, config=, steps=) to keep rows that have that value. Fields
-that differ among the kept rows become columns. A cell is the mean over seeds
-+- their standard deviation (n - 1). A metric that rows have as NAME/difference,
-NAME/low and NAME/high can be asked for as NAME: the cell is then the difference
-with its interval, of one row. A rank metric of fewer than 30 positives is marked.
+metrics, in order), and any field of a result row (dataset=, split=, protocol=,
+config=, steps=) to keep rows that have that value, or, where it ends in *, begin
+with it. Fields that differ among the kept rows become columns. A cell is the mean
+over seeds +- their standard deviation (n - 1). A metric that rows have as
+NAME/difference, NAME/low and NAME/high can be asked for as NAME: the cell is then
+the difference with its interval, of one row. A rank metric of fewer than 30
+positives is marked.
 
 A figure of running text stands in its sentence, as one cell without a leading 0:
 
@@ -135,11 +136,13 @@ def _markdown(head: list[str], body: list[list[str]], left: int) -> str:
 def _kept(result: dict, options: dict[str, str]) -> list[dict]:
   """Rows whose fields are those of the options."""
   fields = [f for f in (*_FIELDS, "seed") if f in options]
-  rows = [
-    r
-    for r in result["rows"]
-    if all(str(r.get(f)) == options[f] for f in fields)
-  ]
+
+  def has(row: dict, field: str) -> bool:
+    begin, star, _ = options[field].partition("*")
+    text = str(row.get(field))
+    return text.startswith(begin) if star else text == begin
+
+  rows = [r for r in result["rows"] if all(has(r, f) for f in fields)]
   if not rows:
     raise TableError(f"no row of {result['name']!r} has {options}")
   return rows
