@@ -1,15 +1,15 @@
 r"""The gain of LUMOS over its baselines as the number of users grows.
 
   python benchmarks/users_curve.py --users=2500,10000,40000,100000 --seeds=1 \
-    --workdir=runs/users_curve
+    --members=2 --workdir=runs/users_curve
 
 Each size is a generated world (data_prep/generate.py) whose campaigns truly lift
 visits; a larger world begins with the users of the smaller one. Training steps
 grow with the square root of the users, from the world's config at 2,500.
-Baselines have as many members as the model; other settings are the config's.
-Beside them "truth" forecasts with each user's true probabilities,
-given the state of the origin's morning, which no model sees: what is left above
-it is chance.
+Baselines have as many members as the model (--members: of all sizes alike, as
+trees of 50,000 users take long); other settings are the config's. Beside them
+"truth" forecasts with each user's true probabilities, given the state of the
+origin's morning, which no model sees: what is left above it is chance.
 
 Writes benchmarks/results/users_curve.json: a row a size, model and seed; the
 size stands in `dataset` as world_USERS. Finished sizes and seeds are read, an
@@ -54,8 +54,11 @@ def world(root: pathlib.Path, users: int) -> pathlib.Path:
   return out
 
 
-def config_of(folder: pathlib.Path, users: int, seed: int):
-  """The world's own config, with steps for so many users."""
+def config_of(folder: pathlib.Path, users: int, seed: int, members: int):
+  """The world's own config, with steps for so many users.
+
+  `members` is of the model and of the baselines; 0 for the config's.
+  """
   steps = round(600 * math.sqrt(users / _BASE_USERS))
   config = config_lib.load(
     f"{folder / 'world_config.py'}:seed={seed},steps={steps}"
@@ -63,6 +66,10 @@ def config_of(folder: pathlib.Path, users: int, seed: int):
   with config.unlocked():
     config.name = f"world_{users}"
     config.evals.validation.every_steps = 0
+    m = config.model
+    share = m.state_members / m.members  # That see no habits.
+    m.members = members or m.members
+    m.state_members = round(share * m.members)
     for name in list(config.evals):
       if name not in _KEPT:
         del config.evals[name]
@@ -93,6 +100,7 @@ def main():
   add = parser.add_argument
   add("--users", default="2500,10000,40000,100000", help="sizes, with commas")
   add("--seeds", type=int, default=1, help="of model and baselines")
+  add("--members", type=int, default=0, help="of both; 0: as the config has")
   add("--workdir", default="runs/users_curve", help="worlds and runs")
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
@@ -102,7 +110,7 @@ def main():
     folder = world(root, users)
     runs = []
     for seed in range(args.seeds):
-      config = config_of(folder, users, seed)
+      config = config_of(folder, users, seed, args.members)
       workdir = root / f"run_{users}_seed{seed}"
       main_lib.run(config, workdir)
       mine = forecast.rows_of(config, workdir, workdir, seed)
