@@ -192,7 +192,8 @@ def main():
       metrics = trials.run(assignment, seed)
       wall = round(time.time() - start, 1)
       rows.append(row | dict(wall_seconds=wall, metrics=metrics))
-      results.write(NAME, [*summary(rows), *rows], folder=folder)
+      alike = [r for r in rows if r["protocol"] == row["protocol"]]
+      results.write(NAME, [*summary(alike), rows[-1]], folder=folder, add=True)
       said = {k: round(v, 4) for k, v in metrics.items() if "/low" not in k}
       print(f"{assignment} {seed}: {wall} s {said}", flush=True)
 
