@@ -108,6 +108,7 @@ def main():
   root, rows = pathlib.Path(args.workdir), []
   for users in sorted(int(n) for n in args.users.split(",")):
     folder = world(root, users)
+    place = dict(dataset=f"world_{users}", config="world")
     runs = []
     for seed in range(args.seeds):
       config = config_of(folder, users, seed, args.members)
@@ -117,9 +118,9 @@ def main():
       told = truth_row(config, workdir, folder)
       mine.append({**mine[0], "model": "truth", "steps": 0, "metrics": told})
       runs.append((config, workdir, config.data.test_origin, seed))
-      rows += [{**r, "dataset": f"world_{users}"} for r in mine]
+      rows += [{**r, **place} for r in mine]
     pooled = forecast.pooled_rows(runs)
-    rows += [{**r, "dataset": f"world_{users}"} for r in pooled]
+    rows += [{**r, **place} for r in pooled]
     print(results.write(NAME, rows, add=True))
 
 
