@@ -24,8 +24,8 @@ A figure of running text stands in its sentence, as one cell without a leading 0
   <!-- value:NAME metric=mean_auc model=stack protocol=pooled -->.8733<!-- /value -->
 
 Options: metric=, model=, digits=, the fields that keep rows, seed= (one alone),
-seeds=no (no standard deviation), and as=percent (times 100) or as=excess (of a
-ratio: how many per cent it is away from 1, without a sign).
+seeds=no (no standard deviation), and as=excess (of a ratio: how many per cent it
+is away from 1, without a sign).
 """
 
 import argparse
@@ -167,12 +167,10 @@ def value(result: dict, options: dict[str, str]) -> str:
     values = [r["metrics"][name] for r in rows if name in r["metrics"]]
     if not values:
       raise TableError(f"no row has the metric {name!r}")
-    if form == "percent":
-      values = [100 * v for v in values]
-    elif form == "excess":
+    if form == "excess":
       values = [100 * abs(statistics.fmean(values) - 1)]
     elif form:
-      raise TableError(f"as={form}: use percent or excess")
+      raise TableError(f"as={form}: use excess")
     if options.get("seeds") == "no":
       values = [statistics.fmean(values)]
     shown = _cell(values, digits)

@@ -54,9 +54,7 @@ def test_files_beside_those_that_a_source_reads_do_not_matter(tmp_path):
 
 def test_partitions_have_files_of_one_name(tmp_path):
   for day, text in (("1", "123"), ("2", "12345"), ("3", "1")):
-    written(
-      tmp_path / "log",
-    )
+    written(tmp_path / "log")
     written(tmp_path / "log" / day, a=text)
   stats = {"contents": {"inputs": {"a.csv": 3}}}
   check(tmp_path / "log", stats=stats)

@@ -120,7 +120,6 @@ def test_errors_name_the_page_and_the_table(root, capsys, marker, message):
     ("model=LUMOS metric=mean_auc seeds=no digits=2", ".85"),
     ("model=LUMOS metric=mean_auc seed=1 digits=2", ".90"),
     ("model=Lig* metric=mean_auc digits=2", ".85"),
-    ("model=LUMOS metric=spend/wape as=percent digits=0 seeds=no", "50"),
     ("model=LUMOS metric=mean_auc as=excess digits=1", "15.0"),
     ("model=Other metric=gain digits=2", "−.02 [−.10, +1.05]"),
   ],
