@@ -9,7 +9,7 @@ Answers the paper's table of HitRate@1/5/10 over the full vocabulary: ML-1M
 .0705/.2103/.3078, Yelp .0929/.2204/.2924. Data sets: complete_journey (tokens of
 a year's purchases; needs no file), movielens, beauty, sports, toys, yelp, tabformer
 (credit-card payments; give path=FILE, card_transaction.v1.csv). Peers on the same
-data: configs/sasrec.py, bert4rec.py, hstu.py.
+data: configs/sasrec.py, bert4rec.py, hstu.py, tvrec.py.
 """
 
 from lumos_jax import config as config_lib

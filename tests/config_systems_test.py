@@ -19,7 +19,7 @@ from lumos_jax.presets import datasets
 
 ROOT = pathlib.Path(__file__).parents[1]
 LUMOS = ("pretrain", "paper", "oulad", "online_retail")
-PANTHER = ("panther", "sasrec", "bert4rec", "hstu")
+PANTHER = ("panther", "sasrec", "bert4rec", "hstu", "tvrec")
 
 
 def test_configs_hold_the_keys_of_their_recipe_alone():

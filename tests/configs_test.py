@@ -64,6 +64,7 @@ ARGUMENTS = {
     "data=diginetica,causal",
   ],
   "hstu": [None, "size=large", "data=beauty", "data=movielens,target_time"],
+  "tvrec": [None, "size=large", "data=beauty,width=64"],
   "risk": [
     None,
     "smoke",

@@ -81,7 +81,7 @@ def test_every_model_ranks_users_without_history():
   """Those who begin after the split, on a data set that is cut by day."""
   records = fake_events.Records(24)
   users = set()
-  for name in ("panther", "sasrec", "hstu", "bert4rec"):
+  for name in ("panther", "sasrec", "hstu", "bert4rec", "tvrec"):
     c = config_lib.load(f"{name}:")
     with c.unlocked():
       c.data.target = "item"
