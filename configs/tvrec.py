@@ -1,11 +1,12 @@
-"""TV-Rec's filter (arXiv 2510.25259) over item ids, without attention, as a peer.
+"""TV-Rec's filter (arXiv 2510.25259) over item ids, no attention, as a peer.
 
-  LUMOS_SEQUENCES_DIR=DIR python -m lumos_jax.main --config=configs/tvrec.py:data=beauty
+  LUMOS_SEQUENCES_DIR=DIR python -m lumos_jax.main \
+    --config=configs/tvrec.py:data=beauty
 
 Answers, full ranking, leave-one-out, Recall@10 / NDCG@10: Beauty .1017 / .0608,
 Sports .0635 / .0363. The filter is the paper's; positions, cosines / .07 and all
-prefixes of a row at once are ours (docs/panther.md). It learns fast and then overfits:
-the best of five checkpoints by validation NDCG@10 is what is tested.
+prefixes of a row at once are ours (docs/panther.md). It learns fast, then
+overfits: the best of five checkpoints by validation NDCG@10 is tested.
 """
 
 from lumos_jax.presets import panther
