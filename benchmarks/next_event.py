@@ -157,11 +157,20 @@ def rows_of(config, label, workdir, seed):
         model=label if kw["type"] == "next_event" else f"{label} {name}",
         config=sees(config),
         steps=found["steps"][name],
+        trained_steps=config.train.steps,  # More, if the best was tested.
         wall_seconds=wall,
         metrics=keep(found[name]),
       )
     )
   return out
+
+
+def known(rows) -> set[tuple]:
+  """What rows are of: data set, model, seed and steps of training."""
+  fields = ("dataset", "model", "seed")
+  return {
+    (*(r[f] for f in fields), r.get("trained_steps", r["steps"])) for r in rows
+  }
 
 
 def finished(workdir, config) -> bool:
@@ -205,7 +214,7 @@ def main():
   logging.set_verbosity(logging.INFO)
   progress.quiet_libraries()
   old = results.rows(args.name) if args.add else []
-  have = {(r["dataset"], r["model"], r["seed"], r["steps"]) for r in old}
+  have = known(old)
   rows, baselines = [], any(r["model"] == "popularity" for r in old)
   for seed in range(args.seeds):
     models = expand(args.models.split(","), args.grid)

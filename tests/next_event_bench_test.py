@@ -1,5 +1,6 @@
 """Matched tables of next events: what is compared with what, over whom."""
 
+import json
 import pathlib
 import runpy
 import types
@@ -61,6 +62,20 @@ def test_any_key_may_be_an_axis(next_event):
   assert c.optimizer.learning_rate == 5e-4 and c.is_locked
   with pytest.raises(config_lib.ConfigError, match="model.norn"):
     next_event.override(c, ["model.norn=post"])
+
+
+def test_rows_of_a_best_checkpoint_are_known_by_their_training(
+  next_event, tmp_path
+):
+  c = config_lib.load("sasrec:data=beauty,steps=3000")
+  with c.unlocked():
+    c.evals = {"next_event": c.evals.next_event}
+  (tmp_path / "eval.json").write_text(
+    json.dumps({"steps": {"next_event": 1800}, "next_event": {"mrr": 0.5}})
+  )
+  rows = next_event.rows_of(c, "sasrec", tmp_path, 1)
+  assert [r["steps"] for r in rows] == [1800]
+  assert next_event.known(rows) == {("beauty", "sasrec", 1, 3000)}
 
 
 def test_models_that_rank_other_users_are_not_one_table(next_event):
