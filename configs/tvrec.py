@@ -18,6 +18,7 @@ def get_config(arg=None):
   m, t = c.model, c.train
   m.attention, m.sprm, m.norm = "none", "tvrec", "post"
   m.cosine, m.temperature = True, 0.07
+  m.positions = "learned"  # Of any size: phases are of attention.
   c.objective.loss = "softmax"
   t.best.metric, t.evaluate_best = "validation/ndcg@10", True
   c.evals.validation.every_steps = max(1, t.steps // 5)

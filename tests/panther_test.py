@@ -331,6 +331,14 @@ def test_probabilities_rank_as_evaluation_does(form):
       "correct_target = False",
     ),
     (dict(objective__loss="ce"), "objective.loss = 'ce'"),
+    (
+      dict(
+        model__sprm="tvrec",
+        model__attention="none",
+        model__positions="rotary",
+      ),
+      "set model.positions = 'learned'",
+    ),
     (dict(objective__contrastive_weight=0.5), "model.profile_as"),
     (
       dict(

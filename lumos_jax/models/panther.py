@@ -55,6 +55,11 @@ def check_config(cfg, data_cfg) -> None:
       "model.attention = 'none' and model.sprm = 'none': a token would see no "
       "other; choose one of them"
     )
+  if cfg.attention == "none" and cfg.positions == "rotary":
+    raise ValueError(
+      "model.positions = 'rotary' turns the queries and keys of attention, and "
+      "model.attention = 'none' has neither: set model.positions = 'learned'"
+    )
   if cfg.profile_as == "token" and not data_cfg.start_token:
     raise ValueError(
       "model.profile_as = 'token' puts the profile into the start token: set "
