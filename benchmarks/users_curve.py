@@ -42,6 +42,7 @@ _KEPT = (
   "baseline_linear",
   "baseline_calendar",
   "baseline_best",
+  "baseline_stack",
   "stack",
 )
 

@@ -32,6 +32,7 @@ def ran(tmp_path_factory):
     config.evals = dict(
       stack=dict(type="stack"),
       best=dict(type="baseline_best"),
+      both=dict(type="baseline_stack"),
       forecast=dict(type="forecast"),
       validation=dict(type="forecast", split="validation"),
       trees=dict(type="baseline_lightgbm", rounds=5, **small),
@@ -82,11 +83,15 @@ def test_the_stack_is_of_the_model_and_baselines_and_is_compared(ran):
   parts = ("forecast", "trees", "line", "states")
   weights = [found["stack"][f"weight/churn/{n}"] for n in parts]
   assert sum(weights) == pytest.approx(1) and min(weights) > 0
-  for other in (*parts, "best", "naive"):
+  for other in (*parts, "best", "both", "naive"):
     d = found[f"stack_vs_{other}"]["spend/wape/difference"]
     expected = found["stack"]["spend/wape"] - found[other]["spend/wape"]
     assert d == pytest.approx(expected)
   assert "forecast_vs_best" in found and "forecast_vs_stack" not in found
+  # Without the model, and what stands on it.
+  alone = {k for k in found["both"] if k.startswith("weight/churn/")}
+  assert alone == {"weight/churn/trees", "weight/churn/line"}
+  assert "forecast_vs_both" in found and "both_vs_best" not in found
   e = session.evaluators
   logits = [
     np.log(p) - np.log1p(-p)
@@ -139,6 +144,7 @@ def test_the_report_shows_the_best_all_and_the_stack(ran):
   text = report.build(path, path / "data").read_text().split("<script>")[0]
   for words in (
     "best baseline", "difference to best baseline", "LightGBM", "linear",
+    "difference to stack of baselines",
     "<h3>Stack</h3>", "few positives (",
   ):  # fmt: skip
     assert words in text
@@ -149,11 +155,15 @@ def test_without_baselines_there_is_no_stack(tmp_path):
   config, records, tasks, recipe = build()
   with config.unlocked():
     config.evals = dict(
-      forecast=dict(type="forecast"), stack=dict(type="stack")
+      forecast=dict(type="forecast"),
+      stack=dict(type="stack"),
+      baseline_stack=dict(type="baseline_stack"),
     )
   session = evaluate.Session(config, tmp_path, records, recipe, tasks)
   with pytest.raises(ValueError, match="config.evals.stack needs, beside it"):
     list(session.evaluators["stack"].run())
+  with pytest.raises(ValueError, match="config.evals.baseline_stack needs, be"):
+    list(session.evaluators["baseline_stack"].run())
 
 
 @pytest.mark.parametrize("true", [(0.7, 0.3, 0.0), (0.2, 0.3, 0.5)])

@@ -46,6 +46,7 @@ TYPES: dict[str, type[base.Evaluator]] = {
   "baseline_calendar": baseline_calendar.BaselineCalendar,
   "baseline_naive": baseline_naive.BaselineNaive,
   "baseline_best": baseline_best.BaselineBest,
+  "baseline_stack": stack.BaselineStack,
   "baseline_lightgbm_states": baseline_lightgbm_states.BaselineLightGBMStates,
   "risk": risk.Risk,
   "stack": stack.Stack,

@@ -1,7 +1,8 @@
 """The model's forecasts and the baselines' together: does either add to it?
 
-Weights are fitted on the validation origin and applied at the test origin.
-K forecasts, n users.
+Weights are fitted on the validation origin and applied at the test origin. A
+mean of several models often beats each of them: what the model adds is the
+difference between the two stacks, with it and without. K forecasts, n users.
 """
 
 import json
@@ -26,7 +27,7 @@ class Stack(base.Evaluator):
 
   Of logits for binary tasks, of amounts for the others; weights are at least 0
   and add up to 1. They are compared with the model and with each baseline,
-  `baseline_best` among them. Metrics are the forecast evaluator's, and
+  `baseline_best` and `baseline_stack` among them. Metrics are the forecast evaluator's, and
   "weight/<task>/<evaluator>".
   """
 
@@ -75,7 +76,7 @@ class Stack(base.Evaluator):
     """Yields the metrics of the forecast evaluator, and weights.
 
     Raises:
-      ValueError: The model's forecasts or the baselines' are not there.
+      ValueError: Forecasts that it is made of are not there.
     """
     del params
     found = self._forecasts()
@@ -92,7 +93,7 @@ class Stack(base.Evaluator):
           for i in range(2)
         ]
         w = np.full(len(names), 1 / len(names))
-        if known.any():
+        if known.any() and len(names) > 1:
           w = fit(y[known], each[0][:, known], target.loss, self._prior)
         p[target.name] = mix(w, each[1], target.loss).astype(np.float32)
         weights[target.name] = dict(zip(names, w.tolist(), strict=True))
@@ -115,6 +116,35 @@ class Stack(base.Evaluator):
     return bootstrap.compare_tasks(
       self.tasks, a.y, a.mask, a.p, b.p, self.mean_tasks, key=a.key
     )
+
+
+class BaselineStack(Stack):
+  """The stack of the tabular baselines alone, without the model.
+
+  Baselines on the model's states are left out, as in `baseline_best`.
+  """
+
+  baseline = True
+
+  def _forecasts(self) -> dict[str, tuple]:
+    """{evaluator: (validation, test)} of the baselines."""
+    found = baseline_best.candidates(self)
+    out = {
+      n: (e.validation, e.predictions)
+      for n, e in found.items()
+      if not e.needs_params
+    }
+    if not out:
+      raise ValueError(
+        f"config.evals.{self.name} needs, beside it, a tabular baseline such "
+        "as baseline_lightgbm of the same split and origin"
+      )
+    return out
+
+  def compare(self, other: base.Evaluator) -> Mapping[str, bootstrap.Interval]:
+    """Nothing: others are compared with it."""
+    del other
+    return {}
 
 
 def _of(found: predict.Predictions, target: targets.Target) -> np.ndarray:

@@ -66,6 +66,7 @@ def evaluate(
     forecast=dict(type="forecast"),
     **{name: dict(type=name) for name in (*tabular, "baseline_naive")},
     baseline_best=dict(type="baseline_best"),
+    baseline_stack=dict(type="baseline_stack"),
     stack=dict(type="stack"),
   )
   if ablation:

@@ -23,7 +23,9 @@ def every(run: load.Run, model: str, rows: list[str]) -> list[page.Html]:
     page.table(["metric", *map(run.title, names)], table),
   ]
   for stack in run.of_kind("stack"):
-    others = [model, *run.rivals]
+    others = dict.fromkeys(
+      [model, *run.rivals, *run.of_kind("baseline_stack")]
+    )
     head = ["metric", run.title(stack)]
     head += [f"difference to {run.title(o)}" for o in others]
     body = []
@@ -35,8 +37,9 @@ def every(run: load.Run, model: str, rows: list[str]) -> list[page.Html]:
       page.tag("h3", "Stack"),
       page.paragraph(
         "A weighted mean of the model's forecast and the baselines', with "
-        "weights from the validation origin. Above the best baseline, the "
-        "model knows something that they do not."
+        "weights from the validation origin. A mean of several models often "
+        "beats each of them; what the model adds is the difference to the "
+        "stack of baselines, which leaves it out."
       ),
       page.table(head, body),
     ]

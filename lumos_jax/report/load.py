@@ -32,6 +32,7 @@ _TITLES = {
   "baseline_calendar": "calendar",
   "baseline_naive": "naive",
   "baseline_best": "best baseline",
+  "baseline_stack": "stack of baselines",
 }
 # A task's metric that a reader looks at first.
 PRIMARY = ("auc", "wape")
