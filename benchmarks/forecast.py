@@ -14,8 +14,9 @@ Writes benchmarks/results/NAME.json: a row a model, origin and seed, with the
 paired bootstrap intervals over users, and one of the model at the validation
 origin; then, with protocol "pooled", a row a model with the mean over all runs
 and, as vs_OTHER/METRIC, differences with 95 % intervals over users, seeds and
-origins (evaluators/hierarchical.py). Runs that were interrupted go on; finished
-ones are read.
+origins (evaluators/hierarchical.py), seeds drawn for all origins at once where
+one training serves them. Runs that were interrupted go on; finished ones are
+read.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def at_origin(config, origin: int):
   with config.unlocked():
     d.test_origin -= back
     d.validation_origin -= back
-    if d.test_split == d.train_split:
+    if own_training(config):
       d.train_origin_last -= back
     if d.train_origin_last < d.train_origin_first:
       raise ValueError(
@@ -86,6 +87,11 @@ def evaluate_elsewhere(config, trained, workdir) -> None:
   store = checkpoint.Checkpoints(trained, read_only=True)
   step, params = evaluate.restored(store, recipe, None)
   session.evaluate(step, params, last=True)
+
+
+def own_training(config) -> bool:
+  """Whether each origin needs a training: its users' later days are unseen."""
+  return config.data.test_split == config.data.train_split
 
 
 def kinds(config, split: str = "test") -> dict[str, str]:
@@ -172,7 +178,9 @@ def pooled_rows(runs) -> list[dict]:
         by_name = {t.name: t for t in tasks_lib.from_config(config.tasks)}
         tasks = [by_name[t] for t in pairs[0].a.p if t in by_name]
         mean_tasks = config.evals[name].get("mean_tasks")
-        intervals = hierarchical.compare(tasks, pairs, mean_tasks)
+        intervals = hierarchical.compare(
+          tasks, pairs, mean_tasks, crossed=not own_training(config)
+        )
         values |= hierarchical.flat(intervals, other)
     out.append(
       dict(
@@ -216,8 +224,7 @@ def main():
         name = f"{config.name}_origin{origin}_seed{seed}"
       workdir = pathlib.Path(args.workdir) / name
       start = time.time()
-      same_users = config.data.test_split == config.data.train_split
-      if same_users or trained is None:
+      if own_training(config) or trained is None:
         main_lib.run(config, workdir)
         trained = workdir
       else:

@@ -12,9 +12,10 @@ TASKS = (
 )
 
 
-def simulate(rng, origins, seeds, users, between, within, noise):
+def simulate(rng, origins, seeds, users, between, within, noise, common=0.0):
   """[R, O, S] draws and [O, S] points of values whose true mean is 0."""
   effect = between * rng.normal(size=(origins, 1))
+  effect = effect + common * rng.normal(size=(1, seeds))
   effect = effect + within * rng.normal(size=(origins, seeds))
   x = noise * rng.normal(size=(origins, 1, users))  # The same for all seeds.
   point = effect + x.mean(2)
@@ -48,6 +49,34 @@ def test_width_is_the_spread_of_repeated_experiments(
   # Of variances. Counting users twice would give 2 where only they vary; what is
   # found between origins by chance alone, and never below 0, gives less.
   assert 0.75 < ratio < 1.7
+
+
+@pytest.mark.parametrize(
+  "origins,seeds,between,within,noise,common",
+  [
+    (3, 8, 0.0, 0.3, 1.0, 1.0),  # A seed is as good at each origin.
+    (8, 4, 1.0, 0.0, 1.0, 1.0),
+    (8, 8, 0.0, 1.0, 1.0, 0.0),  # Seeds and origins interact, no more.
+    (1, 8, 0.0, 1.0, 1.0, 0.0),
+  ],
+)
+def test_a_training_for_all_origins_is_drawn_for_all_of_them(
+  origins, seeds, between, within, noise, common
+):
+  rng = np.random.default_rng(0)
+  true, widths = [], {False: [], True: []}
+  for i in range(150):
+    point, by_user = simulate(
+      rng, origins, seeds, 60, between, within, noise, common
+    )
+    for crossed, out in widths.items():
+      found = hierarchical.interval(point, by_user, i, crossed)
+      out.append(((found.high - found.low) / 3.92) ** 2)
+    true.append(found.value)
+  ratio = {k: np.mean(w) / np.var(true) for k, w in widths.items()}
+  assert 0.75 < ratio[True] < 1.7
+  if common:  # As if each origin had a training of its own: too narrow.
+    assert ratio[False] < 0.75 * ratio[True]
 
 
 def runs(rng, origins=(10, 20, 30), seeds=(0, 1), users=80):

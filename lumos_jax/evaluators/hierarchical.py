@@ -4,7 +4,9 @@ A difference between two models varies with the users it is scored on, the seed
 both were trained with, and the day they forecast. One origin's interval over
 users leaves out the latter two, which may be larger. Users are the same people
 at every origin, so a draw of users holds for all; seeds are drawn within the
-origins that were drawn (Davison and Hinkley 1997, section 3.8).
+origins that were drawn (Davison and Hinkley 1997, section 3.8). Where one
+training a seed serves all origins, a lucky seed is lucky at each of them: then
+a draw of seeds holds for all origins too.
 
 A bootstrap of n clusters has (n - 1) / n of their variance: deviations of
 origins and seeds are scaled by sqrt(n / (n - 1)). The spread between origins'
@@ -46,6 +48,7 @@ def compare(
   only: Sequence[str] = METRICS,
   n: int = 1000,
   seed: int = 0,
+  crossed: bool = False,
 ) -> dict[str, bootstrap.Interval]:
   """Mean difference a - b over runs, with 95 % intervals.
 
@@ -56,6 +59,7 @@ def compare(
     only: Metrics to compare.
     n: Resamples.
     seed: Of the draws.
+    crossed: Whether a seed stands for the same training at all origins.
 
   Returns:
     {"task/metric" or "mean_auc" or "mean_wape": Interval}.
@@ -94,12 +98,12 @@ def compare(
     by_user = np.stack(
       [np.concatenate([c[name] for c in chunks]) for chunks in drawn], 1
     ).reshape(-1, *shape)
-    out[name] = interval(point, by_user, seed)
+    out[name] = interval(point, by_user, seed, crossed)
   return out
 
 
 def interval(
-  point: np.ndarray, by_user: np.ndarray, seed: int = 0
+  point: np.ndarray, by_user: np.ndarray, seed: int = 0, crossed: bool = False
 ) -> bootstrap.Interval:
   """Interval of the mean of values that vary by users, seeds and origins.
 
@@ -107,6 +111,7 @@ def interval(
     point: [O, S] values of each origin and seed on all users.
     by_user: [R, O, S] values on R draws of users.
     seed: Of the draws of origins and seeds.
+    crossed: As in `compare`.
   """
   if np.isnan(point).any():
     return bootstrap.Interval(float(np.nanmean(point)), np.nan, np.nan)
@@ -115,20 +120,28 @@ def interval(
   resamples, origins, seeds = by_user.shape
   rng = np.random.default_rng(seed + 1)
   means = by_user.mean(2)  # [R, O].
-  # What users and seeds bring to the spread of the origins' means.
-  spread = _variance(point.mean(1), 0)
-  noise = _variance(means - point.mean(1), 1).mean()
-  noise += (_variance(point, 1) / seeds).mean()
-  own = np.sqrt(max(0.0, 1.0 - noise / spread)) if spread > 0 else 0.0
-  o = rng.integers(0, origins, (resamples, origins))
-  s = rng.integers(0, seeds, (resamples, origins, seeds))
   of_origin = point.mean(1) - point.mean()
   of_seed = point - point.mean(1, keepdims=True)
-  drawn = (
-    means.mean(1)
-    + own * _small(origins) * of_origin[o].mean(1)
-    + _small(seeds) * of_seed[o[:, :, None], s].mean((1, 2))
-  )
+  # Of seeds, what is common to all origins and what is each origin's own.
+  common = of_seed.mean(0) if crossed else np.zeros(seeds)
+  own_seed = of_seed - common
+  # What users and seeds bring to the spread of the origins' means; what a seed
+  # has in common at all of them brings nothing.
+  spread = _variance(point.mean(1), 0)
+  noise = _variance(means - point.mean(1), 1).mean()
+  within = _variance(own_seed, 1)
+  if crossed and origins > 1:
+    within = within * (origins / (origins - 1))
+  noise += (within / seeds).mean()
+  own = np.sqrt(max(0.0, 1.0 - noise / spread)) if spread > 0 else 0.0
+  o = rng.integers(0, origins, (resamples, origins))
+  drawn = means.mean(1) + own * _small(origins) * of_origin[o].mean(1)
+  if crossed:
+    by_seed = common[rng.integers(0, seeds, (resamples, seeds))].mean(1)
+  else:
+    s = rng.integers(0, seeds, (resamples, origins, seeds))
+    by_seed = own_seed[o[:, :, None], s].mean((1, 2))
+  drawn = drawn + _small(seeds) * by_seed
   return bootstrap.interval(float(point.mean()), drawn)
 
 
