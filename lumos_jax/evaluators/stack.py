@@ -27,8 +27,8 @@ class Stack(base.Evaluator):
 
   Of logits for binary tasks, of amounts for the others; weights are at least 0
   and add up to 1. They are compared with the model and with each baseline,
-  `baseline_best` and `baseline_stack` among them. Metrics are the forecast evaluator's, and
-  "weight/<task>/<evaluator>".
+  `baseline_best` and `baseline_stack` among them. Metrics are the forecast
+  evaluator's, and "weight/<task>/<evaluator>".
   """
 
   needs_params = False

@@ -23,9 +23,7 @@ def every(run: load.Run, model: str, rows: list[str]) -> list[page.Html]:
     page.table(["metric", *map(run.title, names)], table),
   ]
   for stack in run.of_kind("stack"):
-    others = dict.fromkeys(
-      [model, *run.rivals, *run.of_kind("baseline_stack")]
-    )
+    others = dict.fromkeys([model, *run.rivals, *run.of_kind("baseline_stack")])
     head = ["metric", run.title(stack)]
     head += [f"difference to {run.title(o)}" for o in others]
     body = []
