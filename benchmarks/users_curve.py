@@ -8,12 +8,21 @@ visits; a larger world begins with the users of the smaller one. Training steps
 grow with the square root of the users, from the world's config at 2,500.
 Baselines have as many members as the model (--members: of all sizes alike, as
 trees of 50,000 users take long); other settings are the config's. Beside them
-"truth" forecasts with each user's true probabilities, given the state of the
-origin's morning, which no model sees: what is left above it is chance.
+"truth" forecasts with each user's true probabilities and means, given the state
+of the origin's morning, which no model sees: no model can rank better. (Of
+amounts it has no median, so its absolute error is no floor.)
 
-Writes benchmarks/results/users_curve.json: a row a size, model and seed; the
-size stands in `dataset` as world_USERS. Finished sizes and seeds are read, an
-interrupted one goes on.
+Boosted baselines' members take turns at the origins (evaluators/tabular.py):
+with fewer members than turns, here four, some origins train none of them. And
+baselines train on the last 28 weekly origins. --members=4 --origins=41 gives them
+all that the model trains on, and the model as many members:
+
+  python benchmarks/users_curve.py --users=2500 --seeds=1 --members=4 \
+    --origins=41 --workdir=runs/users_curve_all --name=users_curve_all
+
+Writes benchmarks/results/NAME.json: a row a size, model and seed; the size stands
+in `dataset` as world_USERS. Finished sizes and seeds are read, an interrupted one
+goes on.
 """
 
 import argparse
@@ -32,8 +41,8 @@ from lumos_jax import main as main_lib
 from lumos_jax import progress
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import metrics, predict
+from lumos_jax.presets import lumos
 
-NAME = "users_curve"
 _BASE_USERS = 2_500
 _KEPT = (
   "validation",
@@ -55,10 +64,13 @@ def world(root: pathlib.Path, users: int) -> pathlib.Path:
   return out
 
 
-def config_of(folder: pathlib.Path, users: int, seed: int, members: int):
+def config_of(
+  folder: pathlib.Path, users: int, seed: int, members: int, origins: int
+):
   """The world's own config, with steps for so many users.
 
-  `members` is of the model and of the baselines; 0 for the config's.
+  `members` is of the model and of the baselines, `origins` of the latter; 0 for
+  the config's.
   """
   steps = round(600 * math.sqrt(users / _BASE_USERS))
   config = config_lib.load(
@@ -74,6 +86,8 @@ def config_of(folder: pathlib.Path, users: int, seed: int, members: int):
     for name in list(config.evals):
       if name not in _KEPT:
         del config.evals[name]
+      elif origins and name in lumos.TABULAR:
+        config.evals[name].n_origins = origins
   return config
 
 
@@ -102,6 +116,8 @@ def main():
   add("--users", default="2500,10000,40000,100000", help="sizes, with commas")
   add("--seeds", type=int, default=1, help="of model and baselines")
   add("--members", type=int, default=0, help="of both; 0: as the config has")
+  add("--origins", type=int, default=0, help="of baselines; 0: the config's")
+  add("--name", default="users_curve", help="of the result file")
   add("--workdir", default="runs/users_curve", help="worlds and runs")
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
@@ -112,7 +128,7 @@ def main():
     place = dict(dataset=f"world_{users}", config="world")
     runs = []
     for seed in range(args.seeds):
-      config = config_of(folder, users, seed, args.members)
+      config = config_of(folder, users, seed, args.members, args.origins)
       workdir = root / f"run_{users}_seed{seed}"
       main_lib.run(config, workdir)
       mine = forecast.rows_of(config, workdir, workdir, seed)
@@ -122,7 +138,7 @@ def main():
       rows += [{**r, **place} for r in mine]
     pooled = forecast.pooled_rows(runs)
     rows += [{**r, **place} for r in pooled]
-    print(results.write(NAME, rows, add=True))
+    print(results.write(args.name, rows, add=True))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 
 Answers, full ranking, leave-one-out, Recall@10 / NDCG@10: Beauty .1017 / .0608,
 Sports .0635 / .0363. The filter is the paper's; positions, cosines / .07 and all
-prefixes of a row at once are ours (docs/panther.md). It learns fast, then
-overfits: the best of five checkpoints by validation NDCG@10 is tested.
+prefixes of a row at once are ours (docs/panther.md). The best of five
+checkpoints by validation NDCG@10 is tested.
 """
 
 from lumos_jax.presets import panther

@@ -1,9 +1,10 @@
 """What the task-specific baselines on hand-made features share.
 
-Labels, users and origins are the model's own (data/tasks.py), features are
-features.py's. Rounds and regularisation are chosen by a proper loss in folds of
-training users; the validation origin is only forecast, so that baselines can be
-compared and stacked there. N = users x origins, rows; F features.
+Labels and users are the model's own (data/tasks.py), origins a grid of days among
+the model's, features are features.py's. Rounds and regularisation are chosen by a
+proper loss in folds of training users; the validation origin is only forecast, so
+that baselines can be compared and stacked there. N = users x origins, rows; F
+features.
 """
 
 import abc

@@ -9,7 +9,7 @@ row. Here every place predicts, so that each sees only what came before it: the
 low-pass filter is its impulse response, one-sided, which at the last place of a
 row gives what the authors' Fourier transform gives there. TV-Rec's shifts are
 one-sided in the paper; its places count from the end of a row there and from the
-begin of a window here, as learned positions do.
+beginning of a window here, as learned positions do.
 
 B batch, T tokens, D model width, M basis filters.
 """
