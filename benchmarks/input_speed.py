@@ -3,7 +3,7 @@ r"""Users/s of the input pipeline against reading the same users' bytes.
   python benchmarks/input_speed.py [--users=50000] [--rounds=15] [--root=DIR]
     [--name=NAME]
 
-Generates payments of users with Zipf-like lengths (54 events in the mean) and
+Generates payments of users with Zipf-like lengths (54 events on average) and
 prepares them through `data_prep`, and Complete Journey by days. Then all take
 turns, reading users at random: the bytes alone in batches of 1,024 records and our
 source, which decodes them, both with a thread a core; PANTHER's packed batches

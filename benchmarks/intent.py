@@ -10,7 +10,7 @@ kind of page leads on the next one? --forms are arguments of configs/intent.py,
 joined by ":"; an encoder's name alone is texts=NAME, and what has a point is a key of
 the config. --ablate adds the forms of ABLATIONS to each. Every form and seed is a whole
 run of `main`; runs that were interrupted go on, finished ones are read. Features are
-compared on the same test sessions: counts of pages, titles' vectors in the mean, the
+compared on the same test sessions: counts of pages, the mean of titles' vectors, the
 session's vector, and counts with it. Differences to counts are means over the seeds,
 with a paired bootstrap over the test sessions. Writes benchmarks/results/NAME.json
 after every run.

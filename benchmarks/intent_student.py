@@ -111,7 +111,7 @@ def main():
   add("--sessions", type=int, default=100_000, help="labelled in a round")
   add("--size", default="small", help="of the encoder: tiny, small, large")
   add("--pages", type=int, default=4600, help="of the encoder's vocabulary")
-  add("--clicks", type=int, default=6, help="of a session, in the mean")
+  add("--clicks", type=int, default=6, help="of a session, on average")
   add("--encoded", type=int, default=4096, help="sessions encoded in a round")
   add("--rounds", type=int, default=7, help="of each measurement")
   args = parser.parse_args()

@@ -151,7 +151,7 @@ class SessionProbe(base.Evaluator):
     }
     pages = pages_lib.Pages.load(self.records.path)
     if pages is not None and pages.vector.shape[1]:
-      # What the titles alone say, in the mean.
+      # What the mean of the titles says.
       text = found.pages @ pages.vector.astype(np.float32)
       out[_TEXT] = (text / np.maximum(length, 1), length)
     out = {name: [x[known] for x in blocks] for name, blocks in out.items()}

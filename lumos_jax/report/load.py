@@ -47,7 +47,7 @@ class Difference:
   high: float
 
   def better(self, metric: str) -> bool | None:
-    """Whether a is better than b; None where the interval holds 0."""
+    """Whether a is better than b; None where the interval includes 0."""
     if not (self.low > 0 or self.high < 0):
       return None
     return (self.value > 0) == higher_is_better(metric)

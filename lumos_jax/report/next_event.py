@@ -63,7 +63,7 @@ def section(run: load.Run) -> page.Html:
       page.tag("h3", "Model minus floor"),
       page.paragraph(
         "On the same users, with the 95 % bootstrap interval over users: ✓ "
-        "better, ✗ worse, ≈ the interval holds 0."
+        "better, ✗ worse, ≈ the interval includes 0."
       ),
       page.table(["difference", *head[1:]], versus),
     ]

@@ -9,7 +9,7 @@ from lumos_jax.report import cells, charts, load, page, risk
 _READING = (
   "A difference is the model's value minus the baseline's on the same users, "
   "with its 95 % bootstrap interval over users: ✓ better, ✗ worse, ≈ the "
-  "interval holds 0."
+  "interval includes 0."
 )
 _AMOUNTS = (
   "Of amounts, WAPE is the sum of absolute errors over the sum of amounts, of "
