@@ -23,8 +23,10 @@ import argparse
 import json
 import pathlib
 import time
+from typing import Any
 
 import results
+import tables
 from absl import logging
 
 from lumos_jax import checkpoint, evaluate, metric_writer, progress, recipes
@@ -195,6 +197,58 @@ def pooled_rows(runs) -> list[dict]:
   return out
 
 
+# What is printed at the end, as far as a run has it.
+_SHOWN = (
+  "mean_auc",
+  "mean_wape",
+  "vs_baseline_best/mean_auc",
+  "vs_baseline_stack/mean_auc",
+  "vs_baseline_best/mean_wape",
+  "vs_baseline_stack/mean_wape",
+)
+
+
+def plan(args) -> list[tuple[int, int | None, Any]]:
+  """[(seed, origin, config)] of all runs, checked before the first of them.
+
+  Raises:
+    ValueError: Of what was asked for, something cannot be.
+  """
+  try:
+    origins = [int(o) for o in args.origins.split(",") if o]
+  except ValueError as e:
+    raise ValueError(f"--origins={args.origins}: give days, as 337,309") from e
+  if args.seeds < 1:
+    raise ValueError(f"--seeds={args.seeds}: give at least 1")
+  found = []
+  for seed in range(args.seeds):
+    arguments = ",".join(filter(None, [args.arg, f"seed={seed}"]))
+    for origin in origins or [None]:
+      config = config_lib.load(f"{args.config}:{arguments}")
+      if not config.get("tasks"):
+        raise ValueError(f"{args.config} has no tasks: it forecasts nothing")
+      with config.unlocked():
+        config.data.root = args.data or config.data.root
+      if origin is not None:
+        config = at_origin(config, origin)
+      found.append((seed, origin, config))
+  return found
+
+
+def check_labels(config) -> None:
+  """Raises ValueError if no label window of a test day lies in the data."""
+  schema = main_lib.open_data(config).schema
+  day = config.data.test_origin
+  for t in tasks_lib.from_config(config.tasks):
+    end = tasks_lib.observed_until(t, schema, schema.last_day)
+    if t.reduce == "static" or day + t.horizon_days <= end:
+      return
+  raise ValueError(
+    f"origin {day}: no label window from it ends within the data, whose last day "
+    f"is {schema.last_day - 1}"
+  )
+
+
 def main():
   """Runs origins and seeds and writes the result file."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -209,31 +263,39 @@ def main():
   args = parser.parse_args()
   logging.set_verbosity(logging.INFO)
   progress.quiet_libraries()
-  origins = [int(o) for o in args.origins.split(",") if o]
-  rows, runs = [], []
-  for seed in range(args.seeds):
-    trained = None
-    arguments = ",".join(filter(None, [args.arg, f"seed={seed}"]))
-    for origin in origins or [None]:
-      config = config_lib.load(f"{args.config}:{arguments}")
-      with config.unlocked():
-        config.data.root = args.data or config.data.root
-      name = f"{config.name}_seed{seed}"
-      if origin is not None:
-        config = at_origin(config, origin)
-        name = f"{config.name}_origin{origin}_seed{seed}"
-      workdir = pathlib.Path(args.workdir) / name
-      start = time.time()
-      if own_training(config) or trained is None:
-        main_lib.run(config, workdir)
-        trained = workdir
-      else:
-        evaluate_elsewhere(config, trained, workdir)
-      logging.info("%s: %.0f s", name, time.time() - start)
-      rows += rows_of(config, workdir, trained, seed)
-      runs.append((config, workdir, config.data.test_origin, seed))
-      print(results.write(args.name, rows))
-  print(results.write(args.name, rows + pooled_rows(runs)))
+  try:
+    planned = plan(args)
+    for _, _, config in planned[: len(planned) // args.seeds]:
+      check_labels(config)
+  except (ValueError, FileNotFoundError) as e:
+    parser.error(str(e))
+  rows, runs, trained = [], [], {}
+  for seed, origin, config in planned:
+    at = "" if origin is None else f"_origin{origin}"
+    name = f"{config.name}{at}_seed{seed}"
+    workdir = pathlib.Path(args.workdir) / name
+    start = time.time()
+    if own_training(config) or seed not in trained:
+      main_lib.run(config, workdir)
+      trained[seed] = workdir
+    else:
+      evaluate_elsewhere(config, trained[seed], workdir)
+    logging.info("%s: %.0f s", name, time.time() - start)
+    rows += rows_of(config, workdir, trained[seed], seed)
+    runs.append((config, workdir, config.data.test_origin, seed))
+    results.write(args.name, rows)
+  pooled = pooled_rows(runs)
+  path = results.write(args.name, rows + pooled)
+  told = [r for r in pooled if r["split"] == "test"]
+  shown = [m for m in _SHOWN if any(_has(r, m) for r in told)]
+  result = {**json.loads(pathlib.Path(path).read_text()), "rows": told}
+  options = dict(metrics=",".join(shown), heads="model")
+  print(tables.render(result, options) + f"\n{path}")
+
+
+def _has(row, metric: str) -> bool:
+  """Whether a row has a metric, or a difference of that name."""
+  return metric in row["metrics"] or f"{metric}/difference" in row["metrics"]
 
 
 if __name__ == "__main__":

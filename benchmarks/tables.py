@@ -253,35 +253,40 @@ def _origin(result: dict) -> str:
   return "; ".join(p for p in parts if p)
 
 
-def fill(text: str, results: pathlib.Path, where: str) -> str:
-  """A page's text with all its tables and values rendered.
+def fill(text: str, results: pathlib.Path, where: str) -> tuple[str, list[str]]:
+  """A page's text with its tables and values rendered, and what is wrong.
 
-  Raises:
-    TableError: Names the page, the table or value, and what is wrong.
+  What cannot be rendered stays as it is; a message names the page, the table or
+  value, and the mistake.
   """
+  errors: list[str] = []
 
   def of(match: re.Match, what: str, make, known: tuple[str, ...]) -> str:
+    """The markers with what belongs between them."""
     name = match["name"]
     path = results / f"{name}.json"
     try:
       if not path.exists():
         raise TableError(f"there is no {path.name} in {path.parent}")
-      return make(
+      found = make(
         json.loads(path.read_text()), _options(match["options"], known)
       )
     except (TableError, KeyError, ValueError) as e:
-      raise TableError(f"{where}, {what}:{name}: {e}") from e
+      errors.append(f"{where}, {what}:{name}: {e}")
+      return match[0]
+    shown = f"\n{found}\n" if what == "table" else found
+    return f"{match[1]}{shown}{match[5]}"
 
   def table(match: re.Match) -> str:
-    return f"{match[1]}\n{of(match, 'table', render, _OPTIONS)}\n{match[5]}"
+    return of(match, "table", render, _OPTIONS)
 
   def figure(match: re.Match) -> str:
-    return f"{match[1]}{of(match, 'value', value, _VALUE_OPTIONS)}{match[5]}"
+    return of(match, "value", value, _VALUE_OPTIONS)
 
   found = len(_MARKER.findall(text)) + len(_VALUE.findall(text))
   if len(_OPENING.findall(text)) != found:
-    raise TableError(f"{where}: a marker is malformed or never closed")
-  return _VALUE.sub(figure, _MARKER.sub(table, text))
+    return text, [f"{where}: a marker is malformed or never closed"]
+  return _VALUE.sub(figure, _MARKER.sub(table, text)), errors
 
 
 def main(argv: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
@@ -289,25 +294,25 @@ def main(argv: list[str] | None = None, root: pathlib.Path = ROOT) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--check", action="store_true", help="change nothing")
   args = parser.parse_args(argv)
-  stale = []
+  stale, errors = [], []
   for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
     if not page.exists():
       continue
     name = str(page.relative_to(root))
     old = page.read_text(encoding="utf-8")
-    try:
-      new = fill(old, root / "benchmarks/results", name)
-    except TableError as e:
-      print(f"error: {e}", file=sys.stderr)
-      return 2
+    new, wrong = fill(old, root / "benchmarks/results", name)
+    errors += wrong
     if new != old:
       stale.append(name)
       if not args.check:
         page.write_text(new, encoding="utf-8")
+  for e in errors:
+    print(f"error: {e}", file=sys.stderr)
   if args.check and stale:
     names = ", ".join(stale)
     print(f"stale: {names}; run python benchmarks/tables.py", file=sys.stderr)
-    return 1
+  if errors or (args.check and stale):
+    return 2 if errors else 1
   print(f"{'stale' if args.check else 'rewritten'}: {stale or 'none'}")
   return 0
 

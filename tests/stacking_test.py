@@ -301,3 +301,33 @@ def test_runs_are_pooled_over_seeds_and_origins(backtest, tmp_path):
   versus = rows["stack"]["metrics"]
   assert "vs_forecast/mean_auc/low" in versus
   assert not any(k.startswith("vs_") for k in rows["baseline_best"]["metrics"])
+
+
+@pytest.mark.parametrize(
+  "arguments,words",
+  [
+    (["--origins=abc"], "give days, as 337,309"),
+    (["--seeds=0"], "give at least 1"),
+    (["--config=panther"], "has no tasks"),
+    (["--origins=337,300"], "origin 300 is 37 days from"),
+    (["--config=configs/pretrani.py"], "pretrani"),
+  ],
+)
+def test_a_backtest_that_cannot_be_is_refused_before_it_begins(
+  backtest, monkeypatch, capsys, arguments, words
+):
+  monkeypatch.setattr(sys, "argv", ["forecast.py", "--name=n", *arguments])
+  with pytest.raises(SystemExit):
+    backtest.main()
+  assert words in capsys.readouterr().err
+
+
+def test_an_origin_without_labels_is_refused(backtest, monkeypatch):
+  config = fake.config()
+  records = fake.Records(4)
+  monkeypatch.setattr(backtest.main_lib, "open_data", lambda c: records)
+  backtest.check_labels(config)
+  with config.unlocked():
+    config.data.test_origin = records.schema.last_day - 3
+  with pytest.raises(ValueError, match="no label window from it ends within"):
+    backtest.check_labels(config)

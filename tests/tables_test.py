@@ -111,6 +111,18 @@ def test_errors_name_the_page_and_the_table(root, capsys, marker, message):
   assert tables.main([], root) == 2
   error = capsys.readouterr().err
   assert "docs/page.md" in error and message in error
+  assert (root / "docs/page.md").read_text() == marker
+
+
+def test_a_mistake_does_not_keep_the_rest_from_being_filled(root, capsys):
+  value = "<!-- value:forecast model=LUMOS metric={} -->x<!-- /value -->"
+  (root / "docs/page.md").write_text(
+    " ".join(value.format(m) for m in ("no", "mean_auc", "nor"))
+  )
+  assert tables.main([], root) == 2
+  error = capsys.readouterr().err
+  assert "metric 'no'" in error and "metric 'nor'" in error
+  assert ".8500 ± .0707<" in (root / "docs/page.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def test_evidence_of_an_earlier_entry(monkeypatch):
   assert (entry["origin"], entry["start"], entry["share"]) == (98, 80, 0.5)
   # The region tells who is "vip", so a difference is no effect.
   assert out["identified"] == 0.0 and out["assignment_auc"] > 0.9
-  assert "calibrated/active" not in out
+  assert "calibrated/active" not in out and not doc["calibrated"]
   for r in records.users:
     r["profile_categorical"] = np.zeros(1, np.int32)
     r["profile_numeric"] = np.zeros(1, np.float32)

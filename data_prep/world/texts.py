@@ -59,8 +59,10 @@ HERE = pathlib.Path(__file__).parent
 
 
 def get_config(arg=None):
-  """Arguments: smoke, size=, steps=, seed=."""
-  args = config_lib.parse_arg(arg, smoke=False, size="", steps=0, seed=0)
+  """Arguments: smoke, size=, steps=, seed=, baselines= (states, all)."""
+  args = config_lib.parse_arg(
+    arg, smoke=False, size="", steps=0, seed=0, baselines=""
+  )
   c = config_lib.default("lumos")
   c.name, c.seed = "world", args.seed
   c.tasks = dict(
@@ -84,7 +86,7 @@ def get_config(arg=None):
   )
   lumos.weekly(c)
   c.train.steps, c.train.batch_size = args.steps or 600, 64
-  lumos.evaluate(c, every_steps=200)
+  lumos.evaluate(c, every_steps=200, baselines=args.baselines)
   lumos.finish(c, args, size="base")
   return c
 '''

@@ -282,7 +282,8 @@ class WhatIf(base.Evaluator):
     yield from _three("assignment_auc", worst)
     yield "identified", float(identified)
     doc["calibrated"] = {}
-    for m, t in enumerate(self.tasks):
+    # Where it is not identified, what was found is no effect and scales none.
+    for m, t in enumerate(self.tasks if identified else ()):
       weights = members.weights[:, m]
       kept = weights > 0
       x, use = moved[t.name]
@@ -300,8 +301,7 @@ class WhatIf(base.Evaluator):
         x[kept], use, own, weights[kept], **self._interval
       )
       doc["calibrated"][t.name] = {**_plain(e), "scale": theta}
-      if identified:  # Otherwise it is no effect, scaled by none.
-        yield from _three(f"calibrated/{t.name}", e)
+      yield from _three(f"calibrated/{t.name}", e)
 
   def _had(self, members, origin):
     """Entries that some of the users had: (origin, start, evidence a task)."""

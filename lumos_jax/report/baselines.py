@@ -57,7 +57,12 @@ def with_spread(
 ) -> page.Num:
   """A metric, its members' spread, and a mark if it has few positives."""
   value, spread = run.value(evaluator, metric), run.spread(evaluator, metric)
+  if value is not None and metric.startswith("users"):  # A count.
+    value = int(value)
   parts = [page.number(value), few(run, evaluator, metric)]
+  chosen = run.chosen(evaluator, metric)
+  if chosen:
+    parts.append(page.tag("span", f" {run.title(chosen)}", class_="ends"))
   if spread is not None:
     mark = page.tag("span", f" ± {page.number(spread)}", class_="ends")
     parts.insert(1, mark)

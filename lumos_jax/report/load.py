@@ -154,18 +154,23 @@ class Run:
     best = self.of_kind("baseline_best")
     return best or self.of_kind("baseline")
 
+  def chosen(self, evaluator: str | None, metric: str) -> str | None:
+    """The baseline that the best baseline is for a metric's task."""
+    task = metric.rpartition("/")[0]
+    goals = self.documents.get(evaluator or "", {}).get(task, {})
+    for goal in ("probability", "median"):
+      one = goals.get(goal) if isinstance(goals, dict) else None
+      if one and "baseline" in one:
+        return one["baseline"]
+    return None
+
   def spread(self, evaluator: str | None, metric: str) -> float | None:
     """Standard deviation of a metric over a baseline's members.
 
     The best baseline's is that of the one chosen for the task.
     """
-    task = metric.rpartition("/")[0]
-    chosen = self.documents.get(evaluator or "", {}).get(task, {})
-    for goal in ("probability", "median"):
-      one = chosen.get(goal) if isinstance(chosen, dict) else None
-      if one and "baseline" in one:
-        return self.value(one["baseline"], f"spread/{metric}")
-    return self.value(evaluator, f"spread/{metric}")
+    one = self.chosen(evaluator, metric) or evaluator
+    return self.value(one, f"spread/{metric}")
 
   def setting(self, evaluator: str | None, name: str, default: Any) -> Any:
     """A setting of an evaluator in the config."""
