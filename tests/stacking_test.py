@@ -144,7 +144,7 @@ def test_the_report_shows_the_best_all_and_the_stack(ran):
   text = report.build(path, path / "data").read_text().split("<script>")[0]
   for words in (
     "best baseline", "difference to best baseline", "LightGBM", "linear",
-    "difference to stack of baselines",
+    "difference to stack of baselines", "Weights",
     "<h3>Stack</h3>", "few positives (",
   ):  # fmt: skip
     assert words in text

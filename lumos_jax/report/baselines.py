@@ -40,8 +40,24 @@ def every(run: load.Run, model: str, rows: list[str]) -> list[page.Html]:
         "stack of baselines, which leaves it out."
       ),
       page.table(head, body),
+      page.details("Weights", _weights(run, stack)),
     ]
   return parts
+
+
+def _weights(run: load.Run, stack: str) -> page.Html:
+  """What each model has in the stack, task by task."""
+  found = {
+    tuple(k.split("/")[1:]): v
+    for k, v in run.evals[stack].items()
+    if k.startswith("weight/") and k.count("/") == 2
+  }
+  names = list(dict.fromkeys(e for _, e in found))
+  rows = [
+    [t, *(page.num(found.get((t, e)), 2) for e in names)]
+    for t in dict.fromkeys(t for t, _ in found)
+  ]
+  return page.table(["task", *map(run.title, names)], rows)
 
 
 def few(run: load.Run, evaluator: str | None, metric: str) -> page.Html | str:
