@@ -17,6 +17,7 @@ from lumos_jax import config as config_lib
 from lumos_jax import evaluate, positives, report
 from lumos_jax import state as state_lib
 from lumos_jax.evaluators import predict, stack, targets
+from lumos_jax.report import load
 
 ROOT = pathlib.Path(tables.__file__).parents[1]
 sigmoid = lambda x: 1 / (1 + np.exp(-x))
@@ -149,6 +150,13 @@ def test_the_report_shows_the_best_all_and_the_stack(ran):
   ):  # fmt: skip
     assert words in text
   assert "Error:" not in text
+  # Means and medians have baselines of their own.
+  run = load.load(path, path / "data")
+  about = json.loads((path / "predictions" / "best.json").read_text())["spend"]
+  run.documents["best"]["spend"]["mean"]["baseline"] = "states"
+  assert run.chosen("best", "spend/wape") == about["median"]["baseline"]
+  assert run.chosen("best", "spend/rmse") == "states"
+  assert run.chosen("best", "mean_auc") is None
 
 
 def test_without_baselines_there_is_no_stack(tmp_path):

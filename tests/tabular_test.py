@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import fake
 import lightgbm
@@ -13,7 +14,13 @@ from lumos_jax import evaluators
 from lumos_jax.data import ablation, aggregates, pipeline
 from lumos_jax.data import calendar as calendar_lib
 from lumos_jax.data import tasks as tasks_lib
-from lumos_jax.evaluators import features, tabm, tabular, targets
+from lumos_jax.evaluators import (
+  baseline_linear,
+  features,
+  tabm,
+  tabular,
+  targets,
+)
 
 TASKS = tasks_lib.from_config(fake.config().tasks)
 SMALL = dict(n_origins=4, members=2, folds=2, n_threads=1)
@@ -315,3 +322,23 @@ def test_the_calendar_baseline_sees_rates_and_calendar_alone(tmp_path):
 
 def test_evaluator_helper_still_builds(tmp_path):
   assert evaluator("baseline_lightgbm", tmp_path=tmp_path)._members == 1
+
+
+def test_fits_that_stop_early_are_told_in_one_line(
+  tmp_path, monkeypatch, caplog
+):
+  from sklearn import exceptions
+
+  regress = baseline_linear.BaselineLinear._regress
+
+  def stopped(self, *args):
+    warnings.warn("no", exceptions.ConvergenceWarning, stacklevel=1)
+    return regress(self, *args)
+
+  monkeypatch.setattr(baseline_linear.BaselineLinear, "_regress", stopped)
+  e = make("baseline_linear", tmp_path, fake.Records(40))
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    dict(e.run())
+  told = [r.getMessage() for r in caplog.records if "converged" in r.message]
+  assert told and "7 of 7 fits" in told[0]

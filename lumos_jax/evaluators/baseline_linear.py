@@ -1,9 +1,11 @@
 """Generalised linear models with an L2 penalty, on transformed features."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from lumos_jax.data import tasks as tasks_lib
 from lumos_jax.evaluators import per_target, tabular, targets
@@ -82,6 +84,7 @@ class BaselineLinear(per_target.PerTarget):
     del members
     super().__init__(*args, members=1, **kw)
     self._penalties = sorted(penalties, reverse=True)
+    self._fits = self._unsettled = 0  # Since they were told.
 
   def settings(self) -> list[Any]:
     """As of tabular.Tabular."""
@@ -119,6 +122,16 @@ class BaselineLinear(per_target.PerTarget):
     design, z, table = state
     use = self._use(design, table, target)
     fitted = self._solve(target, z[np.ix_(rows, use)], rows, chosen["penalty"])
+    if self._unsettled:
+      logging.warning(
+        "%s: %s: %d of %d fits, in folds and of all rows, stopped before they "
+        "converged",
+        self.name,
+        target.name,
+        self._unsettled,
+        self._fits,
+      )
+    self._fits = self._unsettled = 0
     return lambda x: fitted(design(x)[:, use])
 
   def _use(self, design, rows, target) -> np.ndarray:
@@ -126,6 +139,26 @@ class BaselineLinear(per_target.PerTarget):
     return np.flatnonzero(np.isin(design.source, seen))
 
   def _solve(self, target, z, rows, penalty: float):
+    """A fit; what the solver says of its steps is counted, not shown."""
+    from scipy import linalg
+    from sklearn import exceptions
+
+    with warnings.catch_warnings(record=True) as caught:
+      warnings.simplefilter("always", exceptions.ConvergenceWarning)
+      # Another solver then takes over.
+      warnings.simplefilter("ignore", linalg.LinAlgWarning)
+      found = self._regress(target, z, rows, penalty)
+    self._fits += 1
+    unsettled = False
+    for w in caught:
+      if issubclass(w.category, exceptions.ConvergenceWarning):
+        unsettled = True
+      else:
+        warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
+    self._unsettled += unsettled
+    return found
+
+  def _regress(self, target, z, rows, penalty: float):
     from sklearn import linear_model
 
     y = target.y[rows]

@@ -23,6 +23,8 @@ _HIGHER_AT = (
 )  # Followed by a number.
 # Best at this value.
 _AT = {"bias": 1.0, "coverage_80": 0.8}
+# Of amounts; of the others the mean counts (evaluators/metrics.py).
+_OF_MEDIAN = ("mae", "mape_nonzero", "wape")
 _TITLES = {
   "baseline_lightgbm": "LightGBM",
   "baseline_lightgbm_states": "LightGBM with states",
@@ -155,10 +157,14 @@ class Run:
     return best or self.of_kind("baseline")
 
   def chosen(self, evaluator: str | None, metric: str) -> str | None:
-    """The baseline that the best baseline is for a metric's task."""
-    task = metric.rpartition("/")[0]
+    """The baseline that the best baseline is for a metric's task.
+
+    Means and medians of amounts are chosen apart.
+    """
+    task, _, last = metric.rpartition("/")
     goals = self.documents.get(evaluator or "", {}).get(task, {})
-    for goal in ("probability", "median"):
+    amount = "median" if last in _OF_MEDIAN else "mean"
+    for goal in ("probability", amount):
       one = goals.get(goal) if isinstance(goals, dict) else None
       if one and "baseline" in one:
         return one["baseline"]
