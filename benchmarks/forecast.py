@@ -288,7 +288,7 @@ def main():
   path = results.write(args.name, rows + pooled)
   told = [r for r in pooled if r["split"] == "test"]
   shown = [m for m in _SHOWN if any(_has(r, m) for r in told)]
-  result = {**json.loads(pathlib.Path(path).read_text()), "rows": told}
+  result = {**json.loads(path.read_text()), "rows": told}
   options = dict(metrics=",".join(shown), heads="model", seeds="no")
   print(tables.render(result, options) + f"\n{path}")
 

@@ -42,7 +42,7 @@ def make_mesh(cfg: Mapping[str, int], devices=None) -> Mesh:
   if left < 1 or (-1 not in sizes and fixed != len(devices)):
     raise ValueError(
       f"mesh {dict(zip(MESH_AXES, sizes))} does not divide {len(devices)} "
-      "devices (size=large sets config.mesh.fsdp = 8). Set config.mesh.*: data = "
+      "devices (a large size sets config.mesh.fsdp). Set config.mesh.*: data = "
       f"-1 and 1 for the others gives data = {len(devices)}; lumos preflight "
       "tells what a size needs"
     )

@@ -17,7 +17,7 @@ from lumos_jax import config as config_lib
 from lumos_jax import evaluate, positives, report
 from lumos_jax import state as state_lib
 from lumos_jax.evaluators import predict, stack, targets
-from lumos_jax.report import load
+from lumos_jax.report import baselines, load
 
 ROOT = pathlib.Path(tables.__file__).parents[1]
 sigmoid = lambda x: 1 / (1 + np.exp(-x))
@@ -157,6 +157,8 @@ def test_the_report_shows_the_best_all_and_the_stack(ran):
   assert run.chosen("best", "spend/wape") == about["median"]["baseline"]
   assert run.chosen("best", "spend/rmse") == "states"
   assert run.chosen("best", "mean_auc") is None
+  users = baselines.with_spread(run, "forecast", "users").shown
+  assert "40" in users and "." not in users
 
 
 def test_without_baselines_there_is_no_stack(tmp_path):

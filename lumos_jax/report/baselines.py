@@ -4,6 +4,9 @@ from lumos_jax import positives
 from lumos_jax.report import cells, load, page
 
 
+_COUNTS = ("users", "users_left_out")
+
+
 def every(run: load.Run, model: str, rows: list[str]) -> list[page.Html]:
   """Each baseline and the stack, where the best one stands for them above."""
   if not run.of_kind("baseline_best"):
@@ -23,7 +26,7 @@ def every(run: load.Run, model: str, rows: list[str]) -> list[page.Html]:
     page.table(["metric", *map(run.title, names)], table),
   ]
   for stack in run.of_kind("stack"):
-    others = dict.fromkeys([model, *run.rivals, *run.of_kind("baseline_stack")])
+    others = [model, *run.rivals, *run.of_kind("baseline_stack")]
     head = ["metric", run.title(stack)]
     head += [f"difference to {run.title(o)}" for o in others]
     body = []
@@ -73,7 +76,7 @@ def with_spread(
 ) -> page.Num:
   """A metric, its members' spread, and a mark if it has few positives."""
   value, spread = run.value(evaluator, metric), run.spread(evaluator, metric)
-  if value is not None and metric.startswith("users"):  # A count.
+  if value is not None and metric in _COUNTS:
     value = int(value)
   parts = [page.number(value), few(run, evaluator, metric)]
   chosen = run.chosen(evaluator, metric)
