@@ -3,7 +3,6 @@
 from lumos_jax import positives
 from lumos_jax.report import cells, load, page
 
-
 _COUNTS = ("users", "users_left_out")
 
 
