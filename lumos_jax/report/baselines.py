@@ -25,7 +25,8 @@ def every(run: load.Run, model: str, rows: list[str]) -> list[page.Html]:
     page.table(["metric", *map(run.title, names)], table),
   ]
   for stack in run.of_kind("stack"):
-    others = [model, *run.rivals, *run.of_kind("baseline_stack")]
+    # What says most comes first: a narrow page scrolls to the rest.
+    others = [*run.of_kind("baseline_stack"), *run.rivals, model]
     head = ["metric", run.title(stack)]
     head += [f"difference to {run.title(o)}" for o in others]
     body = []
@@ -79,7 +80,7 @@ def with_spread(
     value = int(value)
   parts = [page.number(value), few(run, evaluator, metric)]
   chosen = run.chosen(evaluator, metric)
-  if chosen:
+  if chosen and value is not None:
     parts.append(page.tag("span", f" {run.title(chosen)}", class_="ends"))
   if spread is not None:
     mark = page.tag("span", f" ± {page.number(spread)}", class_="ends")
