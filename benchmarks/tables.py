@@ -51,6 +51,7 @@ _VALUE = re.compile(
   r"(?P<body>[^<]*)"
   r"(<!-- /value -->)"
 )
+_FIRST = re.compile(r"^[ \t]*<!-- value:(?P<name>[\w.-]+)", re.MULTILINE)
 # An opening marker that finds no end is a mistake.
 _OPENING = re.compile(r"^<!-- table:|<!-- value:", re.MULTILINE)
 _FIELDS = ("dataset", "split", "protocol", "model", "config", "steps")
@@ -286,6 +287,11 @@ def fill(text: str, results: pathlib.Path, where: str) -> tuple[str, list[str]]:
   found = len(_MARKER.findall(text)) + len(_VALUE.findall(text))
   if len(_OPENING.findall(text)) != found:
     return text, [f"{where}: a marker is malformed or never closed"]
+  errors += [
+    f"{where}, value:{m['name']}: stands at the beginning of a line, where a "
+    "comment ends the paragraph: put a word before it"
+    for m in _FIRST.finditer(text)
+  ]
   return _VALUE.sub(figure, _MARKER.sub(table, text)), errors
 
 

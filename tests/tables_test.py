@@ -114,6 +114,15 @@ def test_errors_name_the_page_and_the_table(root, capsys, marker, message):
   assert (root / "docs/page.md").read_text() == marker
 
 
+def test_a_value_does_not_begin_a_line(root, capsys):
+  value = "<!-- value:forecast model=LUMOS metric=mean_auc -->x<!-- /value -->"
+  (root / "docs/page.md").write_text(f"- is\n  {value}")
+  assert tables.main([], root) == 2
+  assert "beginning of a line" in capsys.readouterr().err
+  (root / "docs/page.md").write_text(f"- is {value}")
+  assert tables.main([], root) == 0
+
+
 def test_a_mistake_does_not_keep_the_rest_from_being_filled(root, capsys):
   value = "<!-- value:forecast model=LUMOS metric={} -->x<!-- /value -->"
   (root / "docs/page.md").write_text(
