@@ -15,7 +15,7 @@ amounts it has no median, so its absolute error is no floor.)
 Boosted baselines' members take turns at the origins (evaluators/tabular.py):
 with fewer members than turns, here four, some origins train none of them. And
 baselines train on the last 28 weekly origins. --members=4 --origins=41 gives them
-all that the model trains on, and the model as many members:
+all weeks that the model trains on, and the model as many members:
 
   python benchmarks/users_curve.py --users=2500 --seeds=1 --members=4 \
     --origins=41 --workdir=runs/users_curve_all --name=users_curve_all
