@@ -153,12 +153,12 @@ class Checkpoints:
     if _lost_a_process(error):
       return CheckpointError(
         f"process {jax.process_index()} of {jax.process_count()} lost the others "
-        f"while a checkpoint was written: {str(error).splitlines()[0]}. Once all "
+        f"while a checkpoint was written: {_short(error)}. Once all "
         f"are up again, the same command resumes from step {kept[0]}"
       )
     return CheckpointError(
-      f"{self.path}: a checkpoint could not be written: {error}. Make room or "
-      f"choose another --workdir; the newest complete step is {kept[0]}, and "
+      f"{self.path}: a checkpoint could not be written: {_short(error)}. Make "
+      f"room or choose another --workdir; the newest complete step is {kept[0]}, and "
       "the same command resumes from there"
     )
 
@@ -345,6 +345,9 @@ class Checkpoints:
 
 
 def _short(error: BaseException) -> str:
-  """The first sentence or line of an error, 200 characters at most."""
+  """The first line of an error: Orbax's may go on with the whole tree.
+
+  Long enough for a deep path and what the system says after it.
+  """
   lines = str(error).strip().splitlines() or [type(error).__name__]
-  return lines[0][:200]
+  return lines[0][:500].rstrip(" .:")

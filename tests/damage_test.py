@@ -123,6 +123,16 @@ def test_a_write_that_fails_for_a_lost_process_says_so(
   assert "could not be written" in str(full)
 
 
+def test_a_write_error_of_many_lines_is_told_in_one(tmp_path):
+  """Orbax writes out whole trees, in which the way out would be lost."""
+  tree = "Cannot open x/state:\n  State({\n" + "    'a': 1,\n" * 100 + "})."
+  with checkpoint.Checkpoints(tmp_path) as store:
+    told = str(store._write_error(ValueError(tree)))
+  assert "could not be written: Cannot open x/state. Make" in told
+  assert "\n" not in told and "Make room" in told and len(told) < 1000
+  assert "ValueError" in str(store._write_error(ValueError()))
+
+
 def test_a_folder_that_becomes_unwritable_ends_the_process_soon(tmp_path):
   """As in lumos_jax.main: the error, exit 1, and no wait for Orbax's threads."""
   script = tmp_path / "run.py"
