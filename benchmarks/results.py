@@ -26,6 +26,8 @@ FIELDS = (
   "wall_seconds",
   "metrics",
 )
+# Steps of the whole training, where `steps` is the best checkpoint's.
+OPTIONAL = ("trained_steps",)
 _IDENTITY = tuple(f for f in FIELDS if f not in ("wall_seconds", "metrics"))
 _ORIGIN = ("command", "commit", "date", "machine", "versions")
 _PACKAGES = (
@@ -56,7 +58,7 @@ def write(
   Args:
     name: Of the file.
     rows: One a run and seed, with the keys of `FIELDS`; absent ones become "",
-      0 or {} but dataset, model and metrics are needed.
+      0 or {} but dataset, model and metrics are needed. Those of `OPTIONAL` too.
     versions: Of packages outside this environment (a peer's).
     argv: Command line; default sys.argv. Folders are cut from its paths.
     folder: Where to write; default benchmarks/results.
@@ -117,7 +119,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
   default = dict.fromkeys(FIELDS, "") | {"seed": 0, "steps": 0}
   default |= {"wall_seconds": 0.0, "metrics": {}}
   lost = [k for k in ("dataset", "model", "metrics") if k not in row]
-  extra = [k for k in row if k not in FIELDS]
+  extra = [k for k in row if k not in (*FIELDS, *OPTIONAL)]
   if lost or extra:
     raise ValueError(f"a result row lacks {lost}, and has unknown {extra}")
   metrics = {k: float(v) for k, v in row["metrics"].items()}

@@ -75,7 +75,9 @@ def test_rows_of_a_best_checkpoint_are_known_by_their_training(
   )
   rows = next_event.rows_of(c, "sasrec", tmp_path, 1)
   assert [r["steps"] for r in rows] == [1800]
-  assert next_event.known(rows) == {("beauty", "sasrec", 1, 3000)}
+  next_event.results.write("best", rows, folder=tmp_path)
+  kept = next_event.results.rows("best", folder=tmp_path)
+  assert next_event.known(kept) == {("beauty", "sasrec", 1, 3000)}
 
 
 def test_models_that_rank_other_users_are_not_one_table(next_event):
