@@ -58,7 +58,8 @@ def write(
   Args:
     name: Of the file.
     rows: One a run and seed, with the keys of `FIELDS`; absent ones become "",
-      0 or {} but dataset, model and metrics are needed. Those of `OPTIONAL` too.
+      0 or {} but dataset, model and metrics are needed. Keys of `OPTIONAL` may
+      be there as well.
     versions: Of packages outside this environment (a peer's).
     argv: Command line; default sys.argv. Folders are cut from its paths.
     folder: Where to write; default benchmarks/results.
